@@ -1,0 +1,44 @@
+# One command each; every one sets up what it needs from python3, pip and make alone.
+.PHONY: run test check setup lock clean
+.DEFAULT_GOAL := run
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+run: $(BIN)/holdfast  ## serve on 127.0.0.1:8000 with a private PostgreSQL
+	@$(BIN)/holdfast serve --demo $(ARGS)
+
+setup: $(BIN)/holdfast  ## make .venv with .venv/bin/holdfast in it
+
+test: $(VENV)/dev  ## run every test (ARGS="-k name" picks some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev  ## formatter, linter, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock:  ## resolve the dependencies again, with hashes and without any registry's address
+	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group build -o requirements.lock
+	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:  ## remove the environment and the caches, but no data
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info
+
+# uv if it can be had, pip otherwise: both check every hash.
+INSTALL = if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null; \
+	then $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1); \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1); fi
+
+$(BIN)/holdfast: requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(call INSTALL,requirements.lock)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: requirements-dev.lock $(BIN)/holdfast
+	@$(call INSTALL,requirements-dev.lock)
+	@touch $@

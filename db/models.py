@@ -1,0 +1,243 @@
+"""Tables and constraints. The books' rules stand here as CHECKs, behind the guards in the SQL.
+
+Keys lead with the SKU or with the reservation's id and no foreign key crosses the two, so that the
+tables can be sharded; text is compared byte for byte (collation "C"). A movement's key is the
+version that it gave its stock row: the ledger has no gaps and no line can be written twice.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BYTEWISE = Text(collation="C")
+MOMENT = DateTime(timezone=True)
+
+
+class Base(DeclarativeBase):
+    """The schema."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+        }
+    )
+
+
+class Stock(Base):
+    """Units of a SKU at a location. Half-filled pages keep updates HOT: no index ever changes."""
+
+    __tablename__ = "stock"
+    __table_args__ = (
+        CheckConstraint("available >= 0", name="available"),
+        CheckConstraint("held >= 0", name="held"),
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint("low_stock_at >= 0", name="low_stock_at"),
+        CheckConstraint("deleted_at IS NULL OR (available = 0 AND held = 0)", name="deleted_at"),
+        Index("stock_created_at_sku_location_idx", "created_at", "sku", "location"),
+        {"postgresql_with": {"fillfactor": 50}},
+    )
+
+    sku: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    location: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    name: Mapped[str | None] = mapped_column(Text)
+    available: Mapped[int] = mapped_column(BigInteger)
+    held: Mapped[int] = mapped_column(BigInteger)
+    low_stock_at: Mapped[int | None] = mapped_column(BigInteger)
+    version: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+    updated_at: Mapped[datetime] = mapped_column(MOMENT)
+    deleted_at: Mapped[datetime | None] = mapped_column(MOMENT)
+
+
+class Reservation(Base):
+    """An order's claim on stock; its state machine is in service/lifecycle.py."""
+
+    __tablename__ = "reservation"
+    __table_args__ = (
+        UniqueConstraint("source", "seq"),
+        CheckConstraint(
+            "state IN ('held', 'confirmed', 'cancelled', 'expired', 'refunded', 'rejected')",
+            name="state",
+        ),
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint(
+            "state NOT IN ('held', 'cancelled', 'expired') OR expires_at IS NOT NULL",
+            name="expires_at",
+        ),
+        CheckConstraint("(state = 'rejected') = (shortages IS NOT NULL)", name="shortages"),
+        Index("reservation_created_at_id_idx", "created_at", "id"),
+        Index(
+            "reservation_expires_at_id_idx",
+            "expires_at",
+            "id",
+            postgresql_where=text("state = 'held'"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    source: Mapped[str] = mapped_column(BYTEWISE)
+    seq: Mapped[str] = mapped_column(BYTEWISE)
+    state: Mapped[str] = mapped_column(BYTEWISE)
+    version: Mapped[int] = mapped_column(Integer)
+    hold_seconds: Mapped[int | None] = mapped_column(Integer)
+    expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
+    shortages: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+    updated_at: Mapped[datetime] = mapped_column(MOMENT)
+
+
+class ReservationLine(Base):
+    """What a reservation asks of one stock row, what was confirmed of it and what came back."""
+
+    __tablename__ = "reservation_line"
+    __table_args__ = (
+        CheckConstraint("quantity > 0", name="quantity"),
+        CheckConstraint("confirmed BETWEEN 0 AND quantity", name="confirmed"),
+        CheckConstraint("refunded BETWEEN 0 AND confirmed", name="refunded"),
+        Index("reservation_line_sku_reservation_id_idx", "sku", "reservation_id"),
+    )
+
+    reservation_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    sku: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    location: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    confirmed: Mapped[int] = mapped_column(BigInteger)
+    refunded: Mapped[int] = mapped_column(BigInteger)
+
+
+class Refund(Base):
+    """Units of a reservation given back to `available`, by one request."""
+
+    __tablename__ = "refund"
+    __table_args__ = (UniqueConstraint("source", "seq"),)
+
+    reservation_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    source: Mapped[str] = mapped_column(BYTEWISE)
+    seq: Mapped[str] = mapped_column(BYTEWISE)
+    entire: Mapped[bool]
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+
+
+class RefundLine(Base):
+    """Units of one stock row that a refund gave back."""
+
+    __tablename__ = "refund_line"
+    __table_args__ = (CheckConstraint("quantity > 0", name="quantity"),)
+
+    reservation_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    refund_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    sku: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    location: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    quantity: Mapped[int] = mapped_column(BigInteger)
+
+
+class Adjustment(Base):
+    """A correction of `available`, with its reason; `version` names its movement."""
+
+    __tablename__ = "adjustment"
+    __table_args__ = (
+        UniqueConstraint("source", "seq"),
+        CheckConstraint("delta <> 0", name="delta"),
+    )
+
+    sku: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    location: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[UUID] = mapped_column(Uuid)
+    source: Mapped[str] = mapped_column(BYTEWISE)
+    seq: Mapped[str] = mapped_column(BYTEWISE)
+    delta: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+
+
+class ImportJob(Base):
+    """The record of a stock import, by its name; `digest` is the SHA-256 of its bytes."""
+
+    __tablename__ = "import_job"
+
+    source: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    job: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    digest: Mapped[str] = mapped_column(BYTEWISE)
+    created: Mapped[int] = mapped_column(Integer)
+    skipped: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+
+
+class Movement(Base):
+    """One append-only line of the ledger: the change that took a stock row to `version`."""
+
+    __tablename__ = "movement"
+    __table_args__ = (
+        CheckConstraint(
+            "kind IN ('set', 'import', 'adjust', 'delete',"
+            " 'reserve', 'confirm', 'cancel', 'expire', 'refund')",
+            name="kind",
+        ),
+        CheckConstraint(
+            "(reservation_id IS NOT NULL)"
+            " = (kind IN ('reserve', 'confirm', 'cancel', 'expire', 'refund'))",
+            name="reservation_id",
+        ),
+        Index(
+            "movement_step_key",
+            "reservation_id",
+            "reservation_version",
+            "sku",
+            "location",
+            unique=True,
+            postgresql_where=text("reservation_id IS NOT NULL"),
+        ),
+    )
+
+    sku: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    location: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    kind: Mapped[str] = mapped_column(BYTEWISE)
+    available_delta: Mapped[int] = mapped_column(BigInteger)
+    held_delta: Mapped[int] = mapped_column(BigInteger)
+    reservation_id: Mapped[UUID | None] = mapped_column(Uuid)
+    reservation_version: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+
+
+class ApiKey(Base):
+    """A credential: only the SHA-256 of the key is stored, for a key is random and long."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint(
+            "scopes <@ ARRAY['reserve', 'stock', 'read', 'admin'] AND cardinality(scopes) > 0",
+            name="scopes",
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    source: Mapped[str] = mapped_column(BYTEWISE)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+    revoked_at: Mapped[datetime | None] = mapped_column(MOMENT)

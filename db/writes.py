@@ -1,0 +1,361 @@
+"""Apply: a plan's net writes as one statement, each part guarded by what the plan relied on.
+
+The parts run in the order the guards need: first whatever has a unique key is inserted, then
+reservations change state at the version that was seen, and only if all of that went in is stock
+touched, row by row in the order of (sku, location); the ledger's lines come last and take their
+version from the stock row they describe. A part that wrote fewer rows than planned is a conflict,
+and the caller rolls everything back.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.database import Conflict, Transaction
+from db.reads import CLOCK, columns
+from db.rows import Writes
+
+encode_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the statement: a table's rows as typed columns, and what is done with them."""
+
+    name: str
+    fields: str
+    sql: str
+    gates: bool = False
+    """Stock is touched only if this part wrote all of its rows."""
+
+    @property
+    def source(self) -> str:
+        """The part's rows as a FROM item with named columns."""
+        names, types = zip(*(field.split() for field in self.fields.split(", ")), strict=True)
+        arrays = ", ".join(
+            f"CAST(:{self.name}_{name} AS {type_}[])"
+            for name, type_ in zip(names, types, strict=True)
+        )
+        return f"unnest({arrays}) AS new({', '.join(names)})"
+
+    @property
+    def names(self) -> list[str]:
+        """The part's parameters, a column each."""
+        return [f"{self.name}_{field.split()[0]}" for field in self.fields.split(", ")]
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part(
+            "reservation_created",
+            "id uuid, source text, seq text, state text, version int, hold_seconds int,"
+            " expires_at timestamptz, metadata text, shortages text, created_at timestamptz,"
+            " updated_at timestamptz",
+            """
+            INSERT INTO reservation (id, source, seq, state, version, hold_seconds, expires_at,
+                                     metadata, shortages, created_at, updated_at)
+            SELECT id, source, seq, state, version, hold_seconds, expires_at,
+                   metadata::jsonb, shortages::jsonb, created_at, updated_at
+            FROM {rows}
+            ON CONFLICT DO NOTHING
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "refund_created",
+            "reservation_id uuid, id uuid, source text, seq text, entire boolean, reason text,"
+            " created_at timestamptz",
+            """
+            INSERT INTO refund (reservation_id, id, source, seq, entire, reason, created_at)
+            SELECT * FROM {rows}
+            ON CONFLICT DO NOTHING
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "adjustment_created",
+            "sku text, location text, version bigint, id uuid, source text, seq text,"
+            " delta bigint, reason text, created_at timestamptz",
+            """
+            INSERT INTO adjustment (sku, location, version, id, source, seq, delta, reason,
+                                    created_at)
+            SELECT * FROM {rows}
+            ON CONFLICT DO NOTHING
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "import_job_created",
+            "source text, job text, digest text, created int, skipped int, created_at timestamptz",
+            """
+            INSERT INTO import_job (source, job, digest, created, skipped, created_at)
+            SELECT * FROM {rows}
+            ON CONFLICT DO NOTHING
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "reservation_changed",
+            "id uuid, seen_version int, version int, state text, expires_at timestamptz,"
+            " updated_at timestamptz",
+            """
+            UPDATE reservation
+            SET state = new.state, version = new.version, expires_at = new.expires_at,
+                updated_at = new.updated_at
+            FROM {rows}
+            WHERE reservation.id = new.id AND reservation.version = new.seen_version
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "stock_created",
+            "sku text, location text, name text, available bigint, held bigint,"
+            " low_stock_at bigint, version bigint, updated_at timestamptz",
+            """
+            INSERT INTO stock (sku, location, name, available, held, low_stock_at, version,
+                               created_at, updated_at)
+            SELECT sku, location, name, available, held, low_stock_at, version,
+                   updated_at, updated_at
+            FROM {rows}
+            WHERE {gate}
+            ON CONFLICT DO NOTHING
+            RETURNING sku, location, version
+            """,
+        ),
+        Part(
+            "stock_changed",
+            "sku text, location text, available_delta bigint, held_delta bigint, lowest bigint,"
+            " steps int, seen_version bigint, name text, low_stock_at bigint, deleted boolean,"
+            " updated_at timestamptz",
+            """
+            UPDATE stock
+            SET available = stock.available + new.available_delta,
+                held = stock.held + new.held_delta,
+                version = stock.version + new.steps,
+                updated_at = new.updated_at,
+                name = CASE WHEN new.seen_version IS NULL THEN stock.name ELSE new.name END,
+                low_stock_at = CASE WHEN new.seen_version IS NULL THEN stock.low_stock_at
+                                    ELSE new.low_stock_at END,
+                deleted_at = CASE WHEN new.deleted THEN new.updated_at END
+            FROM {rows}
+            WHERE {gate}
+                AND stock.sku = new.sku AND stock.location = new.location
+                AND stock.available + new.lowest >= 0
+                AND (new.seen_version IS NOT NULL OR stock.deleted_at IS NULL)
+                AND (new.seen_version IS NULL OR stock.version = new.seen_version)
+            RETURNING stock.sku, stock.location, stock.version
+            """,
+        ),
+        Part(
+            "stock_pinned",
+            "sku text, location text, version bigint",
+            """
+            SELECT 1 FROM {rows} JOIN stock USING (sku, location)
+            WHERE {gate} AND stock.version = new.version
+            ORDER BY stock.sku, stock.location
+            FOR NO KEY UPDATE OF stock
+            """,
+        ),
+        Part(
+            "line_created",
+            "reservation_id uuid, sku text, location text, quantity bigint, confirmed bigint,"
+            " refunded bigint",
+            """
+            INSERT INTO reservation_line (reservation_id, sku, location, quantity, confirmed,
+                                          refunded)
+            SELECT * FROM {rows}
+            WHERE {gate}
+            RETURNING 1
+            """,
+        ),
+        Part(
+            "line_changed",
+            "reservation_id uuid, sku text, location text, confirmed bigint, refunded bigint",
+            """
+            UPDATE reservation_line AS line
+            SET confirmed = new.confirmed, refunded = new.refunded
+            FROM {rows}
+            WHERE {gate} AND line.reservation_id = new.reservation_id
+                AND line.sku = new.sku AND line.location = new.location
+            RETURNING 1
+            """,
+        ),
+        Part(
+            "refund_line_created",
+            "reservation_id uuid, refund_id uuid, sku text, location text, quantity bigint",
+            """
+            INSERT INTO refund_line (reservation_id, refund_id, sku, location, quantity)
+            SELECT * FROM {rows}
+            WHERE {gate}
+            RETURNING 1
+            """,
+        ),
+        Part(
+            "movement_created",
+            "sku text, location text, later_steps int, kind text, available_delta bigint,"
+            " held_delta bigint, reservation_id uuid, reservation_version int,"
+            " created_at timestamptz",
+            """
+            INSERT INTO movement (sku, location, version, kind, available_delta, held_delta,
+                                  reservation_id, reservation_version, created_at)
+            SELECT sku, location, written.version - new.later_steps, new.kind,
+                   new.available_delta, new.held_delta, new.reservation_id,
+                   new.reservation_version, new.created_at
+            FROM {rows} JOIN ({stock_written}) AS written USING (sku, location)
+            RETURNING 1
+            """,
+        ),
+    )
+}
+
+_STATEMENTS: dict[tuple[str, ...], Any] = {}
+
+
+async def apply(transaction: Transaction, writes: Writes) -> None:
+    """Write everything or raise `Conflict` naming the part whose guard did not hold.
+
+    The caller rolls back on any exception. A plan that relied on a deadline is refused when the
+    database's clock has reached it by the time every lock is held and every row is written.
+    """
+    rows = {name: part for name, part in _rows(writes).items() if part}
+    result = await transaction.connection.execute(_statement(tuple(rows)), _parameters(rows))
+    written = result.one()._mapping
+    for name, part in rows.items():
+        if written[name] != len(part):
+            raise Conflict(name)
+    if writes.apply_before is not None and written["clock"] >= writes.apply_before:
+        raise Conflict("deadline")
+    transaction.id = int(written["transaction_id"])
+
+
+async def wait_for_standby(connection: AsyncConnection) -> None:
+    """Make the COMMIT to come wait for the synchronous standbys, though nothing was changed.
+
+    A replay may answer for a row whose own COMMIT is still waiting there; this puts a record
+    behind that one in the log, and a COMMIT waits for all that is before it.
+    """
+    await connection.execute(
+        text(
+            "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''"
+            " THEN pg_logical_emit_message(true, 'holdfast', '') END"
+        )
+    )
+
+
+def _statement(names: tuple[str, ...]) -> Any:
+    """The statement that writes just these parts; a handful of forms, each prepared once."""
+    if names not in _STATEMENTS:
+        gates = [
+            f"(SELECT count(*) FROM {name}) = cardinality(CAST(:{PARTS[name].names[0]} AS"
+            f" {PARTS[name].fields.split(', ')[0].split()[1]}[]))"
+            for name in names
+            if PARTS[name].gates
+        ]
+        stock_written = " UNION ALL ".join(
+            f"SELECT sku, location, version FROM {name}"
+            for name in names
+            if name in ("stock_created", "stock_changed")
+        )
+        parts = [
+            f"{name} AS ("
+            + PARTS[name].sql.format(
+                rows=PARTS[name].source,
+                gate=" AND ".join(gates) or "TRUE",
+                stock_written=stock_written,
+            )
+            + ")"
+            for name in names
+        ]
+        counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name in names)
+        _STATEMENTS[names] = text(
+            f"WITH {', '.join(parts)}"
+            f" SELECT written.*, {CLOCK} AS clock,"
+            " CAST(pg_current_xact_id() AS text) AS transaction_id"
+            f" FROM (SELECT {counts} OFFSET 0) AS written"
+        )
+    return _STATEMENTS[names]
+
+
+def _parameters(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for name, part in rows.items():
+        names = PARTS[name].names
+        parameters.update(zip(names, columns(part, len(names)), strict=True))
+    return parameters
+
+
+def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
+    """Each part's rows, in the order of `PARTS`."""
+    created = writes.reservations_created
+    refunds = writes.refunds_created
+    return {
+        "reservation_created": [
+            (*row[:7], _json(row.metadata), _json(row.shortages), row.created_at, row.updated_at)
+            for row in created
+        ],
+        "refund_created": [
+            (
+                row.reservation_id,
+                row.id,
+                row.source,
+                row.seq,
+                row.entire,
+                row.reason,
+                row.created_at,
+            )
+            for row in refunds
+        ],
+        "adjustment_created": [
+            (
+                row.sku,
+                row.location,
+                row.version,
+                row.id,
+                row.source,
+                row.seq,
+                row.delta,
+                row.reason,
+                row.created_at,
+            )
+            for row in writes.adjustments_created
+        ],
+        "import_job_created": list(writes.import_jobs_created),
+        "reservation_changed": list(writes.reservations_changed),
+        "stock_created": [row[:8] for row in writes.stock_created],
+        "stock_changed": list(writes.stock_changed),
+        "stock_pinned": list(writes.stock_pinned),
+        "line_created": [(row.id, *line) for row in created for line in row.lines],
+        "line_changed": [
+            (id_, line.sku, line.location, line.confirmed, line.refunded)
+            for id_, line in writes.lines_changed
+        ],
+        "refund_line_created": [
+            (row.reservation_id, row.id, line.sku, line.location, line.quantity)
+            for row in refunds
+            for line in row.lines
+        ],
+        "movement_created": _movements(writes),
+    }
+
+
+def _movements(writes: Writes) -> list[tuple[Any, ...]]:
+    """Movements with, in place of the ordinal, how many changes of the row come after."""
+    steps: dict[tuple[str, str], int] = {}
+    for movement in writes.movements:
+        steps[movement[:2]] = movement.ordinal
+    return [
+        (row.sku, row.location, steps[row[:2]] - row.ordinal, *row[3:]) for row in writes.movements
+    ]
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else encode_json(value).decode()

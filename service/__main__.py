@@ -1,0 +1,5 @@
+"""`python -m service` is `holdfast`."""
+
+from service.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""What is done to a database before it serves: the first admin key and the demo's stock."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from db import keys, lists
+from db.database import Database
+from db.strategies.guard import Guard
+from service.auth import ensure_admin_key, new_key
+from service.commands import ImportStock
+from service.ledger import Ledger
+from service.settings import Settings
+
+KEY_FILE = "admin.key"
+
+DEMO = (
+    ("85123A", "main", 100, "White hanging heart T-light holder"),
+    ("22423", "main", 40, "Regency cakestand 3 tier"),
+    ("85099B", "main", 250, "Jumbo bag red retrospot"),
+    ("47566", "main", 60, "Party bunting"),
+    ("20725", "main", 120, "Lunch bag red retrospot"),
+    ("84879", "main", 80, "Assorted colour bird ornament"),
+    ("22720", "main", 7, "Set of 3 cake tins pantry design"),
+    ("85123A", "outlet", 12, "White hanging heart T-light holder"),
+)
+"""A few products of the shop whose orders `holdfast replay` knows; the quantities are made up."""
+
+
+async def ensure_first_key(database: Database, settings: Settings) -> None:
+    """Make sure there is an admin key: the operator's, the one in the data directory, or a new one.
+
+    A database that has an admin key already gets no second one from a directory without a key file.
+    """
+    file = settings.data_dir / KEY_FILE
+    key = settings.admin_key or _read(file)
+    if key is None:
+        if await database.read(keys.has_admin):
+            return
+        key = new_key()
+    _write(file, key)
+    await ensure_admin_key(database, key)
+
+
+async def load_demo(database: Database) -> bool:
+    """Import the demo's stock into an empty database; True when it is there."""
+    if await database.read(lists.has_stock_but_no_demo):
+        return False
+    digest = hashlib.sha256(repr(DEMO).encode()).hexdigest()
+    command = ImportStock("admin", "demo", digest, tuple(sorted(DEMO)))
+    await Ledger(database, Guard()).execute([command])
+    return True
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _write(file: Path, key: str) -> None:
+    """Write the key for its owner's eyes only, whole or not at all."""
+    if _read(file) == key:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(key + "\n")
+    aside.replace(file)

@@ -1,0 +1,133 @@
+"""The application: routes, error mapping and what they are built from."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import structlog
+from litestar import Litestar
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.types import Scope
+
+from db import database as db
+from db.strategies import STRATEGIES
+from service.answers import Answer, problem_answer
+from service.auth import Keys
+from service.coalescer import Coalescer, Limits
+from service.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    Unavailable,
+)
+from service.ledger import Ledger
+from service.requests import HttpRequest
+from service.routes import operations, reservations, stock
+from service.services import Services
+from service.settings import Settings
+from service.sweeper import sweep_forever
+
+log = structlog.get_logger()
+
+
+class Application(Litestar):
+    """Litestar, but paths stay percent-encoded: a SKU may have a slash in its name."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "http":
+            scope["path"] = scope["raw_path"].decode("ascii")
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
+    """Return the application that serves `settings.database_url`, whose schema is up to date.
+
+    Without `sweeps` overdue holds are only released on demand, as if the sweeper had died.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        services = build_services(settings)
+        app.state.services = services
+        sweeper = (
+            asyncio.create_task(sweep_forever(services.database, services.coalescer))
+            if sweeps
+            else None
+        )
+        try:
+            yield
+        finally:
+            services.draining = True
+            if sweeper is not None:
+                sweeper.cancel()
+            await services.coalescer.drain()
+            await services.database.close()
+
+    return Application(
+        route_handlers=[*reservations.ROUTES, *stock.ROUTES, *operations.ROUTES],
+        lifespan=[lifespan],
+        exception_handlers=cast(
+            "Any",
+            {
+                ServiceError: _refuse,
+                db.DatabaseError: _refuse_database,
+                HTTPException: _refuse_http,
+                Exception: _fail,
+            },
+        ),
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def build_services(settings: Settings) -> Services:
+    """Build the parts of a worker; call it in the event loop that will use them."""
+    if settings.database_url is None:
+        raise ValueError("settings.database_url is not set")
+    database = db.Database(settings.database_url, pool_size=settings.pool_size)
+    ledger = Ledger(database, STRATEGIES[settings.strategy]())
+    limits = Limits(
+        lanes=settings.lanes,
+        queued_commands_max=settings.queue_max,
+        drain_seconds_max=settings.drain_seconds,
+    )
+    return Services(
+        settings=settings,
+        database=database,
+        keys=Keys(database, rate_limit=settings.rate_limit),
+        coalescer=Coalescer(ledger, limits),
+    )
+
+
+def _refuse(request: HttpRequest, error: ServiceError) -> Any:
+    return problem_answer(error, _path(request.scope))
+
+
+def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
+    return _refuse(request, Unavailable(str(error) or "The database did not answer."))
+
+
+def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
+    """Litestar's own refusals, in our words."""
+    if isinstance(error, MethodNotAllowedException):
+        allow = (error.headers or {}).get("allow", "").encode()
+        refusal = MethodNotAllowed("The resource does not know this method.")
+        return problem_answer(refusal, _path(request.scope), (b"allow", allow))
+    if error.status_code == 404:
+        return _refuse(request, NotFound("There is nothing at this address."))
+    if error.status_code < 500:
+        return _refuse(request, InvalidRequest.at("request", error.detail))
+    return _fail(request, error)
+
+
+def _fail(request: HttpRequest, error: Exception) -> Answer:
+    log.error("request_failed", path=_path(request.scope), exc_info=error)
+    return problem_answer(InternalError("The service failed."), _path(request.scope))
+
+
+def _path(scope: Scope) -> str:
+    return str(scope["path"])

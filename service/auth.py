@@ -1,0 +1,134 @@
+"""Who is calling: a credential becomes a `Credential` without a slow hash and, mostly, without SQL.
+
+A key is 256 random bits, so its SHA-256 can be stored and looked up as it is: there is nothing to
+guess that a slow hash would protect. What a worker has looked up it believes for half a second,
+which is how long a revoked key may still work; a key it does not know it looks up at once.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from db import keys
+from db.database import Database, Transaction
+from db.database import Unavailable as DatabaseUnavailable
+from service.commands import Caller
+from service.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
+
+SCOPES = ("reserve", "stock", "read", "admin")
+BELIEVED_SECONDS = 0.5
+KNOWN_MAX = 10_000  # credentials remembered; unknown keys are not
+PREFIX = "hf_"  # lets secret scanners recognise a key
+
+
+@dataclass(slots=True)
+class Credential:
+    """A key that is valid, with what its use is counted by."""
+
+    caller: Caller
+    scopes: frozenset[str]
+    looked_up_at: float
+    tokens: float = 0.0
+    refilled_at: float = field(default_factory=time.monotonic)
+
+    def allows(self, scope: str) -> bool:
+        """True when the credential has that scope, or all of them."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+class Keys:
+    """The credentials a worker knows."""
+
+    def __init__(self, database: Database, *, rate_limit: int = 0) -> None:
+        self.database = database
+        self.rate_limit = rate_limit
+        """Requests per second that one key may send to this worker; 0 is no limit."""
+        self._known: dict[bytes, Credential] = {}
+        self._lookups: dict[bytes, asyncio.Task[Credential | None]] = {}
+
+    async def require(self, authorization: bytes | None, scope: str) -> Caller:
+        """Return the caller. Raises `Unauthenticated`, `Forbidden`, `RateLimited`."""
+        if authorization is None or authorization[:7].lower() != b"bearer ":
+            raise Unauthenticated("Send a key as `Authorization: Bearer <key>`.")
+        key = authorization[7:].strip()
+        known = self._known.get(key)
+        now = time.monotonic()
+        if known is None or now - known.looked_up_at > BELIEVED_SECONDS:
+            known = await self._look_up_once(key)
+        if known is None:
+            raise Unauthenticated("This key does not exist or was revoked.")
+        if not known.allows(scope):
+            raise Forbidden(f"This needs a key with the scope {scope}.")
+        if self.rate_limit:
+            self._take_token(known, now)
+        return known.caller
+
+    async def _look_up_once(self, key: bytes) -> Credential | None:
+        """Look a key up; whoever else asks for it meanwhile shares the answer."""
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = self._lookups[key] = asyncio.create_task(self._look_up(key))
+            lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
+        try:
+            return await asyncio.shield(lookup)
+        except DatabaseUnavailable as error:
+            raise Unavailable(str(error)) from error
+
+    async def _look_up(self, key: bytes) -> Credential | None:
+        row = await self.database.read(lambda connection: keys.find(connection, digest(key)))
+        before = self._known.pop(key, None)
+        if row is None:
+            return None
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        credential = Credential(
+            caller=Caller(row.source, every_source="admin" in row.scopes),
+            scopes=frozenset(row.scopes),
+            looked_up_at=time.monotonic(),
+        )
+        if before is not None:
+            credential.tokens, credential.refilled_at = before.tokens, before.refilled_at
+        else:
+            credential.tokens = self.rate_limit
+        self._known[key] = credential
+        return credential
+
+    def _take_token(self, credential: Credential, now: float) -> None:
+        """A token bucket that holds one second's worth."""
+        refill = (now - credential.refilled_at) * self.rate_limit
+        credential.tokens = min(self.rate_limit, credential.tokens + max(refill, 0.0))
+        credential.refilled_at = now
+        if credential.tokens < 1:
+            raise RateLimited(f"This key may send {self.rate_limit} requests a second.")
+        credential.tokens -= 1
+
+
+def digest(key: bytes) -> bytes:
+    """Return what is stored of a key."""
+    return hashlib.sha256(key).digest()
+
+
+def new_key() -> str:
+    """Return a key that nobody can guess."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+async def store_key(database: Database, key: str, source: str, scopes: list[str]) -> UUID:
+    """Store a key's digest with its source and scopes; return the credential's id."""
+    id_ = uuid4()
+
+    async def work(transaction: Transaction) -> None:
+        await keys.create(transaction.connection, id_, digest(key.encode()), source, scopes)
+
+    await database.transact(work)
+    return id_
+
+
+async def ensure_admin_key(database: Database, key: str) -> None:
+    """Make sure that this key exists, with the scope admin; a revoked one stays revoked."""
+    found = await database.read(lambda connection: keys.find_any(connection, digest(key.encode())))
+    if not found:
+        await store_key(database, key, "admin", ["admin"])

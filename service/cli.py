@@ -1,0 +1,237 @@
+"""The command line: serve, keys, audit, migrations, imports, the replay of real orders."""
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from db.database import Database, DatabaseError
+from db.embedded import EmbeddedError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+DATABASE = ("database_url", "data_dir")
+
+
+def main() -> None:
+    """Run the command line; a failure that is foreseen is one sentence on stderr and exit 1."""
+    try:
+        cli(prog_name="holdfast")
+    except (DatabaseError, EmbeddedError, OSError) as error:
+        click.echo(f"holdfast: {str(error) or type(error).__name__}", err=True)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="holdfast")
+def cli() -> None:
+    """Holdfast reserves inventory over HTTP: exactly once, never below zero."""
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """Give a command a flag for each of these settings; without names, for all."""
+
+    def decorate(command: F) -> F:
+        fields = Settings.model_fields
+        for name in reversed(names or tuple(fields)):
+            command = _option(name, fields[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, field: "FieldInfo") -> Callable[[F], F]:
+    default = "" if field.default in (None, PydanticUndefined) else f" Default: {field.default}."
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        metavar=name.rsplit("_", maxsplit=1)[-1].upper(),
+        help=f"{field.description}{default} [HOLDFAST_{name.upper()}]",
+    )
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Return the settings: flags that were given, then the environment, then the defaults."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{str(item['loc'][0]).lower().replace('_', '-')}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise click.UsageError(wrong) from None
+
+
+@cli.command()
+@settings_options()
+@click.option("--demo", is_flag=True, help="Load a small catalogue into an empty private database.")
+def serve(demo: bool, **given: Any) -> None:
+    """Bring everything up and serve until SIGTERM or Ctrl-C.
+
+    Everything can be set by flag or by environment; the flag wins.
+    """
+    settings = read_settings(given)
+    use_multiprocess_metrics()
+    from service.server import serve  # noqa: PLC0415 - after the line above
+
+    sys.exit(serve(settings, demo=demo))
+
+
+def use_multiprocess_metrics() -> None:
+    """Let the workers add up their metrics; `prometheus_client` asks once, when it is imported."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="holdfast-metrics-")
+
+
+@cli.group()
+def key() -> None:
+    """Create, list and revoke the keys that callers send."""
+
+
+@key.command("create")
+@settings_options(*DATABASE)
+@click.option("--source", help="The calling system; what it creates is its own.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(["reserve", "stock", "read", "admin"]),
+    help="What the key may do; may be repeated. Only admin implies the others.",
+)
+def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> None:
+    """Print a new key, once: only its digest is stored."""
+    from service.auth import new_key, store_key  # noqa: PLC0415 - keeps `serve` quick to start
+
+    if source is None and "admin" not in scopes:
+        raise click.UsageError("--source is needed unless the scope is admin")
+    value = new_key()
+
+    async def work(database: Database) -> None:
+        id_ = await store_key(database, value, _source(source or "admin"), sorted(set(scopes)))
+        click.echo(f"key {id_} of {source or 'admin'}: {', '.join(sorted(set(scopes)))}", err=True)
+
+    _with_database(given, work)
+    click.echo(value)
+
+
+@key.command("list")
+@settings_options(*DATABASE)
+def list_keys(**given: Any) -> None:
+    """List all keys, revoked ones too; the keys themselves are not known."""
+    from db import keys  # noqa: PLC0415 - keeps `serve` quick to start
+
+    for row in _with_database(given, lambda database: database.read(keys.every)):
+        state = "revoked" if row.revoked_at else "valid"
+        created = row.created_at.isoformat(timespec="seconds")
+        click.echo(f"{row.id}  {row.source}  {','.join(row.scopes)}  {created}  {state}")
+
+
+@key.command("revoke")
+@settings_options(*DATABASE)
+@click.argument("key_id", type=click.UUID)
+def revoke_key(key_id: Any, **given: Any) -> None:
+    """Revoke a key by its id; it stops working within a second."""
+    from db import keys  # noqa: PLC0415 - keeps `serve` quick to start
+
+    async def work(database: Database) -> bool:
+        return await database.transact(
+            lambda transaction: keys.revoke(transaction.connection, key_id)
+        )
+
+    if not _with_database(given, work):
+        raise click.ClickException(f"there is no key {key_id}; see `holdfast key list`")
+    click.echo(f"revoked {key_id}")
+
+
+@cli.command()
+@settings_options(*DATABASE)
+@click.option("--seconds", default=3600, show_default=True, help="How long it may take.")
+def audit(seconds: int, **given: Any) -> None:
+    """Check that rows, ledger and reservations tell the same story; exit 1 on drift."""
+    from db.audit import audit  # noqa: PLC0415 - keeps `serve` quick to start
+
+    found = _with_database(given, lambda database: audit(database, seconds_max=seconds))
+    for drift in found.drift:
+        click.echo("  ".join(f"{name}={value}" for name, value in drift.items()))
+    verdict = f"DRIFT in {len(found.drift)} places" if found.drift else "balanced"
+    click.echo(f"{verdict}: {found.stock} stock rows, {found.reservations} reservations checked")
+    sys.exit(1 if found.drift else 0)
+
+
+@cli.group()
+def db() -> None:
+    """Look after the database."""
+
+
+@db.command("upgrade")
+@settings_options(*DATABASE)
+def upgrade_database(**given: Any) -> None:
+    """Bring the schema up to date; safe to run many times, at once too."""
+    from db.migrate import upgrade  # noqa: PLC0415 - keeps `serve` quick to start
+
+    _with_database(given, upgrade)
+    click.echo("the schema is up to date")
+
+
+def _source(value: str) -> str:
+    """Check a source as requests do."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - keeps `serve` quick to start
+
+    from service.schemas import Name  # noqa: PLC0415 - keeps `serve` quick to start
+
+    try:
+        return TypeAdapter(Name).validate_python(value)
+    except ValidationError as error:
+        raise click.UsageError(f"--source: {error.errors()[0]['msg']}") from None
+
+
+def _with_database(given: dict[str, Any], work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` on the database of these settings: a named one, or that of a running service."""
+    with _url(read_settings(given)) as url:
+
+        async def run() -> T:
+            database = Database(url, pool_size=3)
+            try:
+                return await work(database)
+            finally:
+                await database.close()
+
+        return asyncio.run(run())
+
+
+@contextmanager
+def _url(settings: Settings) -> Iterator[str]:
+    """The database's address; the private PostgreSQL is started if it does not run."""
+    from db.embedded import DataDirectoryInUse, EmbeddedPostgres  # noqa: PLC0415 - see above
+
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    file = settings.data_dir / "database.url"
+    if not file.exists():
+        raise click.ClickException(
+            f"there is no {file}: run `holdfast serve` first, or name the database with"
+            " --database-url or HOLDFAST_DATABASE_URL"
+        )
+    try:
+        postgres = EmbeddedPostgres(settings.data_dir, settings.pg_bin)
+        postgres.start()
+    except DataDirectoryInUse:
+        yield file.read_text().strip()
+        return
+    try:
+        yield postgres.url
+    finally:
+        postgres.stop()

@@ -1,0 +1,207 @@
+"""The coalescer: whatever has queued while a transaction was under way is the next one.
+
+No timer: an idle service runs a request at once, alone. Under load a lane takes all that waits, up
+to a bound, as one batch; the longer a COMMIT takes, the more it carries. A job is the commands of
+one HTTP request, kept together and in order. Units of work run in tasks of their own, so that a
+client who goes away cancels nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from service import metrics
+from service.commands import Command, Outcome, names_of
+from service.errors import InternalError, Overloaded, ServiceError, Unavailable
+from service.ledger import Indivisible, Ledger
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may wait and how much is merged, per worker."""
+
+    lanes: int = 1  # transactions under way at once
+    queued_commands_max: int = 2_000  # about a third of a second's work; more only adds delay
+    batch_commands_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
+    drain_seconds_max: float = 10.0  # for work in flight at shutdown
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The commands of one request and the future of their outcomes."""
+
+    commands: list[Command]
+    outcomes: asyncio.Future[list[Outcome]]
+    queued_at: float
+
+    def names(self) -> set[Any]:
+        """Return the ids and stock keys that the commands name."""
+        return set().union(*(names_of(command) for command in self.commands))
+
+
+class Coalescer:
+    """Merges jobs into batches and runs them in lanes."""
+
+    def __init__(self, ledger: Ledger, limits: Limits | None = None) -> None:
+        self.ledger = ledger
+        self.limits = limits or Limits()
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Job] = deque()
+        self._queued = 0
+        self._lanes_busy = 0
+        self._pump_due = False
+        self._stuck: set[Any] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._watch = self._loop.call_later(0.25, self._shed_late)
+
+    async def submit(self, commands: list[Command]) -> list[Outcome]:
+        """Return the commands' outcomes once they are durable.
+
+        Raises `Overloaded` when too much waits already, or for too long, and whatever holds for
+        the batch as a whole: `Contention`, `Unavailable`, `OutcomeUnknown`.
+        """
+        if self._closing:
+            raise Unavailable("The service is shutting down.")
+        if self._queued + len(commands) > max(self.limits.queued_commands_max, len(commands)):
+            raise Overloaded("Too many requests are waiting.")
+        job = Job(commands, self._loop.create_future(), self._loop.time())
+        self._queue.append(job)
+        self._queued += len(commands)
+        self._pump_soon()
+        return await job.outcomes
+
+    async def drain(self) -> None:
+        """Take no more work and return when all that was taken is answered."""
+        self._closing = True
+        give_up_at = self._loop.time() + self.limits.drain_seconds_max
+        while (self._tasks or self._queue) and self._loop.time() < give_up_at:
+            await asyncio.sleep(0.01)  # bounded by give_up_at
+        self._watch.cancel()
+        for job in self._queue:
+            _refuse(job, Unavailable("The service is shutting down."))
+
+    def _pump_soon(self) -> None:
+        """Start lanes when this turn of the event loop is over, so that its requests merge."""
+        if not self._pump_due and self._lanes_busy < self.limits.lanes:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        while self._lanes_busy < self.limits.lanes and (jobs := self._take()):
+            self._lanes_busy += 1
+            self._spawn(self._run_lane(jobs))
+
+    def _take(self) -> list[Job]:
+        """The next batch: jobs in order, without those that wait for a stuck row."""
+        jobs: list[Job] = []
+        parked: list[Job] = []
+        room = self.limits.batch_commands_max
+        while self._queue and (not jobs or len(self._queue[0].commands) <= room):
+            job = self._queue.popleft()
+            if self._stuck and not self._stuck.isdisjoint(job.names()):
+                parked.append(job)
+                continue
+            self._queued -= len(job.commands)
+            if not job.outcomes.done():
+                jobs.append(job)
+                room -= len(job.commands)
+        self._queue.extendleft(reversed(parked))
+        metrics.QUEUED.set(self._queued)
+        return jobs
+
+    async def _run_lane(self, jobs: list[Job]) -> None:
+        try:
+            await self._run(jobs)
+        finally:
+            self._lanes_busy -= 1
+            self._pump_soon()
+
+    async def _run(self, jobs: list[Job]) -> None:
+        """Carry jobs out as one batch, or in parts if they can't be as one."""
+        commands = [command for job in jobs for command in job.commands]
+        try:
+            outcomes = await self.ledger.execute(commands)
+        except ServiceError as error:
+            for job in jobs:
+                _refuse(job, error)
+        except Indivisible as indivisible:
+            await self._run_parts(jobs, indivisible.blocked)
+        except Exception:
+            log.exception("batch_failed", commands=len(commands))
+            for job in jobs:
+                _refuse(job, InternalError("The service could not carry this out."))
+        else:
+            start = 0
+            for job in jobs:
+                end = start + len(job.commands)
+                if not job.outcomes.done():
+                    job.outcomes.set_result(outcomes[start:end])
+                start = end
+
+    async def _run_parts(self, jobs: list[Job], blocked: set[Any]) -> None:
+        if len(jobs) == 1:
+            await self._run_in_order(jobs[0])
+            return
+        stuck = [job for job in jobs if not blocked.isdisjoint(job.names())]
+        if not stuck or len(stuck) == len(jobs):
+            middle = len(jobs) // 2
+            await self._run(jobs[:middle])
+            await self._run(jobs[middle:])
+            return
+        self._spawn(self._run_stuck(stuck, blocked))
+        await self._run([job for job in jobs if job not in stuck])
+
+    async def _run_stuck(self, jobs: list[Job], blocked: set[Any]) -> None:
+        """Wait for locked rows apart from the lanes; who else names them waits in the queue."""
+        stuck = blocked - self._stuck
+        self._stuck |= stuck
+        try:
+            await self._run(jobs)
+        finally:
+            self._stuck -= stuck
+            self._pump_soon()
+
+    async def _run_in_order(self, job: Job) -> None:
+        """Carry a job out in halves, one after the other, so that one bad entry fails alone."""
+        outcomes: list[Outcome] = []
+        await self._halve(job.commands, outcomes)
+        if not job.outcomes.done():
+            job.outcomes.set_result(outcomes)
+
+    async def _halve(self, commands: list[Command], outcomes: list[Outcome]) -> None:
+        try:
+            outcomes += await self.ledger.execute(commands)
+        except ServiceError as error:
+            outcomes += [error] * len(commands)
+        except Indivisible:
+            middle = len(commands) // 2
+            await self._halve(commands[:middle], outcomes)
+            await self._halve(commands[middle:], outcomes)
+
+    def _shed_late(self) -> None:
+        """Answer what has waited too long to be begun with."""
+        oldest = self._loop.time() - self.limits.queued_seconds_max
+        while self._queue and self._queue[0].queued_at < oldest:
+            job = self._queue.popleft()
+            self._queued -= len(job.commands)
+            _refuse(job, Overloaded("The request waited too long."))
+        self._watch = self._loop.call_later(0.25, self._shed_late)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _refuse(job: Job, error: ServiceError) -> None:
+    if not job.outcomes.done():
+        job.outcomes.set_exception(error)

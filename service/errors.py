@@ -1,0 +1,254 @@
+"""What can go wrong, as answers: each error's code, status and whether, and how, to retry.
+
+A `ServiceError` is a value first: the planner returns refusals, routes raise them only where there
+is nothing else to return. The docstring is the title of its problem document (RFC 9457) and of its
+page under /problems.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """The request could not be carried out."""
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    retryable: ClassVar[bool] = False
+    same_seq: ClassVar[bool] = True
+    advice: ClassVar[str] = ""
+    retry_after_seconds: ClassVar[int | None] = None
+
+    def __init__(self, detail: str, *, replayed: bool = False, **fields: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.replayed = replayed
+        self.fields: Mapping[str, Any] = fields
+
+    @classmethod
+    def title(cls) -> str:
+        """The first line of the docstring, without its full stop."""
+        return (cls.__doc__ or "").splitlines()[0].removesuffix(".")
+
+
+class InvalidRequest(ServiceError):
+    """The request is malformed."""
+
+    code = "invalid_request"
+    status = 400
+    advice = "Correct what `errors` names: each entry has the path of a value and what is wrong."
+
+    @classmethod
+    def at(cls, path: str, message: str) -> "InvalidRequest":
+        """Return the error about one value."""
+        return cls(f"{path}: {message}", errors=[{"path": path, "message": message}])
+
+
+class Unauthenticated(ServiceError):
+    """No valid credential was sent."""
+
+    code = "unauthenticated"
+    status = 401
+    advice = "Send `Authorization: Bearer <key>` with a key that exists and is not revoked."
+
+
+class Forbidden(ServiceError):
+    """The credential does not allow this."""
+
+    code = "forbidden"
+    status = 403
+    advice = "Use a key with the scope that `detail` names; a body's `source` must be the key's."
+
+
+class NotFound(ServiceError):
+    """There is nothing here."""
+
+    code = "not_found"
+    status = 404
+    advice = "Nothing is stored under this address, or it belongs to another source."
+
+
+class UnknownSku(ServiceError):
+    """A SKU is not stocked at that location."""
+
+    code = "unknown_sku"
+    status = 404
+    advice = "`unknown` lists each SKU and location without a stock row. Nothing was remembered."
+
+
+class MethodNotAllowed(ServiceError):
+    """The resource does not know this method."""
+
+    code = "method_not_allowed"
+    status = 405
+    advice = "The `Allow` header lists the methods that work here."
+
+
+class NotAcceptable(ServiceError):
+    """No representation is acceptable."""
+
+    code = "not_acceptable"
+    status = 406
+    advice = "Accept `application/json` and `application/problem+json`."
+
+
+class TooLarge(ServiceError):
+    """The body is too large."""
+
+    code = "too_large"
+    status = 413
+    advice = "Bodies may have 1 MiB, batches and imports 4 MiB: split the request."
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body's media type is not supported."""
+
+    code = "unsupported_media_type"
+    status = 415
+    advice = "Send `Content-Type: application/json` in UTF-8 (`text/csv` for imports), unencoded."
+
+
+class InsufficientStock(ServiceError):
+    """There is not enough stock.
+
+    For a reservation the refusal is remembered: the same seq gets the same answer for ever.
+    """
+
+    code = "insufficient_stock"
+    status = 409
+    same_seq = False
+    advice = (
+        "`shortages` lists every short line. A refused reservation stays refused, so to try again"
+        " use a new seq. A refused adjustment is not remembered (`same_seq` is true)."
+    )
+
+
+class AdjustmentBelowZero(InsufficientStock):
+    """There is not enough stock."""
+
+    same_seq = True
+
+
+class IllegalTransition(ServiceError):
+    """The reservation's state does not allow this."""
+
+    code = "illegal_transition"
+    status = 409
+    advice = "`state` is the present state and `allowed` lists what can be done from there."
+
+
+class ExceedsRefundable(ServiceError):
+    """More units than can still be refunded."""
+
+    code = "exceeds_refundable"
+    status = 409
+    advice = "`refundable` lists what is left to be refunded."
+
+
+class StockInUse(ServiceError):
+    """Units of this stock are held."""
+
+    code = "stock_in_use"
+    status = 409
+    advice = "Confirm or cancel the open holds, or wait for them to expire; then delete again."
+
+
+class VersionMismatch(ServiceError):
+    """The version is not the current one."""
+
+    code = "version_mismatch"
+    status = 412
+    advice = "`current` is the version there is (null: none). Read it again, then decide again."
+
+
+class PreconditionRequired(ServiceError):
+    """A precondition is required."""
+
+    code = "precondition_required"
+    status = 428
+    advice = 'Send `If-None-Match: *` to create, or `If-Match: "<version>"` to replace.'
+
+
+class IdempotencyMismatch(ServiceError):
+    """The identity was used for another request."""
+
+    code = "idempotency_mismatch"
+    status = 422
+    same_seq = False
+    advice = "`field` differs: `stored` was asked first, `sent` now. A new request needs a new seq."
+
+
+class ExceedsHeld(ServiceError):
+    """More units than are held."""
+
+    code = "exceeds_held"
+    status = 422
+    advice = "`held` lists what the reservation holds: confirm that or less."
+
+
+class RateLimited(ServiceError):
+    """The caller's own limit is reached."""
+
+    code = "rate_limited"
+    status = 429
+    retryable = True
+    retry_after_seconds = 1
+    advice = "Wait as `Retry-After` says and send the same request again."
+
+
+class Contention(ServiceError):
+    """Too many conflicts."""
+
+    code = "contention"
+    status = 503
+    retryable = True
+    retry_after_seconds = 1
+    advice = "Nothing was written after `attempts` attempts. Send the same request again."
+
+
+class Overloaded(ServiceError):
+    """The service has more work than it can take."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+    retry_after_seconds = 1
+    advice = "Nothing was written. Wait as `Retry-After` says and send the same request again."
+
+
+class Unavailable(ServiceError):
+    """The database is away."""
+
+    code = "unavailable"
+    status = 503
+    retryable = True
+    retry_after_seconds = 1
+    advice = "Nothing was written. Wait as `Retry-After` says and send the same request again."
+
+
+class OutcomeUnknown(ServiceError):
+    """The outcome is not known."""
+
+    code = "outcome_unknown"
+    status = 503
+    retryable = True
+    retry_after_seconds = 2
+    advice = (
+        "Send the same request with the same seq again: it is answered once, whatever happened."
+    )
+
+
+class InternalError(ServiceError):
+    """The service failed."""
+
+    code = "internal_error"
+    status = 500
+    retryable = True
+    retry_after_seconds = 5
+    advice = "This is a bug of ours. Nothing was written; the request's id is in the log."
+
+
+def all_errors() -> list[type[ServiceError]]:
+    """Return every error there is, one for each code, in order of status."""
+    errors = {error.code: error for error in ServiceError.__subclasses__()}
+    return sorted(errors.values(), key=lambda error: (error.status, error.code))

@@ -1,0 +1,146 @@
+"""The ledger: load → plan → apply in one transaction, and again when a race was lost.
+
+Raises a `ServiceError` that holds for the whole batch, or `Indivisible` when the batch may succeed
+in parts; then nothing was written.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from db import database as db
+from db.reads import load, locked_elsewhere
+from db.rows import Snapshot
+from db.strategies import Strategy
+from db.writes import wait_for_standby
+from service import metrics
+from service.commands import Command, Done, Outcome, wanted_by
+from service.errors import Contention, InternalError, OutcomeUnknown, Unavailable
+from service.planner import plan
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a lost race is run again. Backoff doubles and is fully jittered."""
+
+    attempts_max: int = 8  # a batch that escalated wins unless a lock can't be had at all
+    lock_after_attempts: int = 3  # lost thrice, it takes its rows FOR UPDATE
+    seconds_max: float = 5.0  # the answer is `contention` after that
+    wait_first_seconds: float = 0.002  # about one COMMIT
+    wait_max_seconds: float = 0.2
+
+    def wait_seconds(self, attempt: int) -> float:
+        """Return how long to wait after this many attempts."""
+        longest = min(self.wait_max_seconds, self.wait_first_seconds * 2**attempt)
+        return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret
+
+
+class Indivisible(Exception):
+    """The batch as a whole can't be carried out; its parts may."""
+
+    def __init__(self, blocked: set[Any]) -> None:
+        super().__init__("split the batch")
+        self.blocked = blocked
+        """Ids and stock keys that another session holds locked; empty if that is not why."""
+
+
+class Ledger:
+    """The one way through which stock changes."""
+
+    def __init__(
+        self, database: db.Database, strategy: Strategy, policy: RetryPolicy | None = None
+    ) -> None:
+        self.database = database
+        self.strategy = strategy
+        self.policy = policy or RetryPolicy()
+
+    async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Carry the commands out, in order, and return an outcome for each once it is durable."""
+        started = time.monotonic()
+        metrics.BATCH_SIZE.observe(len(commands))
+        try:
+            outcomes = await self._retry(commands, give_up_at=started + self.policy.seconds_max)
+        except db.Unavailable as error:
+            raise Unavailable(str(error)) from error
+        except db.OutcomeUnknown as error:
+            raise OutcomeUnknown("The connection to the database died at COMMIT.") from error
+        except (db.DatabaseError, AssertionError) as error:
+            if len(commands) > 1:
+                raise Indivisible(set()) from error
+            log.exception("command_failed", command=type(commands[0]).__name__)
+            raise InternalError("The service could not carry this out.") from error
+        metrics.TRANSACTION_SECONDS.observe(time.monotonic() - started)
+        _count(commands, outcomes)
+        return outcomes
+
+    async def _retry(self, commands: Sequence[Command], give_up_at: float) -> list[Outcome]:
+        for attempt in range(1, self.policy.attempts_max + 1):
+            try:
+                locked = attempt > self.policy.lock_after_attempts
+                return await self._attempt(commands, locked=locked)
+            except db.Conflict as conflict:
+                metrics.CONFLICTS.labels(conflict.kind).inc()
+                if isinstance(conflict, db.LockTimeout) and len(commands) > 1:
+                    raise Indivisible(await self._blocked(commands)) from conflict
+            if time.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(self.policy.wait_seconds(attempt))
+        raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
+
+    async def _attempt(self, commands: Sequence[Command], *, locked: bool) -> list[Outcome]:
+        wanted = wanted_by(commands)
+
+        async def work(transaction: db.Transaction) -> list[Outcome]:
+            connection = transaction.connection
+            snapshot = await self.strategy.load(connection, wanted, locked=locked)
+            planned = plan(snapshot, commands)
+            while planned.lacking:
+                wanted.overdue |= planned.lacking
+                snapshot = await self.strategy.load(connection, wanted, locked=locked)
+                planned = plan(snapshot, commands)
+            if planned.writes:
+                await self.strategy.apply(transaction, planned.writes)
+            elif any(isinstance(outcome, Done) for outcome in planned.outcomes):
+                await wait_for_standby(connection)
+            return planned.outcomes
+
+        async with self.strategy.hold(wanted):
+            return await self.database.transact(work, isolation=self.strategy.isolation)
+
+    async def _blocked(self, commands: Sequence[Command]) -> set[Any]:
+        """The ids and stock keys that stand in the way of these commands."""
+
+        async def work(transaction: db.Transaction) -> tuple[Snapshot, set[Any]]:
+            snapshot = await load(transaction.connection, wanted_by(commands))
+            return snapshot, await locked_elsewhere(transaction.connection, snapshot)
+
+        snapshot, blocked = await self.database.transact(work)
+        return blocked | {
+            reservation.id
+            for reservation in snapshot.reservations.values()
+            if any(line.key in blocked for line in reservation.lines)
+        }
+
+
+def _count(commands: Sequence[Command], outcomes: list[Outcome]) -> None:
+    counts: dict[tuple[str, str], int] = {}
+    for command, outcome in zip(commands, outcomes, strict=True):
+        key = (type(command).__name__, _label(outcome))
+        counts[key] = counts.get(key, 0) + 1
+    for (name, label), count in counts.items():
+        metrics.OUTCOMES.labels(name, label).inc(count)
+
+
+def _label(outcome: Outcome) -> str:
+    if not isinstance(outcome, Done):
+        return outcome.code
+    if outcome.replayed:
+        return "replayed"
+    return "created" if outcome.status == 201 else "done"

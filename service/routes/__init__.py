@@ -1,0 +1,1 @@
+"""One module per resource: bytes → command, verdict → bytes."""

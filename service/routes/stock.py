@@ -1,0 +1,422 @@
+"""/v1/stock and /v1/imports: set, adjust, delete, import; read and list."""
+
+import asyncio
+import csv
+import hashlib
+import io
+from datetime import datetime
+from typing import Any
+
+from litestar import delete, get, post, put
+from litestar.types import ASGIApp
+from pydantic import TypeAdapter, ValidationError
+
+from db import lists
+from service.answers import (
+    Answer,
+    page_answer,
+    problem_answer,
+    resource_answer,
+    single_answer,
+    stock_path,
+)
+from service.commands import (
+    AdjustStock,
+    Command,
+    DeleteStock,
+    ImportStock,
+    Outcome,
+    SetStock,
+)
+from service.documentation import Parameter, Success, documented
+from service.errors import (
+    AdjustmentBelowZero,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotFound,
+    PreconditionRequired,
+    ServiceError,
+    StockInUse,
+    UnknownSku,
+    VersionMismatch,
+)
+from service.requests import (
+    LARGE_BODY_MAX,
+    HttpRequest,
+    Query,
+    caller_of,
+    check_source,
+    cursor_after,
+    header,
+    place,
+    precondition,
+    read_body,
+    read_bytes,
+    seq_of,
+    services_of,
+)
+from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
+from service.schemas import (
+    AdjustBody,
+    AdjustmentAnswer,
+    ImportAnswer,
+    MovementAnswer,
+    Name,
+    Place,
+    StockAnswer,
+    StockBody,
+    Units,
+    import_answer,
+    stock_answer,
+)
+
+_name = TypeAdapter(Name)
+_place = TypeAdapter(Place)
+_units = TypeAdapter(Units)
+
+IMPORT_COLUMNS = ["sku", "location", "available", "name"]
+
+
+@put(
+    "/v1/stock/{sku:str}/{location:str}",
+    opt=documented(
+        "Set stock",
+        Success(201, "Created.", StockAnswer, ("Location", "ETag")),
+        Success(200, "Replaced.", StockAnswer, ("ETag",)),
+        scope="stock",
+        body=StockBody,
+        parameters=(
+            Parameter("If-None-Match", {"const": "*"}, "Create the row.", place="header"),
+            Parameter(
+                "If-Match", {"type": "string"}, 'Replace the row at `"<version>"`.', place="header"
+            ),
+        ),
+        errors=(VersionMismatch, PreconditionRequired),
+        techniques=(6,),
+    ),
+)
+async def set_stock(request: HttpRequest) -> ASGIApp:
+    """Create or replace a stock row, version-checked; `held` stays."""
+    await caller_of(request, "stock")
+    sku, location = _key(request)
+    body = await read_body(request, StockBody)
+    if_match = precondition(request, b"if-match")
+    if_none_match = header(request, b"if-none-match")
+    if if_none_match is not None and if_none_match.strip() != b"*":
+        raise InvalidRequest.at("If-None-Match", "must be *")
+    if if_match is None and if_none_match is None:
+        raise PreconditionRequired("A stock row is only set with If-None-Match or If-Match.")
+    if if_match is not None and if_none_match is not None:
+        raise InvalidRequest.at("If-Match", "can't be combined with If-None-Match")
+    outcome = await _submit(
+        request,
+        SetStock(sku, location, body.available, body.name, body.low_stock_at, if_match),
+    )
+    if isinstance(outcome, ServiceError):
+        return problem_answer(outcome, request.scope["path"])
+    row: Any = outcome.value
+    address = stock_path(sku, location) if outcome.status == 201 else None
+    return resource_answer(outcome, stock_answer(row), version=row.version, location=address)
+
+
+@post(
+    "/v1/stock/{sku:str}/{location:str}/adjustments",
+    opt=documented(
+        "Adjust stock",
+        Success(201, "Adjusted.", AdjustmentAnswer, ("Location", "ETag")),
+        Success(
+            200,
+            "Adjusted before.",
+            AdjustmentAnswer,
+            ("Location", "ETag", "Idempotency-Replayed"),
+        ),
+        scope="stock",
+        body=AdjustBody,
+        parameters=(IDEMPOTENCY_KEY,),
+        errors=(AdjustmentBelowZero, UnknownSku, VersionMismatch, IdempotencyMismatch),
+        techniques=(3, 6, 10),
+    ),
+)
+async def adjust_stock(request: HttpRequest) -> ASGIApp:
+    """Correct `available` by `delta`, once. `Location` is the stock row, `ETag` its version."""
+    caller = await caller_of(request, "stock")
+    sku, location = _key(request)
+    body = await read_body(request, AdjustBody)
+    check_source(caller, body.source)
+    seq = seq_of(request, body.seq)
+    if body.delta == 0:
+        raise InvalidRequest.at("delta", "must not be 0")
+    command = AdjustStock(
+        caller.source, seq, sku, location, body.delta, body.reason, body.expected_version
+    )
+    outcome = await _submit(request, command)
+    if isinstance(outcome, ServiceError):
+        return problem_answer(outcome, request.scope["path"])
+    row: Any = outcome.value
+    return resource_answer(
+        outcome, row._asdict(), version=row.version, location=stock_path(row.sku, row.location)
+    )
+
+
+@delete(
+    "/v1/stock/{sku:str}/{location:str}",
+    opt=documented(
+        "Delete stock",
+        Success(204, "Gone; also when it was gone before."),
+        scope="stock",
+        parameters=(
+            Parameter(
+                "If-Match", {"type": "string"}, 'Only at `"<version>"`; optional.', place="header"
+            ),
+        ),
+        errors=(StockInUse, VersionMismatch),
+        techniques=(2,),
+    ),
+    status_code=200,  # what Litestar checks; the answer itself says 204
+)
+async def delete_stock(request: HttpRequest) -> ASGIApp:
+    """Take a stock row away. Deleting twice is deleting once; the history stays."""
+    await caller_of(request, "stock")
+    sku, location = _key(request)
+    command = DeleteStock(sku, location, precondition(request, b"if-match"))
+    outcome = await _submit(request, command)
+    if isinstance(outcome, ServiceError):
+        return problem_answer(outcome, request.scope["path"])
+    return Answer(204, [], b"")
+
+
+@get(
+    "/v1/stock",
+    opt=documented(
+        "List stock",
+        Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
+        scope="read",
+        parameters=(
+            Parameter("sku_prefix", {"type": "string"}, "Only SKUs that begin so."),
+            Parameter("location", {"type": "string"}, "Only at this location."),
+            Parameter(
+                "low",
+                {"enum": ["true", "false"]},
+                "Only rows whose `available` is at or below `low_stock_at`, or only the others.",
+            ),
+            LIMIT,
+            CURSOR,
+        ),
+        techniques=(1,),
+    ),
+)
+async def list_stock(request: HttpRequest) -> ASGIApp:
+    """List stock rows."""
+    await caller_of(request, "read")
+    query = Query(request)
+    filters: dict[str, Any] = {
+        "sku_prefix": query.text("sku_prefix"),
+        "location": query.text("location"),
+    }
+    low = query.choice("low", ("true", "false"))
+    filters["low"] = None if low is None else low == "true"
+    return await _stock_page(request, query, filters)
+
+
+@get(
+    "/v1/stock/{sku:str}",
+    opt=documented(
+        "List a SKU's stock",
+        Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
+        scope="read",
+        parameters=(LIMIT, CURSOR),
+        errors=(NotFound,),
+        techniques=(1,),
+    ),
+)
+async def list_sku(request: HttpRequest) -> ASGIApp:
+    """List where a SKU lies."""
+    await caller_of(request, "read")
+    sku = place(request.scope["path_params"]["sku"], "sku")
+    query = Query(request)
+    return await _stock_page(request, query, {"sku": sku}, must_exist=True)
+
+
+@get(
+    "/v1/stock/{sku:str}/{location:str}",
+    opt=documented(
+        "Read stock",
+        Success(200, "As it is.", StockAnswer, ("ETag",)),
+        Success(304, "The client has this version."),
+        scope="read",
+        parameters=(IF_NONE_MATCH,),
+        errors=(NotFound,),
+        techniques=(1,),
+    ),
+)
+async def read_stock(request: HttpRequest) -> ASGIApp:
+    """Return one stock row."""
+    await caller_of(request, "read")
+    sku, location = _key(request)
+    found = await services_of(request).database.read(
+        lambda connection: lists.stock(connection, limit=1, sku=sku, location=location)
+    )
+    if not found:
+        raise NotFound("There is no such stock row.")
+    row = found[0][1]
+    return single_answer(stock_answer(row), row.version, header(request, b"if-none-match"))
+
+
+@get(
+    "/v1/stock/{sku:str}/{location:str}/movements",
+    opt=documented(
+        "List a stock row's movements",
+        Success(200, "A page, in order of version.", MovementAnswer, is_list=True),
+        scope="read",
+        parameters=(LIMIT, CURSOR),
+        errors=(NotFound,),
+        techniques=(1,),
+    ),
+)
+async def list_movements(request: HttpRequest) -> ASGIApp:
+    """List every change of a stock row, also after it was deleted."""
+    await caller_of(request, "read")
+    sku, location = _key(request)
+    query = Query(request)
+    after = query.cursor(int)
+    limit = query.limit()
+    query.end()
+    database = services_of(request).database
+    found = await database.read(
+        lambda connection: lists.stock_movements(
+            connection, sku, location, limit=limit + 1, after=after
+        )
+    )
+    if not found and not await database.read(
+        lambda connection: lists.stock_exists(connection, sku, location)
+    ):
+        raise NotFound("There is no such stock row.")
+    last = found[limit - 1] if len(found) > limit else None
+    return page_answer(
+        [movement._asdict() for movement in found[:limit]],
+        cursor_after(last.version) if last else None,
+    )
+
+
+@post(
+    "/v1/imports",
+    opt=documented(
+        "Import stock",
+        Success(201, "Imported.", ImportAnswer),
+        Success(200, "Imported before.", ImportAnswer, ("Idempotency-Replayed",)),
+        scope="stock",
+        body_media_type="text/csv",
+        body_example="sku,location,available,name\n85123A,main,100,White hanging heart\n",
+        parameters=(Parameter("job", {"type": "string"}, "The import's name.", required=True),),
+        errors=(IdempotencyMismatch,),
+        techniques=(8,),
+    ),
+)
+async def import_stock(request: HttpRequest) -> ASGIApp:
+    """Create the stock rows that are missing from a CSV file, once for each job name."""
+    caller = await caller_of(request, "stock")
+    query = Query(request)
+    job = query.text("job")
+    query.end()
+    try:
+        job = _name.validate_python(job)
+    except ValidationError as error:
+        raise InvalidRequest.at("job", error.errors()[0]["msg"]) from None
+    raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
+    rows = await asyncio.to_thread(_csv_rows, raw)
+    command = ImportStock(caller.source, job, hashlib.sha256(raw).hexdigest(), rows)
+    outcome = await _submit(request, command)
+    if isinstance(outcome, ServiceError):
+        return problem_answer(outcome, request.scope["path"])
+    row: Any = outcome.value
+    return resource_answer(outcome, import_answer(row))
+
+
+async def _submit(request: HttpRequest, command: Command) -> Outcome:
+    return (await services_of(request).coalescer.submit([command]))[0]
+
+
+async def _stock_page(
+    request: HttpRequest, query: Query, filters: dict[str, Any], *, must_exist: bool = False
+) -> Answer:
+    after = query.cursor(tuple[datetime, str, str])
+    limit = query.limit()
+    query.end()
+    found = await services_of(request).database.read(
+        lambda connection: lists.stock(connection, limit=limit + 1, after=after, **filters)
+    )
+    if must_exist and not found and after is None:
+        raise NotFound("This SKU is not stocked anywhere.")
+    items = [stock_answer(row) for _, row in found[:limit]]
+    if len(found) <= limit:
+        return page_answer(items, None)
+    created_at, last = found[limit - 1]
+    return page_answer(items, cursor_after((created_at, last.sku, last.location)))
+
+
+def _key(request: HttpRequest) -> tuple[str, str]:
+    parameters = request.scope["path_params"]
+    return place(parameters["sku"], "sku"), place(parameters["location"], "location")
+
+
+def _csv_rows(raw: bytes) -> tuple[tuple[str, str, int, str | None], ...]:
+    """The rows of an import. Raises `InvalidRequest` that names each bad line, header included."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InvalidRequest.at(f"line {line}", "is not UTF-8") from None
+    rows: dict[tuple[str, str], tuple[str, str, int, str | None]] = {}
+    errors: list[dict[str, str]] = []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for fields in reader:
+            if fields and not (line == 1 and fields == IMPORT_COLUMNS[: len(fields)]):
+                _take_row(fields, line, rows, errors)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        errors.append({"path": f"line {line}", "message": str(error)})
+    if not rows and not errors:
+        errors.append({"path": "line 1", "message": "there are no rows to import"})
+    if errors:
+        raise InvalidRequest(f"{errors[0]['path']}: {errors[0]['message']}", errors=errors[:100])
+    return tuple(rows[key] for key in sorted(rows))
+
+
+def _take_row(
+    fields: list[str],
+    line: int,
+    rows: dict[tuple[str, str], tuple[str, str, int, str | None]],
+    errors: list[dict[str, str]],
+) -> None:
+    try:
+        if not 3 <= len(fields) <= 4:
+            raise ValueError("has not three or four fields: sku,location,available[,name]")
+        sku = _place.validate_python(fields[0])
+        location = _place.validate_python(fields[1] or "main")
+        if not (fields[2].isascii() and fields[2].isdigit() and len(fields[2]) <= 15):
+            raise ValueError("available is not a whole number")
+        available = _units.validate_python(int(fields[2]))
+        name = fields[3] if len(fields) == 4 and fields[3] else None
+        if name is not None and (len(name) > 256 or "\x00" in name):
+            raise ValueError("name is too long or has a NUL character")
+        if (sku, location) in rows:
+            raise ValueError("this sku and location stand on an earlier line already")
+        rows[sku, location] = (sku, location, available, name)
+    except ValidationError as error:
+        errors.append({"path": f"line {line}", "message": error.errors()[0]["msg"]})
+    except ValueError as error:
+        errors.append({"path": f"line {line}", "message": str(error)})
+
+
+ROUTES = [
+    set_stock,
+    adjust_stock,
+    delete_stock,
+    list_stock,
+    list_sku,
+    read_stock,
+    list_movements,
+    import_stock,
+]

@@ -1,0 +1,479 @@
+"""What comes in, validated once from its bytes, and what goes out, encoded once.
+
+The models are the request bodies and, for the documentation, the answers; the functions at the end
+build the answers as plain values, which is what is fast.
+"""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from uuid import UUID
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from db import rows
+from service.errors import InvalidRequest
+
+encode = msgspec.json.Encoder().encode
+
+LINES_MAX = 1_000
+QUANTITY_MAX = 1_000_000
+HOLD_SECONDS_MAX = 604_800
+UNITS_MAX = 1_000_000_000_000
+BATCH_MAX = 1_000
+BATCH_LINES_MAX = 10_000
+VERSION_MAX = 2**63 - 1
+
+TEXT = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
+"""No control characters, no surrounding spaces."""
+
+
+def _no_dots(value: str) -> str:
+    if value in (".", ".."):
+        raise ValueError("'.' and '..' can't be addressed in a path")
+    return value
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=TEXT)]
+Place = Annotated[Name, AfterValidator(_no_dots)]
+Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
+MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")]
+MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
+Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
+Units = Annotated[int, Field(ge=0, le=UNITS_MAX)]
+
+
+class Body(BaseModel):
+    """A request's body: unknown members and other types than the named ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    def members(self) -> int:
+        """How many members the JSON had, here and below, if it named none of them twice."""
+        return len(self.model_fields_set)
+
+
+class LineBody(Body):
+    """Units of a SKU at a location."""
+
+    sku: Place = Field(examples=["85123A"])
+    location: Place = Field("main", examples=["main"])
+    quantity: Quantity = Field(examples=[2])
+
+
+Lines = Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
+
+
+class LinesBody(Body):
+    """A body that may list lines."""
+
+    lines: Lines | None = None
+
+    def members(self) -> int:
+        """Count the members of the lines too."""
+        return super().members() + sum(len(line.model_fields_set) for line in self.lines or ())
+
+
+class ReserveBody(LinesBody):
+    """A reservation: with `hold_seconds` a hold, without it a sale."""
+
+    seq: Name | None = Field(None, examples=["order-1001"])
+    source: Name | None = Field(None, examples=["shop-eu"])
+    id: UUID | None = None
+    lines: Lines
+    hold_seconds: HoldSeconds | None = Field(None, examples=[900])
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
+        default_factory=dict, examples=[{"cart": "c-77"}]
+    )
+
+    def members(self) -> int:
+        """Count the metadata's members too."""
+        return super().members() + len(self.metadata)
+
+
+class InvalidEntry:
+    """A batch's entry that is no reservation, with what is wrong about it."""
+
+    def __init__(self, error: ValidationError) -> None:
+        self.error = error
+
+
+def _entry(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError as error:
+        return InvalidEntry(error)
+
+
+class BatchBody(Body):
+    """Many reservations, each of which stands for itself."""
+
+    reservations: Annotated[
+        list[Annotated[ReserveBody, WrapValidator(_entry)]],
+        Field(min_length=1, max_length=BATCH_MAX),
+    ]
+
+    def members(self) -> int:
+        """Count the entries' members too; -1 when there is an invalid one to look into."""
+        if any(isinstance(entry, InvalidEntry) for entry in self.reservations):
+            return -1
+        return super().members() + sum(entry.members() for entry in self.reservations)
+
+
+class ConfirmBody(LinesBody):
+    """What is confirmed of a hold: all of it, or the given lines."""
+
+
+class NothingBody(Body):
+    """No members at all."""
+
+
+class ExtendBody(Body):
+    """How long a hold goes on from now."""
+
+    hold_seconds: HoldSeconds = Field(examples=[900])
+
+
+class RefundBody(LinesBody):
+    """What is given back of a sale: all that is left, or the given lines."""
+
+    seq: Name | None = Field(None, examples=["return-1001-1"])
+    source: Name | None = Field(None, examples=["shop-eu"])
+    reason: Printable | None = Field(None, examples=["damaged"])
+
+
+class StockBody(Body):
+    """A stock row as it shall be; what is left out is unset."""
+
+    available: Units = Field(examples=[100])
+    name: Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")] | None = Field(
+        None, examples=["White hanging heart T-light holder"]
+    )
+    low_stock_at: Units | None = Field(None, examples=[10])
+
+
+class AdjustBody(Body):
+    """A correction of `available`."""
+
+    seq: Name | None = Field(None, examples=["count-2026-11-22-7"])
+    source: Name | None = Field(None, examples=["shop-eu"])
+    delta: Annotated[int, Field(ge=-UNITS_MAX, le=UNITS_MAX)] = Field(examples=[-3])
+    reason: Annotated[Printable, StringConstraints(min_length=1)] = Field(examples=["broken"])
+    expected_version: Annotated[int, Field(ge=1, le=VERSION_MAX)] | None = None
+
+
+B = TypeVar("B", bound=Body)
+
+
+def parse(model: type[B], raw: bytes) -> B:
+    """Validate a body from its bytes. Raises `InvalidRequest` that names every wrong value."""
+    try:
+        body = model.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid(error) from None
+    if raw.count(b":") != body.members():
+        _refuse_duplicates(raw)
+    return body
+
+
+def invalid(error: ValidationError) -> InvalidRequest:
+    """Return the refusal that names each wrong value by its path and says what is wrong."""
+    errors = [
+        {"path": path(item["loc"]) or "body", "message": item["msg"]}
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return InvalidRequest(f"{errors[0]['path']}: {errors[0]['message']}", errors=errors)
+
+
+def path(location: tuple[int | str, ...]) -> str:
+    """Return a value's path as a client would write it: lines[0].quantity."""
+    written = ""
+    for step in location:
+        if isinstance(step, int):
+            written += f"[{step}]"
+        else:
+            written += f".{step}" if written else step
+    return written
+
+
+class _Members(list[tuple[str, Any]]):
+    """A JSON object with all its members, the repeated ones too."""
+
+
+def _refuse_duplicates(raw: bytes) -> None:
+    """Raise `InvalidRequest` if an object names a member twice: which one counts is anyone's guess.
+
+    There are more colons in the bytes than members in the model, which a colon in a string
+    explains just as well; so this looks.
+    """
+    try:
+        duplicate = _duplicate(json.loads(raw, object_pairs_hook=_Members), ())
+    except (ValueError, RecursionError):  # only within a batch's invalid entry
+        raise InvalidRequest.at("body", "can't be read") from None
+    if duplicate is not None:
+        raise InvalidRequest.at(path(duplicate), "is named twice")
+
+
+def _duplicate(value: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
+    if isinstance(value, _Members):
+        seen: set[str] = set()
+        for name, member in value:
+            if name in seen:
+                return (*location, name)
+            seen.add(name)
+            if found := _duplicate(member, (*location, name)):
+                return found
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            if found := _duplicate(member, (*location, index)):
+                return found
+    return None
+
+
+# Answers
+
+
+class Answer(BaseModel):
+    """A part of an answer."""
+
+    examples: ClassVar[list[Any]] = []
+
+
+class LineAnswer(Answer):
+    """Units of a SKU at a location, and what became of them."""
+
+    sku: str
+    location: str
+    quantity: int
+    confirmed: int
+    refunded: int
+
+
+class ShortageAnswer(Answer):
+    """A line that asked for more than there was."""
+
+    sku: str
+    location: str
+    requested: int
+    available: int
+
+
+class QuantityAnswer(Answer):
+    """Units of a SKU at a location."""
+
+    sku: str
+    location: str
+    quantity: int
+
+
+class ReservationAnswer(Answer):
+    """A reservation."""
+
+    id: UUID
+    source: str
+    seq: str
+    state: Literal["held", "confirmed", "cancelled", "expired", "refunded", "rejected"]
+    version: int
+    lines: list[LineAnswer]
+    hold_seconds: int | None
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    metadata: dict[str, str]
+    shortages: list[ShortageAnswer] | None = Field(
+        None, description="Only in state `rejected`: what was missing."
+    )
+
+
+class RefundAnswer(Answer):
+    """Units given back."""
+
+    id: UUID
+    reservation_id: UUID
+    source: str
+    seq: str
+    lines: list[QuantityAnswer]
+    reason: str | None
+    created_at: datetime
+
+
+class StockAnswer(Answer):
+    """A stock row; `on_hand` is `available` + `held`."""
+
+    sku: str
+    location: str
+    name: str | None
+    available: int
+    held: int
+    on_hand: int
+    low_stock_at: int | None
+    version: int
+    updated_at: datetime
+
+
+class AdjustmentAnswer(Answer):
+    """A correction of `available`; `version` is the stock row's right after it."""
+
+    id: UUID
+    source: str
+    seq: str
+    sku: str
+    location: str
+    delta: int
+    reason: str
+    version: int
+    created_at: datetime
+
+
+class ImportAnswer(Answer):
+    """How many rows an import created, and how many were there already."""
+
+    job: str
+    created: int
+    skipped: int
+
+
+class MovementAnswer(Answer):
+    """One line of the ledger: the change that took its stock row to `version`."""
+
+    sku: str
+    location: str
+    version: int
+    kind: Literal[
+        "set", "import", "adjust", "delete", "reserve", "confirm", "cancel", "expire", "refund"
+    ]
+    available_delta: int
+    held_delta: int
+    reservation_id: UUID | None
+    reservation_version: int | None
+    reason: str | None
+    created_at: datetime
+
+
+class ProblemAnswer(Answer):
+    """A problem document (RFC 9457). Branch on `code`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    retryable: bool
+    same_seq: bool
+
+
+class BatchResultAnswer(Answer):
+    """What became of one entry: a reservation or a problem."""
+
+    status: int
+    replayed: bool
+    reservation: ReservationAnswer | None = None
+    problem: ProblemAnswer | None = None
+
+
+class BatchAnswer(Answer):
+    """What became of each entry, in order."""
+
+    results: list[BatchResultAnswer]
+
+
+class DriftAnswer(Answer):
+    """One place where the books do not agree."""
+
+    rule: str
+    sku: str | None = None
+    location: str | None = None
+    reservation_id: UUID | None = None
+    expected: str
+    found: str
+
+
+class CheckedAnswer(Answer):
+    """How many rows an audit looked at."""
+
+    stock: int
+    reservations: int
+
+
+class AuditAnswer(Answer):
+    """Whether the books balance."""
+
+    balanced: bool
+    checked: CheckedAnswer
+    drift: list[DriftAnswer]
+
+
+class StatusAnswer(Answer):
+    """What the process says of itself."""
+
+    status: str
+
+
+def reservation_answer(row: rows.Reservation) -> dict[str, Any]:
+    """Return a reservation as clients see it."""
+    answer: dict[str, Any] = {
+        "id": row.id,
+        "source": row.source,
+        "seq": row.seq,
+        "state": row.state,
+        "version": row.version,
+        "lines": [line._asdict() for line in row.lines],
+        "hold_seconds": row.hold_seconds,
+        "expires_at": row.expires_at,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "metadata": row.metadata,
+    }
+    if row.shortages is not None:
+        answer["shortages"] = row.shortages
+    return answer
+
+
+def refund_answer(row: rows.Refund) -> dict[str, Any]:
+    """Return a refund as clients see it."""
+    return {
+        "id": row.id,
+        "reservation_id": row.reservation_id,
+        "source": row.source,
+        "seq": row.seq,
+        "lines": [
+            {"sku": line.sku, "location": line.location, "quantity": line.quantity}
+            for line in row.lines
+        ],
+        "reason": row.reason,
+        "created_at": row.created_at,
+    }
+
+
+def stock_answer(row: rows.Stock) -> dict[str, Any]:
+    """Return a stock row as clients see it."""
+    return {
+        "sku": row.sku,
+        "location": row.location,
+        "name": row.name,
+        "available": row.available,
+        "held": row.held,
+        "on_hand": row.available + row.held,
+        "low_stock_at": row.low_stock_at,
+        "version": row.version,
+        "updated_at": row.updated_at,
+    }
+
+
+def import_answer(row: rows.ImportJob) -> dict[str, Any]:
+    """Return an import's record as clients see it."""
+    return {"job": row.job, "created": row.created, "skipped": row.skipped}

@@ -1,0 +1,290 @@
+"""The running service: a supervisor, its workers and, unless one is named, its PostgreSQL.
+
+The supervisor never serves. It starts PostgreSQL, migrates, opens the socket, forks the workers and
+then watches all of them; whichever dies is started again. All that it starts dies with it.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from db.database import Database
+from db.embedded import EmbeddedError, EmbeddedPostgres
+from db.migrate import upgrade
+from service import admin
+from service.app import Application, create_app
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.1  # how soon a dead child is noticed
+START_SECONDS_MAX = 30.0  # for the first worker to answer
+RESTART_SECONDS = 1.0  # between two starts of the same worker, so that a broken one does not spin
+GRACE_SECONDS = 5.0  # on top of the time to drain, before a worker is killed
+BACKLOG = 2048
+PR_SET_PDEATHSIG = 1
+
+
+def serve(settings: Settings, *, demo: bool = False) -> int:
+    """Bring everything up, serve until SIGTERM or SIGINT, and return the exit code."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_metrics_directory())
+        postgres = None
+        if settings.database_url is None:
+            postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.pg_bin))
+            settings = settings.model_copy(update={"database_url": postgres.url})
+        has_demo = asyncio.run(_prepare(settings, demo=demo and postgres is not None))
+        listener = stack.enter_context(_listen(settings))
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        return Supervisor(settings, listener, postgres).run(has_demo=has_demo)
+
+
+async def _prepare(settings: Settings, *, demo: bool) -> bool:
+    """Migrate, make sure of an admin key, load the demo; True when the demo's stock is there."""
+    database = Database(str(settings.database_url), pool_size=3)
+    try:
+        await upgrade(database)
+        await admin.ensure_first_key(database, settings)
+        return demo and await admin.load_demo(database)
+    finally:
+        await database.close()
+
+
+class Supervisor:
+    """Keeps the workers and PostgreSQL running until it is told to stop."""
+
+    def __init__(
+        self, settings: Settings, listener: socket.socket, postgres: EmbeddedPostgres | None
+    ) -> None:
+        self.settings = settings
+        self.listener = listener
+        self.postgres = postgres
+        self.workers: dict[int, float] = {}
+        """Process id → when it was started."""
+        self.retiring: set[int] = set()
+        self.stopping = False
+        self.renewing = False
+
+    def run(self, *, has_demo: bool) -> int:
+        """Serve until a signal says stop; return 0, or 1 when no worker ever came up."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGHUP, self._renew)
+        try:
+            self._start_missing()
+            if not self._await_first_answer():
+                return 0 if self.stopping else 1
+            announce(self.settings, has_demo=has_demo)
+            while not self.stopping:
+                self._watch()
+                time.sleep(POLL_SECONDS)
+            return 0
+        finally:
+            self._end_workers()
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _renew(self, _signal: int, _frame: FrameType | None) -> None:
+        self.renewing = True
+
+    def _watch(self) -> None:
+        """One round: bury the dead, start what is missing, renew the workers if asked to."""
+        self._reap()
+        if self.renewing:
+            self.renewing = False
+            retiring = [pid for pid in self.workers if pid not in self.retiring]
+            self.retiring.update(retiring)
+            self._start_missing()
+            for pid in retiring:
+                os.kill(pid, signal.SIGTERM)
+        self._start_missing()
+        if self.postgres is not None:
+            try:
+                self.postgres.ensure_running()
+            except EmbeddedError as error:
+                log.error("postgresql_not_running", error=str(error))
+
+    def _start_missing(self) -> None:
+        while len(self.workers) - len(self.retiring) < self.settings.workers:
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker()
+            self.workers[pid] = time.monotonic()
+
+    def _become_worker(self) -> None:
+        """In the child: serve, and never return into the supervisor's code."""
+        code = 1
+        try:
+            _die_with_parent()
+            os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which then stops us in order
+            code = run_worker(self.settings, self.listener)
+        except Exception:
+            log.exception("worker_failed")
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        for pid, started in list(self.workers.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended == 0:
+                continue
+            del self.workers[pid]
+            if pid in self.retiring:
+                self.retiring.discard(pid)
+                continue
+            log.warning("worker_died", pid=pid, code=os.waitstatus_to_exitcode(status))
+            time.sleep(max(0.0, started + RESTART_SECONDS - time.monotonic()))
+
+    def _await_first_answer(self) -> bool:
+        """Wait until a worker answers; False when none does or when told to stop."""
+        give_up_at = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < give_up_at and not self.stopping:
+            if _answers(self.settings):
+                return True
+            self._reap()
+            if not self.workers:
+                return False
+            time.sleep(0.02)
+        return False
+
+    def _end_workers(self) -> None:
+        """Let every worker drain, then end those that do not."""
+        self.listener.close()
+        for pid in self.workers:
+            os.kill(pid, signal.SIGTERM)
+        give_up_at = time.monotonic() + self.settings.drain_seconds + GRACE_SECONDS
+        while self.workers and time.monotonic() < give_up_at:
+            for pid in list(self.workers):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    del self.workers[pid]
+            time.sleep(0.02)
+        for pid in self.workers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.workers.clear()
+
+
+class _Worker(uvicorn.Server):
+    """Uvicorn that goes unready before it stops accepting."""
+
+    def __init__(self, config: uvicorn.Config, app: Application) -> None:
+        super().__init__(config)
+        self.app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Turn /health/ready off, then shut down as always."""
+        services = self.app.state.get("services")
+        if services is not None:
+            services.draining = True
+        super().handle_exit(sig, frame)
+
+
+def run_worker(settings: Settings, listener: socket.socket) -> int:
+    """Serve on a listening socket until SIGTERM; return the exit code."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(settings.drain_seconds + 1),
+    )
+    server = _Worker(config, app)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def announce(settings: Settings, *, has_demo: bool) -> None:
+    """Say on stdout where everything is."""
+    base = base_url(settings)
+    key = settings.data_dir / admin.KEY_FILE
+    print(f"Holdfast listens on {base}")
+    print(f"OpenAPI page        {base}/schema")
+    print(f"Admin key in        {key}")
+    if has_demo:
+        authorization = f'-H "Authorization: Bearer $(cat {key})"'
+        body = '{"seq": "demo-1", "lines": [{"sku": "85123A", "quantity": 2}], "hold_seconds": 900}'
+        print("\nTry it on the demo catalogue:\n")
+        print(f"curl -s {base}/v1/stock/85123A/main {authorization}")
+        print(
+            f"curl -s {base}/v1/reservations {authorization}"
+            f" -H 'Content-Type: application/json' -d '{body}'"
+        )
+        print(f"curl -s {base}/v1/audit {authorization}")
+    sys.stdout.flush()
+
+
+def base_url(settings: Settings) -> str:
+    """Return the service's address, as reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _answers(settings: Settings) -> bool:
+    import httpx  # noqa: PLC0415 - half of the start-up time, needed once
+
+    try:
+        return httpx.get(f"{base_url(settings)}/health/live", timeout=1).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def _listen(settings: Settings) -> Iterator[socket.socket]:
+    """Open the socket that all workers accept from. Raises `OSError` naming the address."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"can't listen on {settings.host}:{settings.port} ({error.strerror});"
+                " choose another --port or --host",
+            ) from error
+        listener.listen(BACKLOG)
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextlib.contextmanager
+def _metrics_directory() -> Iterator[None]:
+    """Keep the directory in which the workers add up their metrics; the caller has named it."""
+    directory = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    try:
+        yield
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the supervisor is gone, however it went.
+
+    The death that counts is that of the thread which forked: here always the main thread.
+    """
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it went before the kernel was asked
+        os._exit(1)

@@ -1,0 +1,19 @@
+"""What a worker is built from, made once at the edge and handed to the routes."""
+
+from dataclasses import dataclass
+
+from db.database import Database
+from service.auth import Keys
+from service.coalescer import Coalescer
+from service.settings import Settings
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of a running worker."""
+
+    settings: Settings
+    database: Database
+    keys: Keys
+    coalescer: Coalescer
+    draining: bool = False

@@ -1,0 +1,171 @@
+"""A real PostgreSQL, a fresh database for every test, and the books checked after each.
+
+`HOLDFAST_TEST_DATABASE_URL` names a server to use instead (a role that may create databases).
+"""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from db.audit import audit
+from db.database import Database
+from db.embedded import EmbeddedPostgres
+from db.migrate import upgrade
+from service.app import Application, create_app
+from service.auth import new_key, store_key
+from service.settings import Settings
+
+TEMPLATE = "holdfast_template"
+
+if not os.environ.get("HOLDFAST_TEST_DATABASE_URL"):
+    os.environ.pop("HOLDFAST_DATABASE_URL", None)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL that holds a migrated template database."""
+    given = os.environ.get("HOLDFAST_TEST_DATABASE_URL")
+    if given:
+        asyncio.run(make_template(given))
+        yield given
+        return
+    fast = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
+    directory = tmp_path_factory.mktemp("postgres")
+    with EmbeddedPostgres(directory, settings=fast) as postgres:
+        asyncio.run(make_template(postgres.url))
+        yield postgres.url
+
+
+async def make_template(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
+    await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    await connection.close()
+    database = Database(named(url, TEMPLATE), pool_size=1)
+    await upgrade(database)
+    await database.close()
+
+
+def named(url: str, name: str) -> str:
+    """The address of another database on the same server."""
+    return url.rsplit("/", 1)[0] + f"/{name}"
+
+
+@asynccontextmanager
+async def fresh_database(postgres_url: str) -> AsyncIterator[str]:
+    """The address of a migrated, empty database that is dropped at the end."""
+    name = f"test_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield named(postgres_url, name)
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def database_url(postgres_url: str) -> AsyncIterator[str]:
+    """A fresh database; the books must balance when the test is over."""
+    async with fresh_database(postgres_url) as url:
+        yield url
+        await assert_books_balance(url)
+
+
+async def assert_books_balance(url: str) -> None:
+    database = Database(url, pool_size=1)
+    try:
+        found = await audit(database, seconds_max=60)
+    finally:
+        await database.close()
+    assert found.drift == []
+
+
+@dataclass
+class Service:
+    """A service in this process, reached without a network but with real concurrency."""
+
+    app: Application
+    client: httpx.AsyncClient
+    database: Database
+    url: str
+
+    async def key(self, source: str, *scopes: str) -> dict[str, str]:
+        """The headers of a new key."""
+        value = new_key()
+        await store_key(self.database, value, source, list(scopes))
+        return {"Authorization": f"Bearer {value}"}
+
+    async def stock(self, sku: str, available: int, location: str = "main", **more: Any) -> None:
+        """Create a stock row."""
+        response = await self.client.put(
+            f"/v1/stock/{sku}/{location}",
+            json={"available": available, **more},
+            headers={"If-None-Match": "*"},
+        )
+        assert response.status_code == 201, response.text
+
+    async def reserve(self, seq: str, *lines: tuple[str, int], **more: Any) -> httpx.Response:
+        """Ask for a reservation of (sku, quantity) lines."""
+        body = {
+            "seq": seq,
+            "lines": [{"sku": sku, "quantity": quantity} for sku, quantity in lines],
+            **more,
+        }
+        return await self.client.post("/v1/reservations", json=body)
+
+    async def on_hand(self, sku: str, location: str = "main") -> tuple[int, int]:
+        """(available, held) of a stock row."""
+        body = (await self.client.get(f"/v1/stock/{sku}/{location}")).json()
+        return body["available"], body["held"]
+
+    async def sql(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run SQL behind the service's back."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            return await connection.fetch(statement, *arguments)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def running_service(
+    url: str, *, sweeps: bool = True, **settings: Any
+) -> AsyncIterator[Service]:
+    """Start a service in this process. Its client has a key of source `shop-eu`, scope admin."""
+    app = create_app(Settings(database_url=url, **settings), sweeps=sweeps)
+    async with app.lifespan():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
+            service = Service(app, client, app.state.services.database, url)
+            client.headers.update(await service.key("shop-eu", "admin"))
+            yield service
+
+
+Starter = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """A service on a fresh database."""
+    async with running_service(database_url) as started:
+        yield started
+
+
+@pytest.fixture
+async def service_without_sweeper(database_url: str) -> AsyncIterator[Service]:
+    """A service whose sweeper has died."""
+    async with running_service(database_url, sweeps=False) as started:
+        yield started
+
+
+REAL_ORDERS = Path(__file__).parents[2] / "shared" / "data"
