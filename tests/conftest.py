@@ -6,8 +6,8 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,20 +138,41 @@ class Service:
 
 
 @asynccontextmanager
+async def alive(app: Application) -> AsyncIterator[None]:
+    """Run an application's lifespan in a task of its own: it must begin and end in the same one,
+    and pytest begins and ends a fixture in two."""
+    started, over = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with app.lifespan():
+            started.set()
+            await over.wait()
+
+    task = asyncio.create_task(live())
+    waiting = asyncio.create_task(started.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    try:
+        if task.done():
+            task.result()
+        yield
+    finally:
+        over.set()
+        await task
+
+
+@asynccontextmanager
 async def running_service(
     url: str, *, sweeps: bool = True, **settings: Any
 ) -> AsyncIterator[Service]:
     """Start a service in this process. Its client has a key of source `shop-eu`, scope admin."""
     app = create_app(Settings(database_url=url, **settings), sweeps=sweeps)
-    async with app.lifespan():
+    async with alive(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
             service = Service(app, client, app.state.services.database, url)
             client.headers.update(await service.key("shop-eu", "admin"))
             yield service
-
-
-Starter = Callable[..., AbstractAsyncContextManager[Service]]
 
 
 @pytest.fixture
