@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test check setup lock clean
+.PHONY: run test check setup bench lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -19,6 +19,9 @@ check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/dev  ## measure against a bare route and a textbook service (needs wrk)
+	@$(BIN)/python -m bench $(ARGS)
 
 lock:  ## resolve the dependencies again, with hashes and without any registry's address
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group build -o requirements.lock

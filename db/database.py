@@ -102,7 +102,7 @@ class Database:
         """
         connection = await self._connect()
         transaction = Transaction(connection)
-        committing = finished = False
+        committing = is_clean = False
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
                 if isolation != "READ COMMITTED":
@@ -110,22 +110,21 @@ class Database:
                 result = await work(transaction)
                 committing = True
                 await connection.commit()
-                finished = True
+                is_clean = True
                 return result
         except (DBAPIError, OSError, TimeoutError) as error:
             if committing and not _rolled_back(error):
                 await _discard(connection)
-                finished = True
                 if await self._committed(transaction.id):
                     return result
                 raise ConnectionLost from error
+            is_clean = sqlstate(error) is not None and await _roll_back(connection)
             raise self._meaning(error) from error
         except DatabaseError:
-            await connection.rollback()
-            finished = True
+            is_clean = await _roll_back(connection)
             raise
         finally:
-            if finished:
+            if is_clean:
                 await connection.close()
             else:
                 await _discard(connection)
@@ -167,8 +166,10 @@ class Database:
         state = sqlstate(error)
         if state in CONFLICTS:
             return Conflict(CONFLICTS[state])
-        if state in ("55P03", "57014") or isinstance(error, TimeoutError):
+        if state in ("55P03", "57014"):
             return LockTimeout()
+        if isinstance(error, TimeoutError):
+            return Unavailable("the database did not answer in time")
         if state == "25006":  # the primary became a standby: every pooled connection leads there
             self.engine.sync_engine.pool.dispose()
             return Unavailable("the database is read-only")
@@ -205,7 +206,8 @@ class Database:
                 connection = await self._connect()
                 try:
                     answer = await connection.execute(question, {"id": str(transaction_id)})
-                    return answer.scalar_one()
+                    status: str | None = answer.scalar_one()
+                    return status
                 finally:
                     await connection.close()
             except (Unavailable, DBAPIError, OSError):
@@ -221,6 +223,7 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
         "statement_timeout": _milliseconds(timeouts.statement),
         "idle_in_transaction_session_timeout": _milliseconds(timeouts.transaction),
         "jit": "off",  # compiling costs more than any statement of ours
+        "plan_cache_mode": "force_generic_plan",  # planning costs more than running them, too
         **dict.fromkeys(NEVER_SCANS, "off"),
     }
     return create_async_engine(
@@ -241,8 +244,8 @@ async def scanning(connection: AsyncConnection) -> None:
 
 def sqlstate(error: BaseException) -> str | None:
     """Return the SQLSTATE of a driver's error, or None."""
-    code: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return code or None
+    code = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return None if code is None else str(code)
 
 
 def _rolled_back(error: Exception) -> bool:
@@ -254,8 +257,19 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
+async def _roll_back(connection: AsyncConnection) -> bool:
+    """Roll back; False when the connection is no longer good for it."""
+    try:
+        await connection.rollback()
+    except (DBAPIError, OSError):
+        return False
+    return not connection.invalidated
+
+
 async def _discard(connection: AsyncConnection) -> None:
     """Drop a connection whose state is not known, without waiting for the other side."""
+    if connection.closed:
+        return
     try:
         raw = await connection.get_raw_connection()
         if raw.driver_connection is not None:

@@ -29,7 +29,7 @@ class Part:
     fields: str
     sql: str
     gates: bool = False
-    """Stock is touched only if this part wrote all of its rows."""
+    """What comes after this part is written only if it wrote all of its rows."""
 
     @property
     def source(self) -> str:
@@ -40,6 +40,11 @@ class Part:
             for name, type_ in zip(names, types, strict=True)
         )
         return f"unnest({arrays}) AS new({', '.join(names)})"
+
+    @property
+    def cardinality(self) -> str:
+        """How many rows the part is to write."""
+        return f"cardinality(CAST(:{self.names[0]} AS {self.fields.split()[1].rstrip(',')}[]))"
 
     @property
     def names(self) -> list[str]:
@@ -128,12 +133,13 @@ PARTS = {
             FROM {rows}
             WHERE {gate}
             ON CONFLICT DO NOTHING
-            RETURNING sku, location, version
+            RETURNING 1
             """,
+            gates=True,
         ),
         Part(
             "stock_changed",
-            "sku text, location text, available_delta bigint, held_delta bigint, lowest bigint,"
+            "index int, sku text, location text, available_delta bigint, held_delta bigint, lowest bigint,"
             " steps int, seen_version bigint, name text, low_stock_at bigint, deleted boolean,"
             " updated_at timestamptz",
             """
@@ -152,8 +158,9 @@ PARTS = {
                 AND stock.available + new.lowest >= 0
                 AND (new.seen_version IS NOT NULL OR stock.deleted_at IS NULL)
                 AND (new.seen_version IS NULL OR stock.version = new.seen_version)
-            RETURNING stock.sku, stock.location, stock.version
+            RETURNING new.index, stock.version
             """,
+            gates=True,
         ),
         Part(
             "stock_pinned",
@@ -201,21 +208,24 @@ PARTS = {
         ),
         Part(
             "movement_created",
-            "sku text, location text, later_steps int, kind text, available_delta bigint,"
-            " held_delta bigint, reservation_id uuid, reservation_version int,"
-            " created_at timestamptz",
+            "sku text, location text, index int, version bigint, kind text,"
+            " available_delta bigint, held_delta bigint, reservation_id uuid,"
+            " reservation_version int, created_at timestamptz",
             """
             INSERT INTO movement (sku, location, version, kind, available_delta, held_delta,
                                   reservation_id, reservation_version, created_at)
-            SELECT sku, location, written.version - new.later_steps, new.kind,
-                   new.available_delta, new.held_delta, new.reservation_id,
-                   new.reservation_version, new.created_at
-            FROM {rows} JOIN ({stock_written}) AS written USING (sku, location)
+            SELECT sku, location, version + coalesce(({versions})[index], 0), kind,
+                   available_delta, held_delta, reservation_id, reservation_version, created_at
+            FROM {rows}
+            WHERE {gate}
             RETURNING 1
             """,
         ),
     )
 }
+
+VERSIONS = "SELECT array_agg(version ORDER BY index) FROM stock_changed"
+"""The versions that the changed rows now have, in the order of the changes."""
 
 _STATEMENTS: dict[tuple[str, ...], Any] = {}
 
@@ -254,27 +264,18 @@ async def wait_for_standby(connection: AsyncConnection) -> None:
 def _statement(names: tuple[str, ...]) -> Any:
     """The statement that writes just these parts; a handful of forms, each prepared once."""
     if names not in _STATEMENTS:
-        gates = [
-            f"(SELECT count(*) FROM {name}) = cardinality(CAST(:{PARTS[name].names[0]} AS"
-            f" {PARTS[name].fields.split(', ')[0].split()[1]}[]))"
-            for name in names
-            if PARTS[name].gates
-        ]
-        stock_written = " UNION ALL ".join(
-            f"SELECT sku, location, version FROM {name}"
-            for name in names
-            if name in ("stock_created", "stock_changed")
-        )
-        parts = [
-            f"{name} AS ("
-            + PARTS[name].sql.format(
-                rows=PARTS[name].source,
+        parts = []
+        gates: list[str] = []
+        for name in names:
+            part = PARTS[name]
+            rows_written = part.sql.format(
+                rows=part.source,
                 gate=" AND ".join(gates) or "TRUE",
-                stock_written=stock_written,
+                versions=VERSIONS if "stock_changed" in names else "NULL::bigint[]",
             )
-            + ")"
-            for name in names
-        ]
+            parts.append(f"{name} AS ({rows_written})")
+            if part.gates:
+                gates.append(f"(SELECT count(*) FROM {name}) = {part.cardinality}")
         counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name in names)
         _STATEMENTS[names] = text(
             f"WITH {', '.join(parts)}"
@@ -331,7 +332,7 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
         "import_job_created": list(writes.import_jobs_created),
         "reservation_changed": list(writes.reservations_changed),
         "stock_created": [row[:8] for row in writes.stock_created],
-        "stock_changed": list(writes.stock_changed),
+        "stock_changed": [(place, *row) for place, row in enumerate(writes.stock_changed, start=1)],
         "stock_pinned": list(writes.stock_pinned),
         "line_created": [(row.id, *line) for row in created for line in row.lines],
         "line_changed": [
@@ -348,12 +349,22 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def _movements(writes: Writes) -> list[tuple[Any, ...]]:
-    """Movements with, in place of the ordinal, how many changes of the row come after."""
-    steps: dict[tuple[str, str], int] = {}
-    for movement in writes.movements:
-        steps[movement[:2]] = movement.ordinal
+    """Movements with the version each gave its row.
+
+    A row that is changed relative to what is there gets its version only then: such a movement has
+    the row's place among the changed ones, and how many versions before the last it stands.
+    """
+    steps = {(row.sku, row.location): row.steps for row in writes.stock_changed}
+    places = {key: place for place, key in enumerate(steps, start=1)}
     return [
-        (row.sku, row.location, steps[row[:2]] - row.ordinal, *row[3:]) for row in writes.movements
+        (
+            row.sku,
+            row.location,
+            places.get(row[:2]),
+            row.ordinal - steps.get(row[:2], 0),
+            *row[3:],
+        )
+        for row in writes.movements
     ]
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -168,6 +170,103 @@ def audit(seconds: int, **given: Any) -> None:
     verdict = f"DRIFT in {len(found.drift)} places" if found.drift else "balanced"
     click.echo(f"{verdict}: {found.stock} stock rows, {found.reservations} reservations checked")
     sys.exit(1 if found.drift else 0)
+
+
+def service_options(command: F) -> F:
+    """Give a command the address of a running service and a key for it."""
+    command = click.option(
+        "--key",
+        "api_key",
+        envvar="HOLDFAST_KEY",
+        required=True,
+        show_envvar=True,
+        help="The key to send, with the scopes read, reserve and stock, or admin.",
+    )(command)
+    return click.option(
+        "--url",
+        default="http://127.0.0.1:8000",
+        show_default=True,
+        help="Where the service listens.",
+    )(command)
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--job", help="The import's name, done once. Default: the file's name.")
+@service_options
+def import_stock(file: Path, job: str | None, url: str, api_key: str) -> None:
+    """Create the stock rows of FILE (sku,location,available[,name]) that are missing."""
+    from service.client import ClientError, connected  # noqa: PLC0415 - see above
+
+    content = file.read_bytes()
+
+    async def work() -> str:
+        async with connected(url, api_key) as client:
+            answer = await client.import_stock(job or file.name, content, file.name)
+        before = " (this job was done before; nothing changed now)" if answer.replayed else ""
+        return f"{answer.body['created']} created, {answer.body['skipped']} skipped{before}"
+
+    try:
+        click.echo(asyncio.run(work()))
+    except ClientError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@service_options
+@click.option(
+    "--concurrency",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Orders under way at once.",
+)
+@click.option(
+    "--prefix",
+    default="replay",
+    show_default=True,
+    callback=lambda _context, _option, value: _prefix(value),
+    help="Begins every seq and names the location and the import job: a new one is a fresh run.",
+)
+@click.option(
+    "--stock-share",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the units bought that is put in stock; below 1, orders are refused.",
+)
+@click.option(
+    "--matches",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file of cancellations and their purchases that ours must agree with.",
+)
+def replay(file: Path, url: str, api_key: str, **options: Any) -> None:
+    """Send the real orders in FILE to a running service, twice, and check that all of it held.
+
+    Purchases become reservations, cancellations refunds, the rest stock adjustments. The second
+    time every answer must be a replay and no stock may move. Exit 1 if anything did not hold.
+    """
+    from service.client import ClientError  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.orders_file import OrdersError  # noqa: PLC0415 - see above
+    from service.replay_report import run_replay  # noqa: PLC0415 - see above
+
+    try:
+        failures = asyncio.run(run_replay(file, url, api_key, **options))
+    except (ClientError, OrdersError) as error:
+        raise click.ClickException(str(error)) from None
+    for failure in failures:
+        click.echo(f"DID NOT HOLD: {failure}", err=True)
+    sys.exit(1 if failures else 0)
+
+
+def _prefix(value: str) -> str:
+    """Check that a prefix may be a location and leaves room in a seq."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise click.BadParameter(
+            "must be 1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+        )
+    return value
 
 
 @cli.group()

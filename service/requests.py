@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from service.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from service.schemas import Body, Name, Place, parse
+from service.schemas import VERSION_MAX, Body, Name, Place, parse
 from service.services import Services
 
 HttpRequest = Request[Any, Any, Any]
@@ -31,6 +31,11 @@ BODY_MAX = 1024 * 1024
 LARGE_BODY_MAX = 4 * 1024 * 1024
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
+
+# What a cursor is made of. PostgreSQL takes no other values, so no list has given any.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+Ordinal = Annotated[int, msgspec.Meta(ge=1, le=VERSION_MAX)]
+Text = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]*\Z")]
 
 _name = TypeAdapter(Name)
 _place = TypeAdapter(Place)

@@ -250,9 +250,10 @@ def _release(books: Books, reservation: Reservation, transition: str, at: dateti
 def _stored(books: Books, command: Reserve) -> Outcome | None:
     """The answer that an earlier request with this identity got, if there was one."""
     by_id = books.reservations.get(command.effective_id)
-    if by_id is not None and by_id.source != command.source:
-        return mismatch("id", None, str(command.effective_id))
     id_ = books.identities.get((command.source, command.seq))
+    is_asked = command.id is not None or id_ is None  # a derived id is only a first request's
+    if by_id is not None and by_id.source != command.source and is_asked:
+        return mismatch("id", None, str(command.effective_id))
     if id_ is None:
         if by_id is None:
             return None
@@ -317,7 +318,7 @@ def _same_refund(command: RefundUnits, stored: Refund) -> IdempotencyMismatch | 
 
 def mismatch(field: str, stored: Any, sent: Any) -> IdempotencyMismatch:
     return IdempotencyMismatch(
-        f"The first request with this identity had another {field}.",
+        f"The first request with this identity differs in {field}.",
         field=field,
         stored=stored,
         sent=sent,

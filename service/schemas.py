@@ -5,8 +5,9 @@ build the answers as plain values, which is what is fast.
 """
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -33,6 +34,9 @@ UNITS_MAX = 1_000_000_000_000
 BATCH_MAX = 1_000
 BATCH_LINES_MAX = 10_000
 VERSION_MAX = 2**63 - 1
+
+Location: TypeAlias = tuple[int | str, ...]
+"""Where in a body a value is: the names and indexes that lead there."""
 
 TEXT = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
 """No control characters, no surrounding spaces."""
@@ -62,6 +66,10 @@ class Body(BaseModel):
     def members(self) -> int:
         """How many members the JSON had, here and below, if it named none of them twice."""
         return len(self.model_fields_set)
+
+    def refuse_duplicate(self, location: Location) -> None:
+        """Raise `InvalidRequest` for a member named twice: which one counts is anyone's guess."""
+        raise _named_twice(location)
 
 
 class LineBody(Body):
@@ -105,7 +113,7 @@ class ReserveBody(LinesBody):
 class InvalidEntry:
     """A batch's entry that is no reservation, with what is wrong about it."""
 
-    def __init__(self, error: ValidationError) -> None:
+    def __init__(self, error: InvalidRequest) -> None:
         self.error = error
 
 
@@ -113,7 +121,7 @@ def _entry(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     try:
         return handler(value)
     except ValidationError as error:
-        return InvalidEntry(error)
+        return InvalidEntry(invalid(error))
 
 
 class BatchBody(Body):
@@ -129,6 +137,16 @@ class BatchBody(Body):
         if any(isinstance(entry, InvalidEntry) for entry in self.reservations):
             return -1
         return super().members() + sum(entry.members() for entry in self.reservations)
+
+    def refuse_duplicate(self, location: Location) -> None:
+        """Refuse only the entry that the member is in; like all else about it, it stands alone."""
+        match location:
+            case ("reservations", int(index), *rest) if rest:
+                if not isinstance(self.reservations[index], InvalidEntry):
+                    refusal = InvalidEntry(_named_twice(tuple(rest)))
+                    self.reservations[index] = refusal  # type: ignore[call-overload] # see _entry
+            case _:
+                super().refuse_duplicate(location)
 
 
 class ConfirmBody(LinesBody):
@@ -183,7 +201,8 @@ def parse(model: type[B], raw: bytes) -> B:
     except ValidationError as error:
         raise invalid(error) from None
     if raw.count(b":") != body.members():
-        _refuse_duplicates(raw)
+        for location in _duplicates(raw):
+            body.refuse_duplicate(location)
     return body
 
 
@@ -196,7 +215,7 @@ def invalid(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"{errors[0]['path']}: {errors[0]['message']}", errors=errors)
 
 
-def path(location: tuple[int | str, ...]) -> str:
+def path(location: Location) -> str:
     """Return a value's path as a client would write it: lines[0].quantity."""
     written = ""
     for step in location:
@@ -211,34 +230,35 @@ class _Members(list[tuple[str, Any]]):
     """A JSON object with all its members, the repeated ones too."""
 
 
-def _refuse_duplicates(raw: bytes) -> None:
-    """Raise `InvalidRequest` if an object names a member twice: which one counts is anyone's guess.
+def _duplicates(raw: bytes) -> Iterator[Location]:
+    """Find every member that an object names twice.
 
     There are more colons in the bytes than members in the model, which a colon in a string
     explains just as well; so this looks.
     """
     try:
-        duplicate = _duplicate(json.loads(raw, object_pairs_hook=_Members), ())
+        # Numbers stay as they are written: those of an invalid entry may be of any length.
+        value = json.loads(raw, object_pairs_hook=_Members, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):  # only within a batch's invalid entry
         raise InvalidRequest.at("body", "can't be read") from None
-    if duplicate is not None:
-        raise InvalidRequest.at(path(duplicate), "is named twice")
+    return _duplicates_in(value, ())
 
 
-def _duplicate(value: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...] | None:
+def _duplicates_in(value: Any, location: Location) -> Iterator[Location]:
     if isinstance(value, _Members):
         seen: set[str] = set()
         for name, member in value:
             if name in seen:
-                return (*location, name)
+                yield (*location, name)
             seen.add(name)
-            if found := _duplicate(member, (*location, name)):
-                return found
+            yield from _duplicates_in(member, (*location, name))
     elif isinstance(value, list):
         for index, member in enumerate(value):
-            if found := _duplicate(member, (*location, index)):
-                return found
-    return None
+            yield from _duplicates_in(member, (*location, index))
+
+
+def _named_twice(location: Location) -> InvalidRequest:
+    return InvalidRequest.at(path(location), "is named twice")
 
 
 # Answers

@@ -7,6 +7,7 @@ then watches all of them; whichever dies is started again. All that it starts di
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -32,12 +33,14 @@ POLL_SECONDS = 0.1  # how soon a dead child is noticed
 START_SECONDS_MAX = 30.0  # for the first worker to answer
 RESTART_SECONDS = 1.0  # between two starts of the same worker, so that a broken one does not spin
 GRACE_SECONDS = 5.0  # on top of the time to drain, before a worker is killed
+PORT_SECONDS_MAX = 3.0  # for a port that somebody may be about to leave
 BACKLOG = 2048
 PR_SET_PDEATHSIG = 1
 
 
 def serve(settings: Settings, *, demo: bool = False) -> int:
     """Bring everything up, serve until SIGTERM or SIGINT, and return the exit code."""
+    configure_logging(settings.log_format)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_metrics_directory())
         postgres = None
@@ -48,6 +51,21 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         listener = stack.enter_context(_listen(settings))
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         return Supervisor(settings, listener, postgres).run(has_demo=has_demo)
+
+
+def configure_logging(log_format: str) -> None:
+    """Write log lines to stderr: `console` for people, `json` for collectors."""
+    is_json = log_format == "json"
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if is_json else structlog.dev.set_exc_info,
+            structlog.processors.JSONRenderer() if is_json else structlog.dev.ConsoleRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 async def _prepare(settings: Settings, *, demo: bool) -> bool:
@@ -204,6 +222,7 @@ def run_worker(settings: Settings, listener: socket.socket) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who is calling is told by the key, never by an address
         backlog=BACKLOG,
         timeout_graceful_shutdown=int(settings.drain_seconds + 1),
     )
@@ -254,18 +273,29 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"can't listen on {settings.host}:{settings.port} ({error.strerror});"
-                " choose another --port or --host",
-            ) from error
+        _bind(listener, settings.host, settings.port)
         listener.listen(BACKLOG)
         yield listener
     finally:
         listener.close()
+
+
+def _bind(listener: socket.socket, host: str, port: int) -> None:
+    """Bind; wait a little for the workers of a killed service, which are on their way out."""
+    give_up_at = time.monotonic() + PORT_SECONDS_MAX
+    while True:
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+                continue
+            raise OSError(
+                error.errno,
+                f"can't listen on {host}:{port} ({error.strerror});"
+                " choose another --port or --host",
+            ) from error
+        return
 
 
 @contextlib.contextmanager

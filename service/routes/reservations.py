@@ -1,6 +1,5 @@
 """/v1/reservations: reserve, confirm, cancel, extend, refund; read and list."""
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -45,7 +44,10 @@ from service.lifecycle import State
 from service.requests import (
     LARGE_BODY_MAX,
     HttpRequest,
+    Moment,
+    Ordinal,
     Query,
+    Text,
     caller_of,
     check_source,
     cursor_after,
@@ -71,7 +73,6 @@ from service.schemas import (
     RefundBody,
     ReservationAnswer,
     ReserveBody,
-    invalid,
     refund_answer,
     reservation_answer,
 )
@@ -170,7 +171,7 @@ async def list_reservations(request: HttpRequest) -> ASGIApp:
         "sku": query.text("sku"),
         "created_after": query.moment("created_after"),
         "created_before": query.moment("created_before"),
-        "after": query.cursor(tuple[datetime, UUID]),
+        "after": query.cursor(tuple[Moment, UUID]),
     }
     limit = query.limit()
     query.end()
@@ -309,7 +310,7 @@ async def list_refunds(request: HttpRequest) -> ASGIApp:
     """List what was given back of a reservation."""
     row = await _visible(request)
     query = Query(request)
-    after = query.cursor(tuple[datetime, UUID])
+    after = query.cursor(tuple[Moment, UUID])
     limit = query.limit()
     query.end()
     found = await services_of(request).database.read(
@@ -361,7 +362,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
     """List what a reservation moved, in the ledger's words."""
     row = await _visible(request)
     query = Query(request)
-    after = query.cursor(tuple[int, str, str])
+    after = query.cursor(tuple[Ordinal, Text, Text])
     limit = query.limit()
     query.end()
     found = await services_of(request).database.read(
@@ -425,7 +426,7 @@ def _reserve(caller: Caller, body: ReserveBody, seq: str) -> Reserve:
 def _entry(caller: Caller, entry: ReserveBody | InvalidEntry) -> Reserve | ServiceError:
     """A batch's entry as a command, or why it is none."""
     if isinstance(entry, InvalidEntry):
-        return invalid(entry.error)
+        return entry.error
     try:
         if entry.seq is None:
             raise InvalidRequest.at("seq", "is missing")

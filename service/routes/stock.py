@@ -4,7 +4,6 @@ import asyncio
 import csv
 import hashlib
 import io
-from datetime import datetime
 from typing import Any
 
 from litestar import delete, get, post, put
@@ -43,7 +42,10 @@ from service.errors import (
 from service.requests import (
     LARGE_BODY_MAX,
     HttpRequest,
+    Moment,
+    Ordinal,
     Query,
+    Text,
     caller_of,
     check_source,
     cursor_after,
@@ -278,7 +280,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
     await caller_of(request, "read")
     sku, location = _key(request)
     query = Query(request)
-    after = query.cursor(int)
+    after = query.cursor(Ordinal)
     limit = query.limit()
     query.end()
     database = services_of(request).database
@@ -339,7 +341,7 @@ async def _submit(request: HttpRequest, command: Command) -> Outcome:
 async def _stock_page(
     request: HttpRequest, query: Query, filters: dict[str, Any], *, must_exist: bool = False
 ) -> Answer:
-    after = query.cursor(tuple[datetime, str, str])
+    after = query.cursor(tuple[Moment, Text, Text])
     limit = query.limit()
     query.end()
     found = await services_of(request).database.read(

@@ -1,0 +1,105 @@
+"""What teams write: FastAPI, the ORM, SELECT … FOR UPDATE, one transaction per request.
+
+It does less than Holdfast: no ledger, no replays, no holds. It shares our tables' shape so that
+both pay for the same kind of rows.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The textbook's own tables."""
+
+
+class Item(Base):
+    """Stock of one SKU."""
+
+    __tablename__ = "textbook_item"
+    sku: Mapped[str] = mapped_column(primary_key=True)
+    available: Mapped[int]
+
+
+class Order(Base):
+    """One reservation."""
+
+    __tablename__ = "textbook_order"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    seq: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC).replace(tzinfo=None))
+
+
+class OrderLine(Base):
+    """One line of a reservation."""
+
+    __tablename__ = "textbook_order_line"
+    order_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    sku: Mapped[str] = mapped_column(primary_key=True)
+    quantity: Mapped[int]
+
+
+class Line(BaseModel):
+    """What is asked of one SKU."""
+
+    sku: str
+    location: str = "main"
+    quantity: int = Field(ge=1)
+
+
+class ReserveRequest(BaseModel):
+    """What is asked."""
+
+    seq: str
+    lines: list[Line]
+
+
+engine = create_async_engine(os.environ["BENCH_DATABASE_URL"], pool_size=20, max_overflow=0)
+sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    """Make the tables and the stock."""
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    async with sessions() as session, session.begin():
+        for number in range(1, int(os.environ.get("BENCH_SKUS", "1")) + 1):
+            await session.merge(Item(sku=f"S{number}", available=1_000_000_000))
+    yield
+    await engine.dispose()
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/v1/reservations", status_code=201)
+async def reserve(body: ReserveRequest) -> dict[str, Any]:
+    """Take the units under a row lock."""
+    async with sessions() as session, session.begin():
+        order = Order(seq=body.seq)
+        session.add(order)
+        await session.flush()
+        for line in sorted(body.lines, key=lambda line: line.sku):
+            item = (
+                await session.execute(select(Item).where(Item.sku == line.sku).with_for_update())
+            ).scalar_one_or_none()
+            if item is None or item.available < line.quantity:
+                raise HTTPException(409, "insufficient stock")
+            item.available -= line.quantity
+            session.add(OrderLine(order_id=order.id, sku=line.sku, quantity=line.quantity))
+    return {
+        "id": order.id,
+        "seq": order.seq,
+        "lines": [line.model_dump() for line in body.lines],
+        "created_at": order.created_at,
+    }

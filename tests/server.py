@@ -1,0 +1,101 @@
+"""`holdfast serve` as a process of its own, for tests that need a real one."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ADMIN_KEY = "hf_tests-only-admin-key-0123456789"
+SECONDS_MAX = 60.0  # to start or stop: only a hang takes so long
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `holdfast serve`."""
+
+    url: str
+    key: str
+    """The admin key, whose source is `admin`."""
+    process: subprocess.Popen[bytes]
+    """The supervisor."""
+    log: Path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@contextmanager
+def running_server(database_url: str | None, workers: int = 1, **settings: Any) -> Iterator[Server]:
+    """Serve on a free port until the block ends; whatever else is a setting: `rate_limit=5`.
+
+    Without an address it has a private PostgreSQL. It must stop by itself when it is told to, and
+    with exit code 0, unless the test has ended it already.
+    """
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
+        Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
+        log = Path(directory, "log")
+        settings = {
+            "data_dir": Path(directory, "data"),
+            "admin_key": ADMIN_KEY,
+            "database_url": database_url,
+            "workers": workers,
+            "port": 0,
+            **settings,
+        }
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "service", "serve"],
+                env=environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=Path(__file__).parent.parent,
+            )
+        try:
+            yield Server(await_url(process, log), settings["admin_key"], process, log)
+            ended_early = process.poll() is not None
+            process.terminate()
+            assert process.wait(SECONDS_MAX) == 0 or ended_early, log.read_text()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(SECONDS_MAX)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def environment(settings: dict[str, Any]) -> dict[str, str]:
+    """This process's environment with these settings and no others."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")
+    }
+    given = {
+        f"HOLDFAST_{name.upper()}": str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+    return {**inherited, "PYTHONUNBUFFERED": "1", **given}
+
+
+def await_url(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address that the server announces, once it does."""
+    give_up_at = time.monotonic() + SECONDS_MAX
+    while time.monotonic() < give_up_at and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("Holdfast listens on "):
+                url = line.split()[-1]
+                assert httpx.get(f"{url}/health/ready").status_code == 200
+                return url
+        time.sleep(0.02)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")

@@ -1,0 +1,197 @@
+"""The tables as dicts: what `load` returns, whether a plan's guards hold, and what `apply` writes.
+
+So that the planner and its guards can be tested by the thousand; test_guards.py holds the SQL to
+the same.
+"""
+
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from db.rows import Adjustment, Refund, Reservation, Snapshot, Stock, Wanted, Writes
+from service.commands import Done, Outcome, wanted_by
+from service.errors import ServiceError
+from service.planner import Plan, plan
+
+
+@dataclass
+class Tables:
+    stock: dict[Any, Stock] = field(default_factory=dict)
+    reservations: dict[Any, Any] = field(default_factory=dict)
+    refunds: dict[Any, Any] = field(default_factory=dict)
+    adjustments: dict[Any, Any] = field(default_factory=dict)
+    import_jobs: dict[Any, Any] = field(default_factory=dict)
+    movements: dict[Any, Any] = field(default_factory=dict)
+
+    def load(self, wanted: Wanted, now: datetime) -> Snapshot:
+        """Only the rows that are wanted: a plan that looks at another one must notice."""
+        ids = {
+            row.id
+            for row in self.reservations.values()
+            if row.id in wanted.reservations
+            or (row.source, row.seq) in wanted.identities
+            or any(
+                refund.reservation_id == row.id
+                for identity, refund in self.refunds.items()
+                if identity in wanted.refunds
+            )
+            or (
+                row.state == "held"
+                and row.expires_at <= now
+                and any(line.key in wanted.overdue for line in row.lines)
+            )
+        }
+        reservations = {id_: self.reservations[id_] for id_ in ids}
+        keys = wanted.stock | {line.key for row in reservations.values() for line in row.lines}
+        return Snapshot(
+            now=now,
+            stock={key: self.stock[key] for key in keys & self.stock.keys()},
+            reservations=reservations,
+            refunds=_chosen(self.refunds, wanted.refunds),
+            adjustments=_chosen(self.adjustments, wanted.adjustments),
+            import_jobs=_chosen(self.import_jobs, wanted.import_jobs),
+            overdue=frozenset(wanted.overdue),
+        )
+
+    def plan(self, commands: Any, now: datetime) -> Plan:
+        """Load and plan, again with the overdue holds if the plan lacks them, as the ledger does."""
+        wanted = wanted_by(commands)
+        planned = plan(self.load(wanted, now), commands)
+        while planned.lacking:
+            wanted.overdue |= planned.lacking
+            planned = plan(self.load(wanted, now), commands)
+        return planned
+
+    def guards_hold(self, writes: Writes) -> bool:
+        """What the SQL of db/writes.py checks, and nothing more."""
+        identities = {(row.source, row.seq) for row in self.reservations.values()}
+        return (
+            all(
+                row.id not in self.reservations and (row.source, row.seq) not in identities
+                for row in writes.reservations_created
+            )
+            and all((row.source, row.seq) not in self.refunds for row in writes.refunds_created)
+            and all(
+                (row.source, row.seq) not in self.adjustments for row in writes.adjustments_created
+            )
+            and all(
+                (row.source, row.job) not in self.import_jobs for row in writes.import_jobs_created
+            )
+            and all(
+                self.reservations[row.id].version == row.seen_version
+                for row in writes.reservations_changed
+            )
+            and all(row.key not in self.stock for row in writes.stock_created)
+            and all(
+                self.stock[sku, location].version == version
+                for sku, location, version in writes.stock_pinned
+            )
+            and all(self._change_holds(change) for change in writes.stock_changed)
+        )
+
+    def _change_holds(self, change: Any) -> bool:
+        row = self.stock[change.sku, change.location]
+        if change.seen_version is None and row.deleted:
+            return False
+        if change.seen_version not in (None, row.version):
+            return False
+        return row.available + change.lowest >= 0
+
+    def apply(self, writes: Writes) -> None:
+        """Write; the CHECKs must never have to fire."""
+        before = {key: row.version for key, row in self.stock.items()}
+        self.stock |= {row.key: row for row in writes.stock_created}
+        for change in writes.stock_changed:
+            row = self.stock[change.sku, change.location]
+            row = row._replace(
+                available=row.available + change.available_delta,
+                held=row.held + change.held_delta,
+                version=row.version + change.steps,
+                deleted=change.deleted,
+                updated_at=change.updated_at,
+            )
+            if change.seen_version is not None:
+                row = row._replace(name=change.name, low_stock_at=change.low_stock_at)
+            assert min(row.available, row.held) >= 0
+            self.stock[row.key] = row
+        for row in writes.reservations_created:
+            self.reservations[row.id] = row
+        for change in writes.reservations_changed:
+            self.reservations[change.id] = self.reservations[change.id]._replace(
+                version=change.version,
+                state=change.state,
+                expires_at=change.expires_at,
+                updated_at=change.updated_at,
+            )
+        for id_, line in writes.lines_changed:
+            row = self.reservations[id_]
+            lines = tuple(line if old.key == line.key else old for old in row.lines)
+            self.reservations[id_] = row._replace(lines=lines)
+        self.refunds |= {(row.source, row.seq): row for row in writes.refunds_created}
+        self.adjustments |= {(row.source, row.seq): row for row in writes.adjustments_created}
+        self.import_jobs |= {(row.source, row.job): row for row in writes.import_jobs_created}
+        for move in writes.movements:
+            key = (move.sku, move.location, before.get(move[:2], 0) + move.ordinal)
+            assert key not in self.movements
+            self.movements[key] = move[3:8]
+
+    def run(self, command: Any, now: datetime) -> Outcome:
+        """Carry one command out, alone."""
+        planned = self.plan([command], now)
+        assert self.guards_hold(planned.writes)
+        self.apply(planned.writes)
+        return planned.outcomes[0]
+
+    def copy(self) -> "Tables":
+        return Tables(*(dict(getattr(self, table.name)) for table in fields(self)))
+
+
+def told(outcome: Outcome) -> tuple[int, Any]:
+    """What a client is told, in the words of tests/model.py."""
+    if isinstance(outcome, ServiceError):
+        return outcome.status, {"code": outcome.code, **_facts(outcome)}
+    assert isinstance(outcome, Done)
+    return outcome.status, None if outcome.value is None else seen(outcome.value)
+
+
+def seen(row: Any) -> dict[str, Any]:
+    """A row in the words of tests/model.py."""
+    value = row._asdict()
+    if isinstance(row, Reservation):
+        value["lines"] = {line.key: [*line[2:]] for line in row.lines}
+        names = ("id", "source", "seq", "version", "state", "lines", "expires_at")
+    elif isinstance(row, Refund):
+        value["lines"] = {line.key: line.quantity for line in row.lines}
+        names = ("reservation_id", "lines", "reason")
+    elif isinstance(row, Stock):
+        names = ("available", "held", "version", "name", "low_stock_at", "deleted")
+    elif isinstance(row, Adjustment):
+        names = ("delta", "version")
+    else:
+        names = ("created", "skipped")
+    return {name: value[name] for name in names}
+
+
+def _facts(error: ServiceError) -> dict[str, Any]:
+    facts = dict(error.fields)
+    for name in ("allowed", "stored", "sent", "held", "errors"):
+        facts.pop(name, None)
+    if "shortages" in facts:
+        facts["shortages"] = {
+            (line["sku"], line["location"]): (line["requested"], line["available"])
+            for line in facts["shortages"]
+        }
+    if "refundable" in facts:
+        facts["refundable"] = {
+            (line["sku"], line["location"]): line["quantity"] for line in facts["refundable"]
+        }
+    if "unknown" in facts:
+        facts["unknown"] = [(key["sku"], key["location"]) for key in facts["unknown"]]
+    if "reservation_id" in facts:
+        facts["reservation_id"] = UUID(facts["reservation_id"])
+    return facts
+
+
+def _chosen(rows: dict[Any, Any], keys: Any) -> dict[Any, Any]:
+    return {key: rows[key] for key in keys & rows.keys()}
