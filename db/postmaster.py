@@ -249,7 +249,8 @@ def name_cluster(cluster: Path) -> str:
 def find_processes(cluster: Path) -> list[int]:
     """Return the PostgreSQL processes on `cluster` that a service, living or dead, has launched."""
     mark = name_cluster(cluster).encode()
-    return [pid for pid in _list_postgres() if mark in _read_process(pid, "cmdline")]
+    # One without a command line is just ending, and until it has, nobody can tell whose it is.
+    return [pid for pid in _list_postgres() if mark in (_read_process(pid, "cmdline") or mark)]
 
 
 def ask_to_stop(cluster: Path) -> None:
@@ -267,25 +268,30 @@ def find_stranger(cluster: Path) -> int | None:
     record = read_record(cluster)
     if record is None or record.pid not in _list_postgres():
         return None
-    try:
-        ticks = int(_read_process(record.pid, "stat").rpartition(b")")[2].split()[19])
-    except IndexError:  # it has just ended
+    status = _read_status(record.pid)
+    if not status:
         return None
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    age = uptime - int(status[19]) / os.sysconf("SC_CLK_TCK")
     is_the_same = abs(time.time() - age - record.started_at) <= START_TIME_SLACK_SECONDS
     return record.pid if is_the_same else None
 
 
 def _list_postgres() -> Iterator[int]:
-    for pid in (entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         is_postgres = _read_process(pid, "comm").strip() in (b"postgres", b"postmaster")
-        # A zombie, which a container without an init keeps for ever, has no command line.
-        if is_postgres and _read_process(pid, "cmdline"):
-            yield int(pid)
+        # A zombie uses nothing any more, and a container without an init keeps it for ever.
+        if is_postgres and _read_status(pid)[:1] not in ([], ["Z"], ["X"]):
+            yield pid
 
 
-def _read_process(pid: int | str, name: str) -> bytes:
+def _read_status(pid: int) -> list[str]:
+    """Return the fields of proc(5)'s `stat` from the third, the state, on; none if it has ended."""
+    return _read_process(pid, "stat").rpartition(b")")[2].decode().split()
+
+
+def _read_process(pid: int, name: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # it ended meanwhile
+    except OSError:  # it has ended meanwhile
         return b""

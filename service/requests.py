@@ -35,6 +35,7 @@ LIMIT_MAX = 500
 # What a cursor is made of. PostgreSQL takes no other values, so no list has given any.
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Ordinal = Annotated[int, msgspec.Meta(ge=1, le=VERSION_MAX)]
+Step = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Text = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00]*\Z")]
 
 _name = TypeAdapter(Name)
@@ -255,7 +256,7 @@ class Query:
         try:
             raw = base64.urlsafe_b64decode(value.encode("ascii") + b"=" * (-len(value) % 4))
             cursor = msgspec.json.decode(raw, type=kind, strict=True)
-            if cursor_after(cursor) == value:
+            if cursor_after(cursor) == value and not _has_offset(cursor):
                 return cursor
         except (ValueError, binascii.Error, msgspec.MsgspecError):
             pass
@@ -265,6 +266,12 @@ class Query:
         """Raise `InvalidRequest` for the first parameter that was not taken."""
         for name in self._values:
             raise InvalidRequest.at(name, "is not a parameter here")
+
+
+def _has_offset(cursor: Any) -> bool:
+    """True when a moment in a cursor is not in UTC, as all that a list has given are."""
+    parts = cursor if isinstance(cursor, tuple) else (cursor,)
+    return any(isinstance(part, datetime) and bool(part.utcoffset()) for part in parts)
 
 
 def cursor_after(value: Any) -> str:

@@ -5,6 +5,7 @@ build the answers as plain values, which is what is fast.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
@@ -197,13 +198,36 @@ B = TypeVar("B", bound=Body)
 def parse(model: type[B], raw: bytes) -> B:
     """Validate a body from its bytes. Raises `InvalidRequest` that names every wrong value."""
     try:
-        body = model.model_validate_json(raw)
+        try:
+            body = model.model_validate_json(raw)
+        except ValidationError as error:
+            usable = _usable(raw)
+            if usable == raw or error.errors(include_input=False)[0]["type"] != "json_invalid":
+                raise
+            raw, body = usable, model.model_validate_json(usable)
     except ValidationError as error:
         raise invalid(error) from None
     if raw.count(b":") != body.members():
         for location in _duplicates(raw):
             body.refuse_duplicate(location)
     return body
+
+
+def _usable(raw: bytes) -> bytes:
+    """Put other bad values in place of those for which the parser gives up the whole body.
+
+    A NUL for half a character (a lone surrogate), and of a number the digits that the parser can
+    take: validation refuses these as well, but it names them and, in a batch, only their entry.
+    """
+    raw = _ESCAPE.sub(lambda found: rb"\u0000" if found["lone"] else found[0], raw)
+    return _LONG_NUMBER.sub(rb"\1", raw)
+
+
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair, which is fine
+    rb"|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+_LONG_NUMBER = re.compile(rb"([0-9]{4000})[0-9]+")
 
 
 def invalid(error: ValidationError) -> InvalidRequest:

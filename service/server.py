@@ -132,7 +132,7 @@ class Supervisor:
             try:
                 self.postgres.ensure_running()
             except EmbeddedError as error:
-                log.error("postgresql_not_running", error=str(error))
+                log.warning("postgresql_not_running", error=str(error))
 
     def _start_missing(self) -> None:
         while len(self.workers) - len(self.retiring) < self.settings.workers:
@@ -146,6 +146,8 @@ class Supervisor:
         code = 1
         try:
             _die_with_parent()
+            if self.postgres is not None:
+                self.postgres.disown()
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which then stops us in order
             code = run_worker(self.settings, self.listener)
         except Exception:

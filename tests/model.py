@@ -184,7 +184,9 @@ class Model:
     def find(self, c: Any) -> dict[str, Any]:
         """The reservation, if the caller may see it; an overdue hold is expired first."""
         reservation = self.reservations.get(c.id)
-        if not reservation or not (c.caller.every_source or c.caller.source == reservation["source"]):
+        if not reservation or not (
+            c.caller.every_source or c.caller.source == reservation["source"]
+        ):
             raise Refused(404, "not_found")
         if self.overdue(reservation):
             self.release(reservation, "expire", "expired")

@@ -1,6 +1,7 @@
 """`holdfast serve` as a process of its own, for tests that need a real one."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,8 +38,8 @@ class Server:
 def running_server(database_url: str | None, workers: int = 1, **settings: Any) -> Iterator[Server]:
     """Serve on a free port until the block ends; whatever else is a setting: `rate_limit=5`.
 
-    Without an address it has a private PostgreSQL. It must stop by itself when it is told to, and
-    with exit code 0, unless the test has ended it already.
+    Without an address it has a private PostgreSQL. It must stop when it is told to, with exit code
+    0, unless the test has killed it.
     """
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
         Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
@@ -62,9 +63,8 @@ def running_server(database_url: str | None, workers: int = 1, **settings: Any) 
             )
         try:
             yield Server(await_url(process, log), settings["admin_key"], process, log)
-            ended_early = process.poll() is not None
             process.terminate()
-            assert process.wait(SECONDS_MAX) == 0 or ended_early, log.read_text()
+            assert process.wait(SECONDS_MAX) in (0, -signal.SIGKILL), log.read_text()
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -55,7 +55,7 @@ class Tables:
         )
 
     def plan(self, commands: Any, now: datetime) -> Plan:
-        """Load and plan, again with the overdue holds if the plan lacks them, as the ledger does."""
+        """Load and plan, again with overdue holds if the plan lacks them, as the ledger does."""
         wanted = wanted_by(commands)
         planned = plan(self.load(wanted, now), commands)
         while planned.lacking:

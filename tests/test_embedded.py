@@ -144,15 +144,17 @@ def test_it_is_durable_private_and_complete(data_dir: Path) -> None:
             ask(postgres.url.replace(":", ":wrong", 2).replace(":wrong//", "://"), "SELECT 1")
 
 
-def test_the_address_is_on_file_while_it_runs_and_for_our_eyes_only(data_dir: Path) -> None:
+def test_the_address_is_on_file_for_our_eyes_only(data_dir: Path) -> None:
     file = data_dir / "database.url"
     with EmbeddedPostgres(data_dir) as postgres:
         assert file.read_text().strip() == postgres.url
         assert file.stat().st_mode & 0o777 == 0o600
         assert (data_dir / "postgresql.password").stat().st_mode & 0o777 == 0o600
         assert (data_dir / "postgresql.log").stat().st_mode & 0o777 == 0o600
-    assert not file.exists()
     assert is_deserted(data_dir)
+    with pytest.raises(EmbeddedError):
+        EmbeddedPostgres(data_dir, settings={"no_such_setting": "1"}).start()
+    assert not file.exists()  # never an address that is not ours
 
 
 def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: Path) -> None:
@@ -165,7 +167,6 @@ def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: P
 
 def test_a_lost_password_is_replaced(data_dir: Path) -> None:
     (data_dir / "postgresql.password").unlink()
-    write_record(data_dir / "postgresql", os.getpid(), started_at=1)
     with EmbeddedPostgres(data_dir) as postgres:
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
@@ -196,7 +197,7 @@ def test_it_moves_when_its_port_was_taken_meanwhile(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres, socket.socket() as squatter:
         old = postgres.url
         kill(postmaster_of(data_dir))
-        assert wait_until(lambda: is_deserted(data_dir), SECONDS)
+        assert wait_until(lambda: not postgres.poll() and is_deserted(data_dir), SECONDS)
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         squatter.bind(("127.0.0.1", port_of(old)))
         squatter.listen()
@@ -220,14 +221,20 @@ def test_a_restart_that_fails_is_told_and_tried_again(data_dir: Path) -> None:
     assert not postgres.ensure_running()  # for it has been stopped
 
 
-def test_nothing_outlives_a_killed_launcher_and_the_next_one_starts(data_dir: Path) -> None:
+def test_no_process_outlives_a_killed_launcher(data_dir: Path) -> None:
     with launcher(data_dir) as process:
         ask(read_url(process), "INSERT INTO thing VALUES (1)")
         assert not is_deserted(data_dir)
         process.kill()
-        with EmbeddedPostgres(data_dir) as postgres:  # at once, while the other one still ends
+        assert wait_until(lambda: is_deserted(data_dir), SECONDS)
+
+
+def test_the_next_launcher_need_not_wait_for_the_end_of_a_killed_one(data_dir: Path) -> None:
+    with launcher(data_dir) as process:
+        ask(read_url(process), "INSERT INTO thing VALUES (1)")
+        process.kill()
+        with EmbeddedPostgres(data_dir) as postgres:
             assert ask(postgres.url, "SELECT sum(n) FROM thing") == 43
-    assert is_deserted(data_dir)
 
 
 def test_a_launcher_killed_with_its_postmaster_leaves_nothing(data_dir: Path) -> None:
@@ -270,9 +277,12 @@ def test_a_server_that_will_not_go_is_neither_killed_nor_joined(
         frozen = postmaster_of(data_dir)
         os.kill(frozen, signal.SIGSTOP)
         process.kill()
-        with pytest.raises(EmbeddedError, match=rf"\b{frozen}\b"):
-            EmbeddedPostgres(data_dir).start()
-        os.kill(frozen, signal.SIGCONT)
+        process.wait(SECONDS)
+        try:
+            with pytest.raises(EmbeddedError, match=rf"\b{frozen}\b"):
+                EmbeddedPostgres(data_dir).start()
+        finally:
+            os.kill(frozen, signal.SIGCONT)
         monkeypatch.undo()
         with EmbeddedPostgres(data_dir) as postgres:
             assert ask(postgres.url, "SELECT n FROM thing") == 42
@@ -284,10 +294,13 @@ def test_a_stale_pid_that_is_another_process_now_does_not_matter(data_dir: Path)
     with postmaster.launch(["sleep", "600"], account) as sleeper:
         # PostgreSQL itself would refuse: a process of its own user with that pid is alive.
         write_record(cluster, sleeper.pid, started_at=1)
-        with EmbeddedPostgres(data_dir) as postgres:
-            assert ask(postgres.url, "SELECT n FROM thing") == 42
-        assert sleeper.poll() is None
-        sleeper.kill()
+        (data_dir / "postgresql.password").unlink()  # the single-user mode would refuse as well
+        try:
+            with EmbeddedPostgres(data_dir) as postgres:
+                assert ask(postgres.url, "SELECT n FROM thing") == 42
+            assert sleeper.poll() is None
+        finally:
+            sleeper.kill()
 
 
 def test_a_stale_pid_that_is_another_postgres_now_does_not_matter(
@@ -316,11 +329,13 @@ def test_a_server_that_somebody_else_started_there_is_left_alone(data_dir: Path)
     binaries = installation.find_binaries(None, data_dir, account)
     settings = [f"--port={embedded._find_port()}", "--unix_socket_directories="]
     with postmaster.launch([binaries / "postgres", *settings], account, cluster) as theirs:
-        assert wait_until(postmaster.Postmaster(theirs, cluster).is_ready, SECONDS)
-        with pytest.raises(EmbeddedError, match=rf"process {theirs.pid} .* somebody else"):
-            EmbeddedPostgres(data_dir).start()
-        assert theirs.poll() is None
-        theirs.send_signal(signal.SIGINT)
+        try:
+            assert wait_until(postmaster.Postmaster(theirs, cluster).is_ready, SECONDS)
+            with pytest.raises(EmbeddedError, match=rf"process {theirs.pid} .* somebody else"):
+                EmbeddedPostgres(data_dir).start()
+            assert theirs.poll() is None
+        finally:
+            theirs.send_signal(signal.SIGINT)
 
 
 def test_a_second_process_on_the_same_directory_is_refused_clearly(data_dir: Path) -> None:
@@ -340,6 +355,28 @@ def test_a_second_server_in_the_same_process_is_refused_too(data_dir: Path) -> N
         with pytest.raises(EmbeddedError, match="already"):
             postgres.start()
         assert ask(postgres.url, "SELECT n FROM thing") == 42
+
+
+def test_a_fork_that_disowns_it_does_not_keep_the_directory(data_dir: Path) -> None:
+    (is_ready, say_ready), (is_over, say_over) = os.pipe(), os.pipe()
+    with EmbeddedPostgres(data_dir) as postgres:
+        child = os.fork()
+        if child == 0:
+            postgres.disown()
+            postgres.stop()  # no longer its own to stop
+            os.write(say_ready, b".")
+            os.read(is_over, 1)
+            os._exit(0)
+        os.read(is_ready, 1)
+        assert ask(postgres.url, "SELECT n FROM thing") == 42
+    try:
+        with EmbeddedPostgres(data_dir) as postgres:
+            assert ask(postgres.url, "SELECT n FROM thing") == 42
+    finally:
+        os.write(say_over, b".")
+        os.waitpid(child, 0)
+        for end in (is_ready, say_ready, is_over, say_over):
+            os.close(end)
 
 
 def test_a_port_lost_between_looking_and_binding_is_replaced(
@@ -416,9 +453,11 @@ def test_it_cannot_be_started_from_a_thread_that_would_take_it_along(data_dir: P
 @pytest.mark.skipif(not DEBIAN_15.exists(), reason=f"no PostgreSQL 15 in {DEBIAN_15}")
 def test_other_binaries_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PG_BIN", str(DEBIAN_15))
+    monkeypatch.chdir(tmp_path)  # as root, where PostgreSQL's user cannot go
     with EmbeddedPostgres(tmp_path / "data") as postgres:
         assert ask(postgres.url, "SHOW server_version_num").startswith("15")
         assert ask(postgres.url, "SHOW shared_preload_libraries") == "pg_stat_statements"
+        assert ask(postgres.url, "SHOW data_checksums") == "on"
 
 
 @as_root

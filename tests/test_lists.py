@@ -46,14 +46,15 @@ async def test_reservations_are_listed_in_order_of_creation(service):
 async def test_a_list_is_stable_while_rows_are_added(service):
     await service.stock("A", 100)
     for n in range(6):
-        await service.reserve(f"{n}", ("A", 1))
+        last = await service.reserve(f"{n}", ("A", 1))
 
     async def add():
         for n in range(6, 9):
             await service.reserve(f"{n}", ("A", 1))
-        await service.client.post(
-            (await service.client.get("/v1/reservations?seq=1")).json()["items"][0]["id"]
+        refunded = await service.client.post(
+            f"{last.headers['Location']}/refunds", json={"seq": "1"}
         )
+        assert refunded.status_code == 201
 
     found = await pages(service, "/v1/reservations", 2, add)
     assert [item["seq"] for page in found for item in page] == [f"{n}" for n in range(9)]
@@ -165,13 +166,13 @@ async def test_a_reservation_s_movements_and_refunds_are_paged(service):
     assert given == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("limit", ["0", "501", "-1", "1.0", "", "x", "+5", " 5", "1e2", "9" * 30])
 @pytest.mark.parametrize("path", LISTS)
-async def test_an_illegal_limit_is_400(service, path, limit):
+async def test_an_illegal_limit_is_400(service, path):
     await service.stock("A", 1)
-    response = await service.client.get(path, params={"limit": limit})
-    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
-    assert response.json()["errors"][0]["path"] == "limit"
+    for limit in ("0", "501", "-1", "1.0", "", "x", "+5", " 5", "1e2", "9" * 30):
+        response = await service.client.get(path, params={"limit": limit})
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+        assert response.json()["errors"][0]["path"] == "limit"
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ from service.requests import (
     LARGE_BODY_MAX,
     HttpRequest,
     Moment,
-    Ordinal,
     Query,
+    Step,
     Text,
     caller_of,
     check_source,
@@ -362,7 +362,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
     """List what a reservation moved, in the ledger's words."""
     row = await _visible(request)
     query = Query(request)
-    after = query.cursor(tuple[Ordinal, Text, Text])
+    after = query.cursor(tuple[Step, Text, Text])
     limit = query.limit()
     query.end()
     found = await services_of(request).database.read(

@@ -1,0 +1,285 @@
+"""Every guard holds, and each is needed: with it taken out the same interleaving goes wrong.
+
+An interleaving is exact: the slow batch reads and plans, the fast one is carried out whole, then
+the slow one writes. With its guards that is a conflict, and planned again it comes to the right
+answers. A mutant either commits answers that are not those, or only a CHECK or a key stops it,
+which no client could be told anything sensible about.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from db import writes
+from db.database import Conflict, Database, Transaction
+from db.rows import Line
+from db.strategies.guard import Guard
+from db.writes import apply
+from service import books
+from service.commands import (
+    AdjustStock,
+    Caller,
+    Cancel,
+    Command,
+    Confirm,
+    DeleteStock,
+    Extend,
+    ImportStock,
+    RefundUnits,
+    Reserve,
+    SetStock,
+    reservation_id,
+    wanted_by,
+)
+from service.ledger import Ledger
+from service.planner import Plan, plan
+from tests.conftest import fresh_database
+from tests.tables import told
+
+US = Caller("us")
+
+
+def reserve(seq: str, hold: int | None = None, **lines: int) -> Reserve:
+    rows = tuple(Line(sku, "main", quantity) for sku, quantity in sorted(lines.items()))
+    return Reserve("us", seq, None, rows, hold, {}, reservation_id("us", seq))
+
+
+def put(sku: str, available: int, version: int | None = None) -> SetStock:
+    return SetStock(sku, "main", available, None, None, version)
+
+
+def adjust(seq: str, delta: int, sku: str = "A") -> AdjustStock:
+    return AdjustStock("us", seq, sku, "main", delta, "count", None)
+
+
+def of(seq: str) -> Any:
+    return reservation_id("us", seq)
+
+
+def refund(seq: str, sale: str = "sale") -> RefundUnits:
+    return RefundUnits(US, of(sale), seq, None, None)
+
+
+DELETE = DeleteStock("A", "main", None)
+HELD = [put("A", 1), reserve("hold", 60, A=1)]
+SOLD = [put("A", 1), reserve("sale", A=1)]
+IMPORT = ImportStock("us", "job", "digest", (("A", "main", 5, None),))
+
+
+@dataclass
+class Interleaving:
+    """What was there, what is slow, what overtakes it, which guard notices and its mutants."""
+
+    before: list[Command]
+    slow: list[Command]
+    fast: list[Command]
+    notices: str
+    mutants: list[Callable[[pytest.MonkeyPatch], None]]
+
+
+def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.MonkeyPatch], None]:
+    """A mutant: that part of the statement without that guard."""
+
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        original = writes.PARTS[part]
+        assert guard in original.sql
+        mutant = replace(original, sql=original.sql.replace(guard, instead))
+        monkeypatch.setitem(writes.PARTS, part, mutant)
+        monkeypatch.setattr(writes, "_STATEMENTS", {})
+
+    return mutate
+
+
+def careless_net_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant: a take that the batch gives back is not guarded."""
+    change = books.Row.change
+    monkeypatch.setattr(
+        books.Row,
+        "change",
+        lambda row: change(row)._replace(lowest=min(0, row.available_delta)),
+    )
+
+
+def careless_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant: a refusal about a row that the batch changes does not pin it."""
+    monkeypatch.setattr(books.Books, "_pin", lambda self: None)
+
+
+def careless_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant: absolute writes pin nothing."""
+    change = books.Row.change
+    monkeypatch.setattr(books.Row, "change", lambda row: change(row)._replace(seen_version=None))
+
+
+ON_CONFLICT = "ON CONFLICT DO NOTHING"
+
+INTERLEAVINGS = {
+    "the last unit is taken": Interleaving(
+        [put("A", 1)],
+        [reserve("1", A=1)],
+        [reserve("2", A=1)],
+        "stock_changed",
+        [without("stock_changed", "stock.available + new.lowest >= 0")],
+    ),
+    "units that are taken and given back were there": Interleaving(
+        [put("A", 5)],
+        [reserve("1", 60, A=5), Cancel(US, of("1"))],
+        [reserve("2", A=3)],
+        "stock_changed",
+        [careless_net_take, without("stock_changed", "stock.available + new.lowest >= 0")],
+    ),
+    "a row is set at the version that was seen": Interleaving(
+        [put("A", 5)],
+        [put("A", 7, version=1)],
+        [adjust("1", -2)],
+        "stock_changed",
+        [without("stock_changed", "stock.version = new.seen_version"), careless_writing],
+    ),
+    "a refusal about a row that the batch changes": Interleaving(
+        [put("A", 5)],
+        [reserve("1", A=1), reserve("2", A=9)],
+        [adjust("1", 20)],
+        "stock_changed",
+        [without("stock_changed", "stock.version = new.seen_version"), careless_refusal],
+    ),
+    "a refusal about a row beside one that the batch changes": Interleaving(
+        [put("A", 5), put("B", 0)],
+        [reserve("1", A=1), reserve("2", A=1, B=1)],
+        [adjust("1", 20, "B")],
+        "stock_pinned",
+        [without("stock_pinned", "stock.version = new.version"), careless_refusal],
+    ),
+    "a refund to a row that was deleted": Interleaving(
+        SOLD,
+        [refund("1")],
+        [DELETE],
+        "stock_changed",
+        [without("stock_changed", "stock.deleted_at IS NULL")],
+    ),
+    "a hold is cancelled before it is confirmed": Interleaving(
+        [*HELD, put("B", 1), reserve("other", 60, B=1)],
+        [Confirm(US, of("hold"), None)],
+        [Cancel(US, of("hold"))],
+        "reservation_changed",
+        [without("reservation_changed", "reservation.version = new.seen_version")],
+    ),
+    "a hold is confirmed before it is extended": Interleaving(
+        HELD,
+        [Extend(US, of("hold"), 90)],
+        [Confirm(US, of("hold"), None)],
+        "reservation_changed",
+        [without("reservation_changed", "reservation.version = new.seen_version")],
+    ),
+    "a hold is confirmed twice": Interleaving(
+        HELD,
+        [Confirm(US, of("hold"), None)],
+        [Confirm(US, of("hold"), None)],
+        "reservation_changed",
+        [without("stock_changed", "{gate}")],
+    ),
+    "a request comes twice": Interleaving(
+        [put("A", 5)],
+        [reserve("1", A=1)],
+        [reserve("1", A=1)],
+        "reservation_created",
+        [
+            without("reservation_created", ON_CONFLICT, ""),
+            without("line_created", "{gate}"),
+        ],
+    ),
+    "a refusal comes twice": Interleaving(
+        [put("A", 0)],
+        [reserve("1", A=1)],
+        [reserve("1", A=1), adjust("1", 5)],
+        "reservation_created",
+        [without("reservation_created", ON_CONFLICT, "")],
+    ),
+    "a refund comes twice": Interleaving(
+        SOLD,
+        [refund("1")],
+        [refund("1")],
+        "refund_created",
+        [without("refund_created", ON_CONFLICT, "")],
+    ),
+    "an adjustment comes twice": Interleaving(
+        [put("A", 5)],
+        [adjust("1", 2)],
+        [adjust("1", 2)],
+        "adjustment_created",
+        [without("adjustment_created", ON_CONFLICT, "")],
+    ),
+    "an import comes twice": Interleaving(
+        [],
+        [IMPORT],
+        [IMPORT],
+        "import_job_created",
+        [without("import_job_created", ON_CONFLICT, "")],
+    ),
+    "a row is created twice": Interleaving(
+        [],
+        [put("A", 5)],
+        [put("A", 7)],
+        "stock_created",
+        [without("stock_created", ON_CONFLICT, "")],
+    ),
+}
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(database_url, pool_size=4)
+    yield opened
+    await opened.close()
+
+
+async def begin(database: Database, commands: list[Command]) -> tuple[Transaction, Plan]:
+    """Read and plan in a transaction that stays open."""
+    transaction = Transaction(await database.engine.connect())
+    snapshot = await Guard().load(transaction.connection, wanted_by(commands), locked=False)
+    return transaction, plan(snapshot, commands)
+
+
+async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
+    """What the slow batch's clients are told and should be; raises what its writing raises."""
+    ledger = Ledger(database, Guard())
+    for command in case.before:
+        assert told((await ledger.execute([command]))[0])[0] in (200, 201)
+    slow, planned = await begin(database, case.slow)
+    try:
+        await ledger.execute(case.fast)
+        fresh, right = await begin(database, case.slow)
+        await fresh.connection.close()
+        await apply(slow, planned.writes)
+        await slow.connection.commit()
+    finally:
+        await slow.connection.close()
+    return [told(each) for each in planned.outcomes], [told(each) for each in right.outcomes]
+
+
+@pytest.mark.parametrize("name", INTERLEAVINGS)
+async def test_whoever_was_overtaken_notices(database, name):
+    case = INTERLEAVINGS[name]
+    with pytest.raises(Conflict) as conflict:
+        await overtaken(database, case)
+    assert conflict.value.kind == case.notices
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"),
+    [(name, mutant) for name, case in INTERLEAVINGS.items() for mutant in range(len(case.mutants))],
+)
+async def test_without_its_guard_it_goes_wrong(postgres_url, monkeypatch, name, mutant):
+    case = INTERLEAVINGS[name]
+    case.mutants[mutant](monkeypatch)
+    async with fresh_database(postgres_url) as url:
+        database = Database(url, pool_size=4)
+        try:
+            answers, right = await overtaken(database, case)
+            assert answers != right
+        except IntegrityError:
+            pass  # only a CHECK or a key stopped it
+        finally:
+            await database.close()

@@ -1,0 +1,252 @@
+"""Locks and the clock: rows are locked in one order, and a deadline is kept behind any lock."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from db import database as db
+from db import reads, writes
+from db.database import Conflict, Database, Timeouts, Transaction
+from db.reads import load, lock, locked_elsewhere
+from db.rows import Line, Wanted
+from db.strategies.guard import Guard
+from service.commands import (
+    Caller,
+    Command,
+    Confirm,
+    Reserve,
+    SetStock,
+    reservation_id,
+    wanted_by,
+)
+from service.ledger import Ledger
+from service.planner import Plan, plan
+from tests.conftest import fresh_database
+
+US = Caller("us")
+A_AND_B = Reserve(
+    "us",
+    "1",
+    None,
+    (Line("A", "main", 1), Line("B", "main", 1)),
+    None,
+    {},
+    reservation_id("us", "1"),
+)
+HOLD = Reserve("us", "1", None, (Line("A", "main", 1),), 60, {}, reservation_id("us", "1"))
+CONFIRM = Confirm(US, HOLD.effective_id, None)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(database_url, pool_size=4)
+    yield opened
+    await opened.close()
+
+
+async def run(database: Database, *commands: Command) -> None:
+    for command in commands:
+        await Ledger(database, Guard()).execute([command])
+
+
+def put(sku: str) -> SetStock:
+    return SetStock(sku, "main", 5, None, None, None)
+
+
+@asynccontextmanager
+async def holding(database: Database, statement: str) -> AsyncIterator[Any]:
+    """Another session that has run a statement and not committed."""
+    async with database.engine.connect() as connection:
+        await connection.execute(text(statement))
+        yield connection
+        await connection.rollback()
+
+
+async def waits_for_a_lock(database: Database) -> None:
+    """Return when some session of this database waits for a lock."""
+    question = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(5), database.engine.connect() as connection:
+        while not await connection.scalar(question):
+            await connection.rollback()
+            await asyncio.sleep(0.005)  # bounded by the timeout; PostgreSQL can't call us
+
+
+async def can_be_locked_now(database: Database, sku: str) -> bool:
+    """Whether nobody holds the row."""
+    free = text("SELECT 1 FROM stock WHERE sku = :sku FOR UPDATE SKIP LOCKED")
+    async with database.engine.connect() as connection:
+        return await connection.scalar(free, {"sku": sku}) is not None
+
+
+LOCK_A = "SELECT 1 FROM stock WHERE sku = 'A' FOR UPDATE"
+
+
+async def keeps_b_free(
+    database: Database, work: Callable[[Transaction], Any], prepare: tuple[str, ...] = ()
+) -> bool:
+    """Whether a session that waits for row A, of the rows A and B, has not locked B yet."""
+    async with database.engine.connect() as waiting:
+        transaction = Transaction(waiting)
+        for statement in prepare:
+            await waiting.execute(text(statement))
+        async with holding(database, LOCK_A):
+            task = asyncio.create_task(work(transaction))
+            await waits_for_a_lock(database)
+            is_free = await can_be_locked_now(database, "B")
+        await task
+    return is_free
+
+
+async def lock_both(transaction: Transaction) -> None:
+    await lock(transaction.connection, wanted_by([A_AND_B]))
+
+
+async def take_both(transaction: Transaction) -> None:
+    snapshot = await load(transaction.connection, wanted_by([A_AND_B]))
+    await writes.apply(transaction, plan(snapshot, [A_AND_B]).writes)
+
+
+@pytest.mark.parametrize("work", [lock_both, take_both])
+async def test_rows_are_locked_in_the_order_of_their_keys(database, work):
+    """Whatever the order they were created in."""
+    await run(database, put("B"), put("A"))
+    assert await keeps_b_free(database, work)
+
+
+async def test_without_its_order_the_lock_would_take_rows_crosswise(database, monkeypatch):
+    await run(database, put("B"), put("A"))
+    backwards = text(reads.LOCK_STOCK.text.replace("stock.sku, stock.location", "stock.sku DESC"))
+    monkeypatch.setattr(reads, "LOCK_STOCK", backwards)
+    assert not await keeps_b_free(database, lock_both)
+
+
+async def test_with_scans_the_update_would_take_rows_crosswise(postgres_url, monkeypatch):
+    """A scan meets rows in the order they lie in."""
+    monkeypatch.setattr(db, "NEVER_SCANS", ())
+    async with fresh_database(postgres_url) as url:
+        database = Database(url, pool_size=4)
+        await run(database, put("B"), put("A"))
+        async with database.engine.begin() as connection:
+            await connection.execute(MANY_ROWS)
+        hash_join = ("SET enable_nestloop = off", "SET enable_mergejoin = off")
+        assert not await keeps_b_free(database, take_both, hash_join)
+        await database.close()
+
+
+MANY_ROWS = text("""
+    INSERT INTO stock (sku, location, available, held, version, created_at, updated_at)
+    SELECT 'C' || n, 'main', 0, 0, 1, now(), now() FROM generate_series(1, 1000) AS n
+""")
+
+
+async def test_reservations_are_locked_before_stock(database):
+    await run(database, put("A"), HOLD)
+    wanted = Wanted(reservations={HOLD.effective_id}, stock={("A", "main")})
+    async with database.engine.connect() as connection:
+        async with holding(database, "SELECT 1 FROM reservation FOR UPDATE"):
+            task = asyncio.create_task(lock(connection, wanted))
+            await waits_for_a_lock(database)
+            assert await can_be_locked_now(database, "A")
+        await task
+
+
+async def test_a_row_that_is_locked_elsewhere_is_found_without_waiting(database):
+    await run(database, put("A"), put("B"))
+    async with holding(database, LOCK_A), database.engine.connect() as connection:
+        snapshot = await load(connection, wanted_by([A_AND_B]))
+        assert await locked_elsewhere(connection, snapshot) == {("A", "main")}
+
+
+async def test_without_skip_locked_looking_would_be_waiting(database_url, database, monkeypatch):
+    await run(database, put("A"), put("B"))
+    waiting = text(reads.FREE_STOCK.text.replace("SKIP LOCKED", ""))
+    monkeypatch.setattr(reads, "FREE_STOCK", waiting)
+    impatient = Database(database_url, pool_size=1, timeouts=Timeouts(lock=0.05))
+    async with holding(database, LOCK_A), impatient.engine.connect() as connection:
+        snapshot = await load(connection, wanted_by([A_AND_B]))
+        with pytest.raises(db.DBAPIError) as error:
+            await locked_elsewhere(connection, snapshot)
+        assert db.sqlstate(error.value) == "55P03"
+    await impatient.close()
+
+
+async def confirm_behind_a_lock(database: Database) -> tuple[Transaction, Plan]:
+    """A confirm that was planned in time and gets its locks after the deadline."""
+    await run(database, put("A"), HOLD)
+    connection = await database.engine.connect()
+    await connection.execute(
+        text("UPDATE reservation SET expires_at = clock_timestamp() + interval '0.3 s'")
+    )
+    await connection.commit()
+    transaction = Transaction(connection)
+    planned = plan(await load(connection, wanted_by([CONFIRM])), [CONFIRM])
+    assert planned.outcomes[0].status == 200
+    async with holding(database, LOCK_A) as other:
+        task = asyncio.create_task(writes.apply(transaction, planned.writes))
+        await waits_for_a_lock(database)
+        await other.execute(
+            text("SELECT pg_sleep_until(expires_at + interval '1 ms') FROM reservation")
+        )
+        await other.rollback()
+        try:
+            await task
+        except BaseException:
+            await connection.close()
+            raise
+    return transaction, planned
+
+
+async def test_a_confirm_that_waited_until_after_the_deadline_is_refused(database):
+    with pytest.raises(Conflict) as conflict:
+        await confirm_behind_a_lock(database)
+    assert conflict.value.kind == "deadline"
+    assert (await Ledger(database, Guard()).execute([CONFIRM]))[0].fields["state"] == "expired"
+
+
+async def test_with_the_time_of_begin_a_late_confirm_would_go_through(database, monkeypatch):
+    """`now()` stands still from BEGIN on."""
+    monkeypatch.setattr(writes, "CLOCK", "now()")
+    monkeypatch.setattr(writes, "_STATEMENTS", {})
+    transaction, _ = await confirm_behind_a_lock(database)
+    await transaction.connection.close()
+
+
+async def test_without_the_clocks_check_a_late_confirm_would_go_through(database, monkeypatch):
+    apply = writes.apply
+
+    async def careless(transaction: Transaction, planned: Any) -> None:
+        planned.apply_before = None
+        await apply(transaction, planned)
+
+    monkeypatch.setattr(writes, "apply", careless)
+    transaction, _ = await confirm_behind_a_lock(database)
+    await transaction.connection.close()
+
+
+async def overdue_after_begin(database: Database) -> bool:
+    """Whether a plan sees a deadline that passed after BEGIN, as when it waited for locks."""
+    await run(database, put("A"), HOLD)
+    async with database.engine.connect() as connection:
+        await connection.execute(text("SELECT now()"))
+        async with database.engine.begin() as other:
+            await other.execute(text("UPDATE reservation SET expires_at = clock_timestamp()"))
+        wanted = Wanted(reservations={HOLD.effective_id}, overdue={("A", "main")})
+        snapshot = await load(connection, wanted)
+        return snapshot.now >= snapshot.reservations[HOLD.effective_id].expires_at
+
+
+async def test_a_plan_reads_the_clock_when_it_reads_the_rows(database, monkeypatch):
+    assert await overdue_after_begin(database)
+
+
+async def test_with_the_time_of_begin_a_plan_would_miss_a_deadline(database, monkeypatch):
+    monkeypatch.setattr(reads, "CLOCK", "now()")
+    monkeypatch.setattr(reads, "_STATEMENTS", {})
+    assert not await overdue_after_begin(database)

@@ -1,0 +1,241 @@
+"""The OpenAPI document says what the service does, and the service does what it says."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import one_of
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+EXAMPLES = 20  # of each operation, good and bad ones; enough to reach every kind of value
+
+
+async def document(service):
+    return (await service.client.get("/schema/openapi.json")).json()
+
+
+def operations(described):
+    return {
+        (method.upper(), path): operation
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+async def test_the_document_is_valid_openapi_3_1(service):
+    described = await document(service)
+    assert described["openapi"].startswith("3.1.")
+    OpenAPIV31SpecValidator(described).validate()
+
+
+async def test_every_operation_of_the_contract_is_documented(service):
+    described = operations(await document(service))
+    reservation, stock = "/v1/reservations/{id}", "/v1/stock/{sku}/{location}"
+    expected = {
+        ("POST", "/v1/reservations"), ("GET", "/v1/reservations"), ("GET", reservation),
+        ("POST", "/v1/reservations/batch"), ("GET", f"{reservation}/movements"),
+        ("GET", f"{reservation}/refunds"), ("POST", f"{reservation}/refunds"),
+        ("POST", f"{reservation}/confirm"), ("POST", f"{reservation}/cancel"),
+        ("POST", f"{reservation}/extend"), ("PUT", stock), ("GET", stock), ("DELETE", stock),
+        ("POST", f"{stock}/adjustments"), ("GET", f"{stock}/movements"), ("GET", "/v1/stock"),
+        ("GET", "/v1/stock/{sku}"), ("POST", "/v1/imports"), ("GET", "/v1/audit"),
+        ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics"), ("GET", "/schema"),
+        ("GET", "/schema/openapi.json"),
+    }  # fmt: skip
+    assert expected <= set(described)
+    ids = [operation["operationId"] for operation in described.values()]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_every_example_fits_its_schema(service):
+    described = await document(service)
+    for operation in operations(described).values():
+        for response in operation["responses"].values():
+            for content in response.get("content", {}).values():
+                for example in content.get("examples", {}).values():
+                    validate(described, content["schema"], example["value"])
+    for schema in described["components"]["schemas"].values():
+        for member in schema.get("properties", {}).values():
+            for example in member.get("examples", []):
+                validate(described, member, example)
+
+
+def validate(described, schema, value):
+    whole = {**schema, "components": described["components"]}
+    Draft202012Validator(whole, format_checker=FormatChecker()).validate(value)
+
+
+async def conversation(service):
+    """Every operation with each of its good answers: (operation's path, response)."""
+    client, create = service.client, {"If-None-Match": "*"}
+    hold = {"seq": "1", "lines": [{"sku": "A", "quantity": 2}], "hold_seconds": 900}
+    item, csv = "/v1/stock/{sku}/{location}", {"Content-Type": "text/csv"}
+    adjustment = {"seq": "1", "delta": -1, "reason": "r"}
+    body = {"available": 9, "name": "a", "low_stock_at": 9}
+    yield item, await client.put("/v1/stock/A/main", json=body, headers=create)
+    yield item, await client.put("/v1/stock/A/main", json=body, headers={"If-Match": '"1"'})
+    for _ in range(2):
+        yield (
+            f"{item}/adjustments",
+            await client.post("/v1/stock/A/main/adjustments", json=adjustment),
+        )
+        yield "/v1/imports", await client.post("/v1/imports?job=1", content="B,,1\n", headers=csv)
+        yield "/v1/reservations", await client.post("/v1/reservations", json=hold)
+    one, r = (
+        "/v1/reservations/{id}",
+        (await client.get("/v1/reservations")).json()["items"][0]["id"],
+    )
+    address = f"/v1/reservations/{r}"
+    yield f"{one}/extend", await client.post(f"{address}/extend", json={"hold_seconds": 9})
+    for _ in range(2):
+        yield f"{one}/confirm", await client.post(f"{address}/confirm")
+    for _ in range(2):
+        refund = await client.post(f"{address}/refunds", json={"seq": "1", "reason": "r"})
+        yield f"{one}/refunds", refund
+    held = (await client.post("/v1/reservations", json={**hold, "seq": "2"})).headers["Location"]
+    yield f"{one}/cancel", await client.post(f"{held}/cancel")
+    short = {"seq": "3", "lines": [{"sku": "A", "quantity": 99}]}
+    batch = {"reservations": [hold, short, {}, {**hold, "seq": "4"}]}
+    yield "/v1/reservations/batch", await client.post("/v1/reservations/batch", json=batch)
+    reads = {
+        "/v1/reservations": "/v1/reservations?limit=1", one: address, item: "/v1/stock/A/main",
+        f"{one}/movements": f"{address}/movements", f"{one}/refunds": f"{address}/refunds",
+        f"{one}/refunds/{{refund_id}}": refund.headers["Location"], "/v1/stock": "/v1/stock",
+        "/v1/stock/{sku}": "/v1/stock/A", f"{item}/movements": "/v1/stock/A/main/movements",
+        "/v1/audit": "/v1/audit", "/health/live": "/health/live", "/schema": "/schema",
+        "/health/ready": "/health/ready", "/metrics": "/metrics",
+        "/schema/openapi.json": "/schema/openapi.json", "/problems/{code}": "/problems/not-found",
+    }  # fmt: skip
+    for path, concrete in reads.items():
+        response = await client.get(concrete)
+        yield path, response
+        if "ETag" in response.headers:
+            known = {"If-None-Match": response.headers["ETag"]}
+            yield path, await client.get(concrete, headers=known)
+    yield item, await client.delete("/v1/stock/B/main")
+    yield item, await client.put("/v1/stock/C/main", json=body)
+    yield "/v1/reservations", await client.post("/v1/reservations", json=short)
+    yield f"{one}/cancel", await client.post(f"{address}/cancel")
+
+
+async def test_every_good_answer_is_given_and_fits_its_schema_and_headers(service):
+    described = await document(service)
+    documented = operations(described)
+    given_ = set()
+    async for path, response in conversation(service):
+        method = response.request.method
+        answer = documented[method, path]["responses"][str(response.status_code)]
+        given_.add((method, path, str(response.status_code)))
+        if response.status_code < 400 and response.status_code != 304:
+            promised = set(answer.get("headers", {})) - {"Idempotency-Replayed"}
+            assert promised <= {name.title().replace("Etag", "ETag") for name in response.headers}
+        if "content" not in answer:
+            assert response.content == b""
+            continue
+        media_type = response.headers["Content-Type"].partition(";")[0]
+        assert media_type in answer["content"], (path, media_type)
+        if media_type.endswith("json"):
+            validate(described, answer["content"][media_type]["schema"], response.json())
+    good = {
+        (*key, status)
+        for key, operation in documented.items()
+        for status in operation["responses"]
+        if status < "400"
+    }
+    assert good <= given_
+
+
+async def test_answers_have_no_members_that_are_not_documented(service):
+    described = await document(service)
+    strict = json.loads(json.dumps(described))
+    for schema in strict["components"]["schemas"].values():
+        if schema.get("type") == "object" and "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+    async for path, response in conversation(service):
+        answer = operations(strict)[response.request.method, path]["responses"]
+        content = answer[str(response.status_code)].get("content", {}).get("application/json")
+        if content is not None:
+            validate(strict, content["schema"], response.json())
+
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    response_headers_conformance,
+]
+
+
+async def known_places(service):
+    """Path parameters that lead somewhere."""
+    for location in ("main", "north"):
+        await service.stock("A", 1_000_000, location=location)
+    held = await service.reserve("1", ("A", 500), hold_seconds=604_800)
+    sold = await service.reserve("2", ("A", 500))
+    return [
+        {"sku": "A", "location": "main", "id": response.json()["id"]} for response in (held, sold)
+    ]
+
+
+def cases_of(operation, mode, places):
+    """Requests with path parameters that lead somewhere, and with any."""
+    names = {parameter.name for parameter in operation.path_parameters}
+    strategies = [operation.as_strategy(generation_mode=mode)]
+    for place in places:
+        known = {name: value for name, value in place.items() if name in names}
+        if known:
+            strategies.append(operation.as_strategy(generation_mode=mode, path_parameters=known))
+    return one_of(strategies)
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+async def test_every_generated_request_is_answered_as_documented(service, mode):
+    loop = asyncio.get_running_loop()
+    places = await known_places(service)
+    statuses = set()
+
+    async def send(case):
+        request = requests.Request(**case.as_transport_kwargs(base_url="http://holdfast")).prepare()
+        headers = {**request.headers, "Authorization": service.client.headers["Authorization"]}
+        return await service.client.request(
+            request.method, request.url, content=request.body, headers=headers
+        )
+
+    def explore(operation):
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.explicit, Phase.generate],
+        )
+        @given(cases_of(operation, mode, places))
+        def check(case):
+            response = asyncio.run_coroutine_threadsafe(send(case), loop).result(60)
+            statuses.add(response.status_code)
+            case.validate_response(response, checks=CHECKS)
+
+        with suppress(Unsatisfiable if mode is GenerationMode.NEGATIVE else ()):
+            check()  # nothing can be wrong about a request without parameters
+
+    for result in schemathesis.openapi.from_dict(await document(service)).get_all_operations():
+        await asyncio.to_thread(explore, result.ok())
+    assert statuses >= ({200, 201, 404} if mode is GenerationMode.POSITIVE else {400, 404})
+    audit = (await service.client.get("/v1/audit")).json()
+    assert audit["balanced"]
