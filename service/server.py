@@ -41,6 +41,7 @@ PR_SET_PDEATHSIG = 1
 def serve(settings: Settings, *, demo: bool = False) -> int:
     """Bring everything up, serve until SIGTERM or SIGINT, and return the exit code."""
     configure_logging(settings.log_format)
+    signal.signal(signal.SIGTERM, _leave)  # also while starting, also as process 1
     with contextlib.ExitStack() as stack:
         stack.enter_context(_metrics_directory())
         postgres = None
@@ -66,6 +67,10 @@ def configure_logging(log_format: str) -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 async def _prepare(settings: Settings, *, demo: bool) -> bool:
@@ -102,7 +107,10 @@ class Supervisor:
         try:
             self._start_missing()
             if not self._await_first_answer():
-                return 0 if self.stopping else 1
+                if self.stopping:
+                    return 0
+                print("holdfast: no worker came up; the log lines above say why", file=sys.stderr)
+                return 1
             announce(self.settings, has_demo=has_demo)
             while not self.stopping:
                 self._watch()
@@ -263,7 +271,7 @@ def _answers(settings: Settings) -> bool:
     import httpx  # noqa: PLC0415 - half of the start-up time, needed once
 
     try:
-        return httpx.get(f"{base_url(settings)}/health/live", timeout=1).status_code == 200
+        return httpx.get(f"{base_url(settings)}/health/live", timeout=1, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -211,7 +211,11 @@ async def test_every_generated_request_is_answered_as_documented(service, mode):
 
     async def send(case):
         request = requests.Request(**case.as_transport_kwargs(base_url="http://holdfast")).prepare()
-        headers = {**request.headers, "Authorization": service.client.headers["Authorization"]}
+        key = {"Authorization": service.client.headers["Authorization"]}
+        headers = {
+            name: value if isinstance(value, bytes) else value.encode("latin-1")
+            for name, value in {**request.headers, **key}.items()
+        }
         return await service.client.request(
             request.method, request.url, content=request.body, headers=headers
         )
