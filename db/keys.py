@@ -54,5 +54,7 @@ async def find_any(connection: AsyncConnection, digest: bytes) -> bool:
 
 async def has_admin(connection: AsyncConnection) -> bool:
     """True when there is a credential with the scope admin that is not revoked."""
-    statement = select(ApiKey.id).where(ApiKey.scopes.contains(["admin"]), ApiKey.revoked_at.is_(None))
+    statement = select(ApiKey.id).where(
+        ApiKey.scopes.contains(["admin"]), ApiKey.revoked_at.is_(None)
+    )
     return await connection.scalar(statement.limit(1)) is not None

@@ -29,6 +29,8 @@ class Stock(NamedTuple):
     version: int
     updated_at: datetime
     deleted: bool = False
+    created_at: datetime | None = None
+    """Known of a row that a plan creates."""
 
     @property
     def key(self) -> Key:

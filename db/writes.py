@@ -124,12 +124,13 @@ PARTS = {
         Part(
             "stock_created",
             "sku text, location text, name text, available bigint, held bigint,"
-            " low_stock_at bigint, version bigint, updated_at timestamptz",
+            " low_stock_at bigint, version bigint, created_at timestamptz,"
+            " updated_at timestamptz",
             """
             INSERT INTO stock (sku, location, name, available, held, low_stock_at, version,
                                created_at, updated_at)
             SELECT sku, location, name, available, held, low_stock_at, version,
-                   updated_at, updated_at
+                   created_at, updated_at
             FROM {rows}
             WHERE {gate}
             ON CONFLICT DO NOTHING
@@ -331,7 +332,9 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
         ],
         "import_job_created": list(writes.import_jobs_created),
         "reservation_changed": list(writes.reservations_changed),
-        "stock_created": [row[:8] for row in writes.stock_created],
+        "stock_created": [
+            (*row[:7], row.created_at, row.updated_at) for row in writes.stock_created
+        ],
         "stock_changed": [(place, *row) for place, row in enumerate(writes.stock_changed, start=1)],
         "stock_pinned": list(writes.stock_pinned),
         "line_created": [(row.id, *line) for row in created for line in row.lines],

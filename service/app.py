@@ -33,13 +33,19 @@ from service.sweeper import sweep_forever
 log = structlog.get_logger()
 
 
+NOWHERE = "/-"
+"""A path that no route has."""
+
+
 class Application(Litestar):
     """Litestar, but paths stay percent-encoded: a SKU may have a slash in its name."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
-            scope["path"] = scope["raw_path"].decode("ascii")
+            path = scope["raw_path"].decode("utf-8", "replace")
+            is_odd = "//" in path or (path.endswith("/") and path != "/")
+            scope["path"] = NOWHERE if is_odd else path  # Litestar would overlook empty segments
         await super().__call__(scope, receive, send)
 
 
@@ -108,7 +114,9 @@ def _refuse(request: HttpRequest, error: ServiceError) -> Any:
 
 
 def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
-    return _refuse(request, Unavailable(str(error) or "The database did not answer."))
+    if isinstance(error, db.Unavailable | db.Conflict | db.OutcomeUnknown):
+        return _refuse(request, Unavailable(str(error) or "The database did not answer."))
+    return _fail(request, error)
 
 
 def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
@@ -130,4 +138,4 @@ def _fail(request: HttpRequest, error: Exception) -> Answer:
 
 
 def _path(scope: Scope) -> str:
-    return str(scope["path"])
+    return scope["raw_path"].decode("utf-8", "replace")

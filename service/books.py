@@ -36,7 +36,7 @@ class Row:
     """A stock row as the batch changes it."""
 
     __slots__ = (
-        "available", "available_delta", "deleted", "held", "held_delta", "is_new", "location",
+        "available", "available_delta", "created_at", "deleted", "held", "held_delta", "is_new", "location",
         "low_stock_at", "lowest", "name", "pinned", "seen_version", "sku", "steps", "updated_at",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Row:
         self.seen_version = seen.version
         self.deleted = seen.deleted
         self.updated_at = seen.updated_at
+        self.created_at = seen.updated_at if is_new else None
         self.is_new = is_new
         self.pinned = False
         self.steps = 0
@@ -71,7 +72,7 @@ class Row:
         """Return the row as it is now."""
         return Stock(
             self.sku, self.location, self.name, self.available, self.held, self.low_stock_at,
-            self.version, self.updated_at, self.deleted,
+            self.version, self.updated_at, self.deleted, self.created_at,
         )  # fmt: skip
 
     def change(self) -> StockChange:

@@ -7,19 +7,16 @@ client who goes away cancels nothing.
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from service import metrics
 from service.commands import Command, Outcome, names_of
-from service.errors import InternalError, Overloaded, ServiceError, Unavailable
+from service.errors import Contention, Overloaded, ServiceError, Unavailable
 from service.ledger import Indivisible, Ledger
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,7 @@ class Limits:
     batch_commands_max: int = 500  # a plan of this size holds the event loop for some 10 ms
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
+    stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +123,7 @@ class Coalescer:
             self._lanes_busy -= 1
             self._pump_soon()
 
-    async def _run(self, jobs: list[Job]) -> None:
+    async def _run(self, jobs: list[Job], stuck_attempts: int = 0) -> None:
         """Carry jobs out as one batch, or in parts if they can't be as one."""
         commands = [command for job in jobs for command in job.commands]
         try:
@@ -134,58 +132,69 @@ class Coalescer:
             for job in jobs:
                 _refuse(job, error)
         except Indivisible as indivisible:
-            await self._run_parts(jobs, indivisible.blocked)
-        except Exception:
-            log.exception("batch_failed", commands=len(commands))
-            for job in jobs:
-                _refuse(job, InternalError("The service could not carry this out."))
+            await self._run_parts(jobs, indivisible.blocked, stuck_attempts)
         else:
             start = 0
             for job in jobs:
                 end = start + len(job.commands)
-                if not job.outcomes.done():
-                    job.outcomes.set_result(outcomes[start:end])
+                _answer(job, outcomes[start:end])
                 start = end
 
-    async def _run_parts(self, jobs: list[Job], blocked: set[Any]) -> None:
-        if len(jobs) == 1:
-            await self._run_in_order(jobs[0])
-            return
+    async def _run_parts(self, jobs: list[Job], blocked: set[Any], stuck_attempts: int) -> None:
+        """Set the jobs apart that name a locked row; if that is not why, halve the batch."""
         stuck = [job for job in jobs if not blocked.isdisjoint(job.names())]
-        if not stuck or len(stuck) == len(jobs):
+        free = [job for job in jobs if blocked.isdisjoint(job.names())]
+        if stuck:
+            if not stuck_attempts:
+                self._spawn(self._run_stuck(stuck, blocked))
+            if free:
+                await self._run(free, stuck_attempts)
+            if stuck_attempts:
+                await self._run_again(stuck, stuck_attempts + 1)
+        elif len(jobs) > 1:
             middle = len(jobs) // 2
-            await self._run(jobs[:middle])
-            await self._run(jobs[middle:])
-            return
-        self._spawn(self._run_stuck(stuck, blocked))
-        await self._run([job for job in jobs if job not in stuck])
+            await self._run(jobs[:middle], stuck_attempts)
+            await self._run(jobs[middle:], stuck_attempts)
+        else:
+            _answer(jobs[0], await self._run_entries(jobs[0].commands, stuck_attempts))
 
     async def _run_stuck(self, jobs: list[Job], blocked: set[Any]) -> None:
         """Wait for locked rows apart from the lanes; who else names them waits in the queue."""
         stuck = blocked - self._stuck
         self._stuck |= stuck
         try:
-            await self._run(jobs)
+            await self._run(jobs, stuck_attempts=1)
         finally:
             self._stuck -= stuck
             self._pump_soon()
 
-    async def _run_in_order(self, job: Job) -> None:
-        """Carry a job out in halves, one after the other, so that one bad entry fails alone."""
-        outcomes: list[Outcome] = []
-        await self._halve(job.commands, outcomes)
-        if not job.outcomes.done():
-            job.outcomes.set_result(outcomes)
+    async def _run_again(self, jobs: list[Job], stuck_attempts: int) -> None:
+        """Go on waiting, as one batch; when patience is spent, do what can be done."""
+        if stuck_attempts <= self.limits.stuck_attempts_max:
+            await self._run(jobs, stuck_attempts)
+            return
+        for job in jobs:
+            if len(job.commands) > 1:
+                _answer(job, await self._run_entries(job.commands, stuck_attempts))
+            else:
+                _refuse(job, _contention(stuck_attempts))
 
-    async def _halve(self, commands: list[Command], outcomes: list[Outcome]) -> None:
+    async def _run_entries(self, commands: list[Command], stuck_attempts: int) -> list[Outcome]:
+        """Carry one job's commands out, in order, so that a bad or a stuck one fails alone."""
         try:
-            outcomes += await self.ledger.execute(commands)
+            return await self.ledger.execute(commands)
         except ServiceError as error:
-            outcomes += [error] * len(commands)
-        except Indivisible:
+            return [error] * len(commands)
+        except Indivisible as indivisible:
+            blocked = indivisible.blocked
+        is_free = [blocked.isdisjoint(names_of(command)) for command in commands]
+        if all(is_free):
             middle = len(commands) // 2
-            await self._halve(commands[:middle], outcomes)
-            await self._halve(commands[middle:], outcomes)
+            first = await self._run_entries(commands[:middle], stuck_attempts)
+            return first + await self._run_entries(commands[middle:], stuck_attempts)
+        free = list(itertools.compress(commands, is_free))
+        done = iter(await self._run_entries(free, stuck_attempts) if free else [])
+        return [next(done) if has_run else _contention(stuck_attempts) for has_run in is_free]
 
     def _shed_late(self) -> None:
         """Answer what has waited too long to be begun with."""
@@ -200,6 +209,15 @@ class Coalescer:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _contention(attempts: int) -> Contention:
+    return Contention("The stock is locked by another session.", attempts=attempts)
+
+
+def _answer(job: Job, outcomes: list[Outcome]) -> None:
+    if not job.outcomes.done():
+        job.outcomes.set_result(outcomes)
 
 
 def _refuse(job: Job, error: ServiceError) -> None:

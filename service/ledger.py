@@ -20,7 +20,13 @@ from db.strategies import Strategy
 from db.writes import wait_for_standby
 from service import metrics
 from service.commands import Command, Done, Outcome, wanted_by
-from service.errors import Contention, InternalError, OutcomeUnknown, Unavailable
+from service.errors import (
+    Contention,
+    InternalError,
+    OutcomeUnknown,
+    ServiceError,
+    Unavailable,
+)
 from service.planner import plan
 
 log = structlog.get_logger()
@@ -67,11 +73,13 @@ class Ledger:
         metrics.BATCH_SIZE.observe(len(commands))
         try:
             outcomes = await self._retry(commands, give_up_at=started + self.policy.seconds_max)
+        except (ServiceError, Indivisible):
+            raise
         except db.Unavailable as error:
             raise Unavailable(str(error)) from error
         except db.OutcomeUnknown as error:
             raise OutcomeUnknown("The connection to the database died at COMMIT.") from error
-        except (db.DatabaseError, AssertionError) as error:
+        except Exception as error:
             if len(commands) > 1:
                 raise Indivisible(set()) from error
             log.exception("command_failed", command=type(commands[0]).__name__)

@@ -72,11 +72,16 @@ async def caller_of(request: HttpRequest, scope: str) -> Caller:
 
 def check_acceptable(accept: bytes) -> None:
     """Raise `NotAcceptable` unless JSON is among what the client accepts."""
+    accepted: dict[str, bool] = {}
     for item in accept.decode("latin-1").lower().split(","):
         media_type, *parameters = (part.strip() for part in item.split(";"))
         refused = any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
-        if media_type in ("*/*", "application/*", "application/json") and not refused:
-            return
+        accepted[media_type] = not refused
+    for media_type in ("application/json", "application/*", "*/*"):  # the most specific decides
+        if media_type in accepted:
+            if accepted[media_type]:
+                return
+            break
     raise NotAcceptable("Answers are application/json and application/problem+json.")
 
 

@@ -271,7 +271,10 @@ def _answers(settings: Settings) -> bool:
     import httpx  # noqa: PLC0415 - half of the start-up time, needed once
 
     try:
-        return httpx.get(f"{base_url(settings)}/health/live", timeout=1, trust_env=False).status_code == 200
+        return (
+            httpx.get(f"{base_url(settings)}/health/live", timeout=1, trust_env=False).status_code
+            == 200
+        )
     except httpx.HTTPError:
         return False
 

@@ -24,7 +24,11 @@ FORGED = [
 
 
 def encoded(value):
-    return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).rstrip(b"=").decode()
+    return (
+        base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode())
+        .rstrip(b"=")
+        .decode()
+    )
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -215,3 +215,27 @@ async def test_what_is_not_served_has_the_same_shape(service):
         assert response.status_code == 404, path
         assert response.headers["Content-Type"] == "application/problem+json"
         assert set(response.json()) >= MEMBERS
+
+
+@pytest.mark.parametrize("path", ["/v1/stock//A/main", "/v1/stock/A/main/", "/v1//stock"])
+async def test_an_empty_segment_in_a_path_names_nothing(service, path):
+    await service.stock("A", 1)
+    for method in ("GET", "DELETE"):
+        response = await service.client.request(method, f"http://holdfast{path}")
+        assert response.status_code == 404
+        assert response.json()["instance"] == path
+    assert await service.on_hand("A") == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("application/json;q=0, */*", 406),
+        ("text/html, */*;q=0.1", 200),
+        ("application/*", 200),
+        ("text/html", 406),
+    ],
+)
+async def test_the_most_specific_accepted_media_type_decides(service, accept, status):
+    response = await service.client.get("/v1/stock", headers={"Accept": accept})
+    assert response.status_code == status

@@ -1,5 +1,6 @@
 """Lists, filters, cursors, limits and conditional reads."""
 
+import asyncio
 import uuid
 
 import pytest
@@ -235,3 +236,15 @@ async def test_what_is_not_there_is_404(service, path):
     await service.stock("A", 1)
     response = await service.client.get(path)
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_rows_created_and_changed_in_one_transaction_are_listed_in_order_of_creation(service):
+    created = {"If-None-Match": "*"}
+    reserve = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
+    await asyncio.gather(
+        service.client.put("/v1/stock/A/main", json={"available": 5}, headers=created),
+        service.client.put("/v1/stock/B/main", json={"available": 5}, headers=created),
+        service.client.post("/v1/reservations", json=reserve),
+    )
+    items = (await service.client.get("/v1/stock")).json()["items"]
+    assert [item["sku"] for item in items] == ["A", "B"]

@@ -1,0 +1,254 @@
+"""The coalescer: requests merge, and none of them suffers for another one in its batch."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from db.database import Database, Timeouts
+from db.rows import Line
+from db.strategies.guard import Guard
+from service import planner
+from service.coalescer import Coalescer, Limits
+from service.commands import Command, Done, Reserve, SetStock, reservation_id
+from service.errors import Contention, InternalError, Overloaded, Unavailable
+from service.ledger import Ledger, RetryPolicy
+
+IMPATIENT = Timeouts(lock=0.1)
+
+
+def reserve(seq: Any, sku: str = "A") -> Reserve:
+    seq = str(seq)
+    lines = (Line(sku, "main", 1),)
+    return Reserve("us", seq, None, lines, 60, {}, reservation_id("us", seq))
+
+
+class Gate:
+    """Stands before a ledger: notes each batch's size and lets none through while it is shut."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.batches: list[int] = []
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._execute = ledger.execute
+        ledger.execute = self.execute  # type: ignore[method-assign]
+
+    async def execute(self, commands: Any) -> Any:
+        self.batches.append(len(commands))
+        self.reached.set()
+        await self.opened.wait()
+        return await self._execute(commands)
+
+
+@asynccontextmanager
+async def working(url: str, **limits: Any) -> AsyncIterator[Any]:
+    """A coalescer; what it was given is answered in the end."""
+    database = Database(url, pool_size=4, timeouts=IMPATIENT)
+    ledger = Ledger(database, Guard(), RetryPolicy(attempts_max=4))
+    coalescer = Coalescer(ledger, Limits(**limits))
+    for sku in "ABC":
+        await ledger.execute([SetStock(sku, "main", 1000, None, None, None)])
+    yield coalescer
+    await coalescer.drain()
+    await database.close()
+
+
+@pytest.fixture
+async def coalescer(database_url: str) -> AsyncIterator[Coalescer]:
+    async with working(database_url) as made:
+        yield made
+
+
+def begin(coalescer: Coalescer, *jobs: list[Command]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(coalescer.submit(job)) for job in jobs]
+
+
+async def settled(tasks: list[asyncio.Task[Any]]) -> list[Any]:
+    """Every task's outcomes, or its error."""
+    async with asyncio.timeout(30):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def statuses(outcomes: list[Any]) -> list[int]:
+    return [outcome.status for outcome in outcomes]
+
+
+async def test_what_queues_while_a_batch_is_under_way_is_the_next_batch(coalescer):
+    gate = Gate(coalescer.ledger)
+    first = begin(coalescer, [reserve(0)])
+    await gate.reached.wait()
+    rest = begin(coalescer, *([reserve(n)] for n in range(1, 51)))
+    await asyncio.sleep(0)
+    gate.opened.set()
+    assert all(outcomes[0].status == 201 for outcomes in await settled(first + rest))
+    assert gate.batches == [1, 50]
+
+
+async def test_a_batch_is_no_larger_than_its_bound_and_keeps_a_job_together(database_url):
+    async with working(database_url, batch_commands_max=4) as coalescer:
+        gate = Gate(coalescer.ledger)
+        gate.opened.set()
+        jobs = [[reserve(f"{n}/{m}") for m in range(3)] for n in range(3)]
+        jobs.append([reserve(f"large/{m}") for m in range(9)])
+        answers = await settled(begin(coalescer, *jobs))
+        assert [len(outcomes) for outcomes in answers] == [3, 3, 3, 9]
+        assert gate.batches == [3, 3, 3, 9]
+
+
+@pytest.fixture(params=[AssertionError, ValueError])
+def poison(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A seq that no reservation can be made with."""
+    rule = planner.RULES[Reserve]
+
+    def poisoned(books: Any, command: Reserve, at: Any) -> Any:
+        if command.seq == "poison":
+            raise request.param("this should not happen")
+        return rule(books, command, at)
+
+    monkeypatch.setattr(planner, "RULES", {**planner.RULES, Reserve: poisoned})
+    return "poison"
+
+
+async def test_a_poison_request_fails_alone(coalescer, poison):
+    seqs = [*range(7), poison, *range(7, 20)]
+    answers = await settled(begin(coalescer, *([reserve(seq)] for seq in seqs)))
+    assert isinstance(answers.pop(7), InternalError)
+    assert all(outcomes[0].status == 201 for outcomes in answers)
+
+
+async def test_a_poison_entry_of_a_batch_fails_alone(coalescer, poison):
+    outcomes = await coalescer.submit([reserve(seq) for seq in [1, 2, poison, 3]])
+    assert statuses(outcomes) == [201, 201, 500, 201]
+
+
+@asynccontextmanager
+async def locked(url: str, sku: str) -> AsyncIterator[None]:
+    """Another session holds the row's lock."""
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await connection.execute("SELECT 1 FROM stock WHERE sku = $1 FOR UPDATE", sku)
+        yield
+    await connection.close()
+
+
+async def test_who_waits_for_a_locked_row_holds_nobody_else_up(coalescer, database_url):
+    async with locked(database_url, "A"):
+        stuck = begin(coalescer, *([reserve(f"A{n}")] for n in range(8)))
+        others = begin(coalescer, *([reserve(f"{sku}{n}", sku)] for sku in "BC" for n in range(8)))
+        assert all(outcomes[0].status == 201 for outcomes in await settled(others))
+        later = begin(coalescer, [reserve("late", "A")], [reserve("late too", "B")])
+        assert (await later[1])[0].status == 201
+        assert not any(task.done() for task in [*stuck, later[0]])
+    assert all(outcomes[0].status == 201 for outcomes in await settled([*stuck, later[0]]))
+
+
+async def test_a_batch_that_is_all_stuck_holds_nobody_up_either(coalescer, database_url):
+    async with locked(database_url, "A"):
+        stuck = begin(coalescer, *([reserve(f"A{n}")] for n in range(16)))
+        stuck += begin(coalescer, [reserve(f"many{n}") for n in range(16)])
+        await asyncio.sleep(0)  # they are a batch of their own
+        others = begin(coalescer, *([reserve(f"B{n}", "B")] for n in range(16)))
+        assert all(outcomes[0].status == 201 for outcomes in await settled(others))
+        assert not any(task.done() for task in stuck)
+    assert {status for o in await settled(stuck) for status in statuses(o)} == {201}
+
+
+async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
+    coalescer, database_url
+):
+    async with locked(database_url, "A"):
+        alone = begin(coalescer, [reserve("alone")])
+        assert {type(answer) for answer in await settled(alone)} == {Contention}
+        many = begin(coalescer, *([reserve(n)] for n in range(8)))
+        mixed = begin(coalescer, [reserve("x", "B"), reserve("y"), reserve("z", "C")])
+        assert {type(answer) for answer in await settled(many)} == {Contention}
+        assert statuses((await settled(mixed))[0]) == [201, 503, 201]
+    again = await settled(begin(coalescer, *([reserve(n)] for n in [*range(8), "alone", "y"])))
+    assert [(o[0].status, o[0].replayed) for o in again] == [(201, False)] * 10
+
+
+async def test_more_than_may_wait_is_refused_at_once(database_url):
+    async with working(database_url, queued_commands_max=5) as coalescer:
+        gate = Gate(coalescer.ledger)
+        taken = begin(coalescer, [reserve("first")])
+        await gate.reached.wait()
+        taken += begin(coalescer, [reserve(1), reserve(2)], [reserve(3), reserve(4), reserve(5)])
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await coalescer.submit([reserve(6)])
+        gate.opened.set()
+        assert {status for o in await settled(taken) for status in statuses(o)} == {201}
+        assert (await coalescer.submit([reserve(6)]))[0].status == 201
+
+
+async def test_who_has_waited_too_long_is_refused_and_leaves_nothing_behind(database_url):
+    async with working(database_url, queued_seconds_max=0.01) as coalescer:
+        gate = Gate(coalescer.ledger)
+        first = begin(coalescer, [reserve("first")])
+        await gate.reached.wait()
+        with pytest.raises(Overloaded):
+            await coalescer.submit([reserve(1)])
+        gate.opened.set()
+        assert (await settled(first))[0][0].status == 201
+        assert not (await coalescer.submit([reserve(1)]))[0].replayed
+
+
+async def test_a_client_who_goes_away_cancels_nothing(coalescer):
+    gate = Gate(coalescer.ledger)
+    task = begin(coalescer, [reserve(1)])[0]
+    await gate.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.opened.set()
+    again = (await coalescer.submit([reserve(1)]))[0]
+    assert (again.status, again.replayed) == (200, True)
+
+
+async def test_hundreds_of_clients_who_go_away_leave_no_half_of_anything(coalescer, database_url):
+    chance = random.Random(7)
+    tasks = []
+    for n in range(400):
+        tasks += begin(coalescer, [reserve(f"{n}/{m}", "ABC"[m]) for m in range(3)])
+        for _ in range(chance.randrange(3)):
+            await asyncio.sleep(0)
+        chance.choice(tasks).cancel()
+    answers = await settled(tasks)
+    assert {type(answer) for answer in answers} == {list, asyncio.CancelledError}
+    await coalescer.drain()
+    connection = await asyncpg.connect(database_url)
+    found = await connection.fetch(
+        "SELECT split_part(seq, '/', 1)::int AS n, count(*) FROM reservation GROUP BY 1"
+    )
+    idle = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    await connection.close()
+    assert idle == 0
+    assert {row["count"] for row in found} == {3}
+    answered = {n for n, answer in enumerate(answers) if isinstance(answer, list)}
+    assert answered <= {row["n"] for row in found}
+
+
+async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coalescer):
+    taken = begin(coalescer, *([reserve(n)] for n in range(100)))
+    await asyncio.sleep(0)
+    await coalescer.drain()
+    assert all(task.done() for task in taken)
+    assert all(isinstance(task.result()[0], Done) for task in taken)
+    with pytest.raises(Unavailable):
+        await coalescer.submit([reserve("late")])
+
+
+async def test_an_unexpected_failure_is_answered_too(coalescer, monkeypatch):
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("this should not happen")
+
+    monkeypatch.setattr(coalescer.ledger.database, "transact", fail)
+    alone, many = await settled(begin(coalescer, [reserve(1)], [reserve(2), reserve(3)]))
+    assert (alone.status, statuses(many)) == (500, [500, 500])

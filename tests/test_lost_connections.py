@@ -1,0 +1,114 @@
+"""Connections that die: at COMMIT, where only PostgreSQL knows what became of it, and anywhere."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from db.database import Database, Timeouts
+from db.strategies.guard import Guard
+from service.commands import Command, Outcome, SetStock
+from service.errors import Contention, OutcomeUnknown, Unavailable
+from service.ledger import Ledger
+from tests.proxy import Proxy, proxy
+from tests.test_coalescer import reserve, working
+
+
+@pytest.fixture
+async def wire(database_url: str) -> AsyncIterator[Proxy]:
+    async with proxy(database_url) as made:
+        yield made
+
+
+@pytest.fixture
+async def ledger(wire: Proxy) -> AsyncIterator[Ledger]:
+    """A ledger whose connections go through the proxy; there are ten units of A."""
+    database = Database(wire.url, pool_size=2, timeouts=Timeouts(settle=0.5))
+    made = Ledger(database, Guard())
+    await run(made, SetStock("A", "main", 10, None, None, None))
+    yield made
+    await database.close()
+
+
+async def run(ledger: Ledger, command: Command) -> Outcome:
+    return (await ledger.execute([command]))[0]
+
+
+async def effects(url: str) -> int:
+    """How many reservations took units."""
+    connection = await asyncpg.connect(url)
+    count = await connection.fetchval("SELECT count(*) FROM movement WHERE kind = 'reserve'")
+    await connection.close()
+    return count
+
+
+@pytest.mark.parametrize("lost", ["commit", "answer"])
+async def test_a_commit_that_gets_no_answer_is_settled_and_has_one_effect(
+    ledger, wire, database_url, lost
+):
+    wire.loses = lost
+    outcome = await run(ledger, reserve(1))
+    assert (outcome.status, outcome.replayed, wire.lost) == (201, False, 1)
+    assert await effects(database_url) == 1
+    again = await run(ledger, reserve(1))
+    assert (again.status, again.replayed, again.value) == (200, True, outcome.value)
+
+
+@pytest.mark.parametrize(("lost", "status"), [("commit", 201), ("answer", 200)])
+async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_converges(
+    ledger, wire, database_url, lost, status
+):
+    wire.loses, wire.refuses = lost, True
+    with pytest.raises(OutcomeUnknown):
+        await run(ledger, reserve(1))
+    wire.refuses = False
+    assert (await run(ledger, reserve(1))).status == status
+    assert await effects(database_url) == 1
+
+
+@pytest.mark.parametrize("lost", ["commit", "answer"])
+async def test_a_merged_batch_is_settled_as_one(wire, database_url, lost):
+    async with working(wire.url) as coalescer:
+        wire.loses = lost
+        answers = await asyncio.gather(*(coalescer.submit([reserve(n)]) for n in range(20)))
+        assert [(o[0].status, o[0].replayed) for o in answers] == [(201, False)] * 20
+        assert wire.lost == 1
+    assert await effects(database_url) == 20
+
+
+async def test_backends_that_are_terminated_at_random_lose_and_double_nothing(database_url):
+    """Every request is answered, and sent again until the answer is final."""
+    async with working(database_url) as coalescer:
+        killing = asyncio.create_task(kill_backends(database_url))
+
+        async def insist(n: int) -> int:
+            while True:
+                try:
+                    return (await coalescer.submit([reserve(n)]))[0].status
+                except (Contention, OutcomeUnknown, Unavailable):
+                    await asyncio.sleep(0)
+
+        async with asyncio.timeout(60):
+            statuses = [await asyncio.gather(*map(insist, range(k, k + 5))) for k in ROUNDS]
+        killing.cancel()
+        assert {status for five in statuses for status in five} <= {200, 201}
+    assert await effects(database_url) == 5 * len(ROUNDS)
+
+
+ROUNDS = range(0, 300, 5)
+
+
+async def kill_backends(url: str) -> None:
+    chance = random.Random(7)
+    connection = await asyncpg.connect(url)
+    try:
+        while True:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'holdfast'"
+            )
+            await asyncio.sleep(chance.uniform(0, 0.02))
+    finally:
+        await connection.close()
