@@ -36,7 +36,7 @@ def check_wrk() -> None:
         raise SystemExit("bench needs wrk: apt-get install wrk")
 
 
-def load(  # noqa: PLR0913 - a round has this many knobs
+def load(
     url: str, *, key: str, prefix: str, skus: int, connections: int, seconds: int
 ) -> Measured:
     """Send reservations with new seqs for some seconds and return what came back."""

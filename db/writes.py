@@ -140,8 +140,8 @@ PARTS = {
         ),
         Part(
             "stock_changed",
-            "index int, sku text, location text, available_delta bigint, held_delta bigint, lowest bigint,"
-            " steps int, seen_version bigint, name text, low_stock_at bigint, deleted boolean,"
+            "index int, sku text, location text, available_delta bigint, held_delta bigint,"
+            " lowest bigint, steps int, seen_version bigint, name text, low_stock_at bigint, deleted boolean,"
             " updated_at timestamptz",
             """
             UPDATE stock

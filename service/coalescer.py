@@ -80,8 +80,8 @@ class Coalescer:
         """Take no more work and return when all that was taken is answered."""
         self._closing = True
         give_up_at = self._loop.time() + self.limits.drain_seconds_max
-        while (self._tasks or self._queue) and self._loop.time() < give_up_at:
-            await asyncio.sleep(0.01)  # bounded by give_up_at
+        while (self._tasks or self._queue) and self._loop.time() < give_up_at:  # noqa: ASYNC110 - several things end
+            await asyncio.sleep(0.01)
         self._watch.cancel()
         for job in self._queue:
             _refuse(job, Unavailable("The service is shutting down."))

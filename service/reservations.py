@@ -317,6 +317,7 @@ def _same_refund(command: RefundUnits, stored: Refund) -> IdempotencyMismatch | 
 
 
 def mismatch(field: str, stored: Any, sent: Any) -> IdempotencyMismatch:
+    """Return the refusal of a known identity whose content differs in `field`."""
     return IdempotencyMismatch(
         f"The first request with this identity differs in {field}.",
         field=field,

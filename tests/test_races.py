@@ -193,7 +193,7 @@ async def test_of_confirm_and_the_deadline_exactly_one_wins(shop):
     await deadlines_pass_one_by_one(shop, holds)
     answers = await shop.step(holds, "confirm")
     async with asyncio.timeout(10):
-        while (await shop.stock("A"))[1]:  # noqa: ASYNC110 - the sweeper is another process
+        while (await shop.stock("A"))[1]:
             await asyncio.sleep(0.05)
     for hold, answer in zip(holds, answers, strict=True):
         ending = "confirm" if answer.status_code == 200 else "expire"
