@@ -141,8 +141,8 @@ PARTS = {
         Part(
             "stock_changed",
             "index int, sku text, location text, available_delta bigint, held_delta bigint,"
-            " lowest bigint, steps int, seen_version bigint, name text, low_stock_at bigint, deleted boolean,"
-            " updated_at timestamptz",
+            " lowest bigint, steps int, seen_version bigint, name text, low_stock_at bigint,"
+            " deleted boolean, updated_at timestamptz",
             """
             UPDATE stock
             SET available = stock.available + new.available_delta,

@@ -37,7 +37,8 @@ class Row:
 
     __slots__ = (
         "available", "available_delta", "created_at", "deleted", "held", "held_delta", "is_new",
-        "location", "low_stock_at", "lowest", "name", "pinned", "seen_version", "sku", "steps", "updated_at",
+        "location", "low_stock_at", "lowest", "name", "pinned", "seen_version", "sku", "steps",
+        "updated_at",
     )  # fmt: skip
 
     def __init__(self, seen: Stock, *, is_new: bool = False) -> None:
