@@ -66,6 +66,7 @@ class Stock(Base):
     created_at: Mapped[datetime] = mapped_column(MOMENT)
     updated_at: Mapped[datetime] = mapped_column(MOMENT)
     deleted_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
 class Reservation(Base):

@@ -140,6 +140,8 @@ class StockChange(NamedTuple):
     low_stock_at: int | None
     deleted: bool
     updated_at: datetime
+    fence: int | None = None
+    """The token of the lock under which the change is made: a row refuses all lower ones."""
 
 
 class ReservationChange(NamedTuple):

@@ -142,7 +142,7 @@ PARTS = {
             "stock_changed",
             "index int, sku text, location text, available_delta bigint, held_delta bigint,"
             " lowest bigint, steps int, seen_version bigint, name text, low_stock_at bigint,"
-            " deleted boolean, updated_at timestamptz",
+            " deleted boolean, updated_at timestamptz, fence bigint",
             """
             UPDATE stock
             SET available = stock.available + new.available_delta,
@@ -152,13 +152,15 @@ PARTS = {
                 name = CASE WHEN new.seen_version IS NULL THEN stock.name ELSE new.name END,
                 low_stock_at = CASE WHEN new.seen_version IS NULL THEN stock.low_stock_at
                                     ELSE new.low_stock_at END,
-                deleted_at = CASE WHEN new.deleted THEN new.updated_at END
+                deleted_at = CASE WHEN new.deleted THEN new.updated_at END,
+                fence = greatest(stock.fence, new.fence)
             FROM {rows}
             WHERE {gate}
                 AND stock.sku = new.sku AND stock.location = new.location
                 AND stock.available + new.lowest >= 0
                 AND (new.seen_version IS NOT NULL OR stock.deleted_at IS NULL)
                 AND (new.seen_version IS NULL OR stock.version = new.seen_version)
+                AND (new.fence IS NULL OR stock.fence <= new.fence)
             RETURNING new.index, stock.version
             """,
             gates=True,

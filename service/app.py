@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import Scope
 
 from db import database as db
-from db.strategies import STRATEGIES
+from db.strategies import open_strategy
 from service.answers import Answer, problem_answer
 from service.auth import Keys
 from service.coalescer import Coalescer, Limits
@@ -71,6 +71,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             if sweeper is not None:
                 sweeper.cancel()
             await services.coalescer.drain()
+            await services.coalescer.ledger.strategy.close()
             await services.database.close()
 
     return Application(
@@ -95,7 +96,12 @@ def build_services(settings: Settings) -> Services:
     if settings.database_url is None:
         raise ValueError("settings.database_url is not set")
     database = db.Database(settings.database_url, pool_size=settings.pool_size)
-    ledger = Ledger(database, STRATEGIES[settings.strategy]())
+    strategy = open_strategy(
+        settings.strategy,
+        redis_url=settings.redis_url,
+        zookeeper_hosts=settings.zookeeper_hosts,
+    )
+    ledger = Ledger(database, strategy)
     limits = Limits(
         lanes=settings.lanes,
         queued_commands_max=settings.queue_max,

@@ -88,8 +88,9 @@ class Row:
 class Books:
     """The state of a plan in the making."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, pins_rows: bool = False) -> None:
         self.snapshot = snapshot
+        self.pins_rows = pins_rows
         self.rows: dict[Key, Row] = {}
         self.reservations: dict[UUID, Reservation] = dict(snapshot.reservations)
         self.identities: dict[Identity, UUID] = {
@@ -112,6 +113,7 @@ class Books:
             seen = self.snapshot.stock.get(key)
             if seen is not None:
                 row = self.rows[key] = Row(seen)
+                row.pinned = self.pins_rows
         return row
 
     def new_row(self, key: Key, at: datetime) -> Row:

@@ -16,7 +16,7 @@ import structlog
 from db import database as db
 from db.reads import load, locked_elsewhere
 from db.rows import Snapshot
-from db.strategies import Strategy
+from db.strategies.guard import Guard
 from db.writes import wait_for_standby
 from service import metrics
 from service.commands import Command, Done, Outcome, wanted_by
@@ -61,7 +61,7 @@ class Ledger:
     """The one way through which stock changes."""
 
     def __init__(
-        self, database: db.Database, strategy: Strategy, policy: RetryPolicy | None = None
+        self, database: db.Database, strategy: Guard, policy: RetryPolicy | None = None
     ) -> None:
         self.database = database
         self.strategy = strategy
@@ -104,22 +104,23 @@ class Ledger:
 
     async def _attempt(self, commands: Sequence[Command], *, locked: bool) -> list[Outcome]:
         wanted = wanted_by(commands)
+        pins_rows = self.strategy.pins_rows
 
         async def work(transaction: db.Transaction) -> list[Outcome]:
             connection = transaction.connection
             snapshot = await self.strategy.load(connection, wanted, locked=locked)
-            planned = plan(snapshot, commands)
+            planned = plan(snapshot, commands, pins_rows=pins_rows)
             while planned.lacking:
                 wanted.overdue |= planned.lacking
                 snapshot = await self.strategy.load(connection, wanted, locked=locked)
-                planned = plan(snapshot, commands)
+                planned = plan(snapshot, commands, pins_rows=pins_rows)
             if planned.writes:
-                await self.strategy.apply(transaction, planned.writes)
+                await self.strategy.apply(transaction, planned.writes, held)
             elif any(isinstance(outcome, Done) for outcome in planned.outcomes):
                 await wait_for_standby(connection)
             return planned.outcomes
 
-        async with self.strategy.hold(wanted):
+        async with self.strategy.hold(self.database, wanted) as held:
             return await self.database.transact(work, isolation=self.strategy.isolation)
 
     async def _blocked(self, commands: Sequence[Command]) -> set[Any]:

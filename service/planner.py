@@ -56,9 +56,12 @@ class Plan:
     lacking: set[Key]
 
 
-def plan(snapshot: Snapshot, commands: Iterable[Command]) -> Plan:
-    """Return what the commands come to, carried out one after another from `snapshot` on."""
-    books = Books(snapshot)
+def plan(snapshot: Snapshot, commands: Iterable[Command], *, pins_rows: bool = False) -> Plan:
+    """Return what the commands come to, carried out one after another from `snapshot` on.
+
+    With `pins_rows` every stock row that is changed must still have the version that was seen.
+    """
+    books = Books(snapshot, pins_rows=pins_rows)
     outcomes = [
         RULES[type(command)](books, command, snapshot.now + index * MICROSECOND)
         for index, command in enumerate(commands)

@@ -30,8 +30,14 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="Processes that answer requests; one saturates one core."
     )
-    strategy: Literal["guard"] = Field(
-        "guard", description=f"How stock is kept apart: {', '.join(STRATEGIES)}."
+    strategy: Literal[
+        "guard", "version", "pessimistic", "serializable", "advisory", "redis", "zookeeper"
+    ] = Field("guard", description=f"How stock is kept apart: {', '.join(STRATEGIES)}.")
+    redis_url: str | None = Field(
+        None, description="Where the strategy redis keeps its locks: redis://host:port/0."
+    )
+    zookeeper_hosts: str | None = Field(
+        None, description="Where the strategy zookeeper keeps its locks: host:port,host:port."
     )
     admin_key: str | None = Field(
         None,

@@ -1,13 +1,29 @@
-"""`guard`, the default: read without locks and let the guarded update be the judge."""
+"""`guard`, the default: read without locks and let the guarded update be the judge.
 
-from contextlib import AbstractAsyncContextManager, nullcontext
+It is also the interface: the other strategies are this one, with something more in one of the four
+places where others can be kept out.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Transaction
+from db.database import Conflict, Database, Transaction
 from db.reads import load, lock
-from db.rows import Snapshot, Wanted, Writes
+from db.rows import Key, Snapshot, Wanted, Writes
 from db.writes import apply
+
+
+@dataclass(slots=True)
+class Held:
+    """Locks outside the database that are held around one transaction."""
+
+    fences: Mapping[Key, int] = field(default_factory=dict)
+    """For each stock row a number that grows from holder to holder of its lock."""
+    is_lost: bool = False
+    """Set when a lock is known to be gone: then nothing may be written any more."""
 
 
 class Guard:
@@ -15,10 +31,13 @@ class Guard:
 
     name = "guard"
     isolation = "READ COMMITTED"
+    pins_rows = False
+    """Whether every stock row a plan changes must still have the version that was seen."""
 
-    def hold(self, wanted: Wanted) -> AbstractAsyncContextManager[None]:  # noqa: ARG002
+    @asynccontextmanager
+    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:  # noqa: ARG002
         """Keep others out from before the transaction until after it: not needed here."""
-        return nullcontext()
+        yield Held()
 
     async def load(self, connection: AsyncConnection, wanted: Wanted, *, locked: bool) -> Snapshot:
         """Return the snapshot; `locked`, after lost races, with its rows FOR UPDATE."""
@@ -26,6 +45,16 @@ class Guard:
             await lock(connection, wanted)
         return await load(connection, wanted)
 
-    async def apply(self, transaction: Transaction, writes: Writes) -> None:
+    async def apply(self, transaction: Transaction, writes: Writes, held: Held) -> None:
         """Write with the guards the plan asked for, or raise `Conflict`."""
+        if held.is_lost:
+            raise Conflict("lock_lost")
+        if held.fences:
+            writes.stock_changed = [
+                change._replace(fence=held.fences.get((change.sku, change.location)))
+                for change in writes.stock_changed
+            ]
         await apply(transaction, writes)
+
+    async def close(self) -> None:
+        """Let go of whatever the strategy keeps open."""

@@ -1,0 +1,125 @@
+"""`redis`: a lock per key in Redis, with a fencing token, and the guarded row behind it.
+
+A lock that expires under a paused holder protects nothing by itself (Kleppmann, "How to do
+distributed locking", 2016), so every grant carries a token that only grows, each row keeps the
+highest it has seen, and a writer with a lower one is refused. The version check stays as well.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import Redis as Client
+from redis.exceptions import RedisError
+
+from db.database import Database, LockTimeout, Unavailable
+from db.rows import Wanted
+from db.strategies.guard import Guard, Held
+from db.strategies.names import keys_of, name_of, names_of
+
+EXPIRE_SECONDS = 5.0  # a dead holder's locks are free after that; a live one renews them
+WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
+POLL_SECONDS = 0.002  # between two tries; a COMMIT takes about as long
+SOCKET_SECONDS_MAX = 1.0  # a Redis that is away must not be waited for
+CONNECTIONS_MAX = 16
+FENCE = "holdfast:fence"
+
+ACQUIRE = """
+for i = tonumber(ARGV[3]), #KEYS - 1 do
+    if not redis.call('SET', KEYS[i], ARGV[1], 'NX', 'PX', ARGV[2]) then return {i, 0} end
+end
+local now = redis.call('TIME')
+local last = tonumber(redis.call('GET', KEYS[#KEYS]) or '0')
+local token = math.max(now[1] * 1000000 + now[2], last + 1)
+redis.call('SET', KEYS[#KEYS], string.format('%.0f', token))
+return {#KEYS, token}
+"""
+"""Takes the locks from number ARGV[3] on, in order, as far as they are free. The token is the clock
+in microseconds or one more than the last: it grows even when Redis has forgotten everything."""
+
+RENEW = """
+local held = 0
+for i = 1, #KEYS do
+    if redis.call('GET', KEYS[i]) == ARGV[1] then
+        held = held + redis.call('PEXPIRE', KEYS[i], ARGV[2])
+    end
+end
+return held
+"""
+
+RELEASE = """
+for i = 1, #KEYS do
+    if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
+end
+"""
+
+
+class Redis(Guard):
+    """A distributed lock around the transaction, as `version` and a fence inside it."""
+
+    name = "redis"
+    pins_rows = True
+
+    def __init__(self, url: str) -> None:
+        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS_MAX,
+            timeout=WAIT_SECONDS_MAX,
+            socket_timeout=SOCKET_SECONDS_MAX,
+            socket_connect_timeout=SOCKET_SECONDS_MAX,
+        )
+        self._client = Client.from_pool(pool)
+        self._acquire_script = self._client.register_script(ACQUIRE)
+        self._renew_script = self._client.register_script(RENEW)
+        self._release_script = self._client.register_script(RELEASE)
+
+    @asynccontextmanager
+    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
+        """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without Redis."""
+        keys = await keys_of(database, wanted)
+        names = [f"holdfast:{name}" for name in sorted(names_of(wanted.reservations, keys))]
+        value = secrets.token_hex(16)
+        try:
+            try:
+                token = await self._acquire(names, value)
+            except (RedisError, OSError, TimeoutError) as error:
+                raise Unavailable(f"Redis, which keeps the locks, is away ({error})") from error
+            held = Held({key: token for key in keys if f"holdfast:{name_of(key)}" in names})
+            renewal = asyncio.create_task(self._renew(names, value, held))
+            try:
+                yield held
+            finally:
+                renewal.cancel()
+        finally:
+            with suppress(RedisError, OSError, TimeoutError):  # then they expire
+                await self._release_script(keys=names, args=[value])
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _acquire(self, names: list[str], value: str) -> int:
+        give_up_at = time.monotonic() + WAIT_SECONDS_MAX
+        first = 1
+        while True:
+            arguments: list[Any] = [value, int(EXPIRE_SECONDS * 1000), first]
+            first, token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
+            if token:
+                return int(token)
+            if time.monotonic() > give_up_at:
+                raise LockTimeout
+            await asyncio.sleep(POLL_SECONDS * (0.5 + secrets.randbelow(1000) / 1000))
+
+    async def _renew(self, names: list[str], value: str, held: Held) -> None:
+        """Keep the locks; say so when one of them is gone."""
+        arguments: list[Any] = [value, int(EXPIRE_SECONDS * 1000)]
+        while not held.is_lost:
+            await asyncio.sleep(EXPIRE_SECONDS / 3)
+            try:
+                held.is_lost = await self._renew_script(keys=names, args=arguments) < len(names)
+            except (RedisError, OSError, TimeoutError):
+                held.is_lost = True
