@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test check setup bench lock clean
+.PHONY: run test test-strategies services check setup bench lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -16,6 +16,21 @@ setup: $(BIN)/holdfast  ## make .venv with .venv/bin/holdfast in it
 
 test: $(VENV)/dev  ## run every test (ARGS="-k name" picks some)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-strategies: $(VENV)/dev  ## run the contract's tests with each strategy in turn
+	@for strategy in $(STRATEGIES); do echo "Strategy $$strategy"; \
+		HOLDFAST_TEST_STRATEGY=$$strategy $(BIN)/python -m pytest $(CONTRACT) $(ARGS) || exit 1; done
+
+STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
+CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
+	imports batch two_services races))
+
+services:  ## install Debian's Redis and ZooKeeper, which the strategies of those names need
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \
+	else echo "Not root, so nothing was installed. As root: $(INSTALL_SERVICES)"; fi
+
+INSTALL_SERVICES = DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+	redis-server zookeeper default-jre-headless
 
 check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ from db.rows import (
     Reservation,
     Snapshot,
     Stock,
+    Token,
     Wanted,
 )
 
@@ -105,6 +106,13 @@ IMPORT_JOBS = {
     """,
 }
 
+TOKENS = {
+    "tokens": """
+        SELECT ROW(digest, expires_at, used_at)
+        FROM unnest(CAST(:tokens AS bytea[])) AS wanted(digest) JOIN page_token USING (digest)
+    """,
+}
+
 
 async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
     """Return the wanted rows, the stock rows of the wanted reservations, and the clock.
@@ -137,6 +145,8 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
         snapshot.import_jobs = {
             (record[0], record[1]): ImportJob(*record) for record in row["import_jobs"]
         }
+    if wanted.tokens:
+        snapshot.tokens = {record[0]: Token(*record) for record in row["tokens"]}
     return snapshot
 
 
@@ -147,10 +157,12 @@ def _statement(wanted: Wanted) -> Any:
         bool(wanted.refunds),
         bool(wanted.adjustments),
         bool(wanted.import_jobs),
+        bool(wanted.tokens),
     )
     if form not in _STATEMENTS:
         rows = dict(ROWS)
-        for part, asked in zip((REFUNDS, ADJUSTMENTS, IMPORT_JOBS), form[1:], strict=True):
+        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS, TOKENS)
+        for part, asked in zip(parts, form[1:], strict=True):
             rows |= part if asked else {}
         _STATEMENTS[form] = text(
             f"WITH found AS ({FOUND}{OVERDUE if wanted.overdue else ''}),"
@@ -179,6 +191,8 @@ def _parameters(wanted: Wanted) -> dict[str, Any]:
         pairs.append(("adjustment_sources", "adjustment_seqs", wanted.adjustments))
     if wanted.import_jobs:
         pairs.append(("job_sources", "jobs", wanted.import_jobs))
+    if wanted.tokens:
+        parameters["tokens"] = sorted(wanted.tokens)
     for first, second, keys in pairs:
         parameters[first], parameters[second] = columns(sorted(keys), 2)
     return parameters
@@ -233,19 +247,34 @@ LOCK_RESERVATIONS = text(f"""
     ORDER BY reservation.id FOR UPDATE OF reservation
 """)
 
-LOCK_STOCK = text(f"""
+WANTED_KEYS = f"""
     WITH found AS ({FOUND}),
     line AS (SELECT sku, location FROM found
-             JOIN reservation_line ON reservation_line.reservation_id = found.id),
-    key AS ({KEYS})
-    SELECT 1 FROM key JOIN stock USING (sku, location)
+             JOIN reservation_line ON reservation_line.reservation_id = found.id)
+    {KEYS}
+"""
+"""The keys of the wanted stock rows and of those that the wanted reservations hold."""
+
+LOCK_STOCK = text(f"""
+    SELECT 1 FROM ({WANTED_KEYS}) AS key JOIN stock USING (sku, location)
     ORDER BY stock.sku, stock.location FOR UPDATE OF stock
 """)
 
 
 async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
     """Take the wanted rows FOR UPDATE: reservations by id, then stock by (sku, location)."""
-    parameters = _parameters(
+    parameters = key_parameters(wanted)
+    reservations = {
+        name: parameters[name]
+        for name in ("ids", "sources", "seqs", "refund_sources", "refund_seqs")
+    }
+    await connection.execute(LOCK_RESERVATIONS, reservations)
+    await connection.execute(LOCK_STOCK, parameters)
+
+
+def key_parameters(wanted: Wanted) -> dict[str, Any]:
+    """Return the parameters of `WANTED_KEYS`, and of whatever else asks by the same keys."""
+    return _parameters(
         Wanted(
             reservations=wanted.reservations,
             identities=wanted.identities,
@@ -253,12 +282,6 @@ async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
             refunds=wanted.refunds,
         )
     )
-    reservations = {
-        name: parameters[name]
-        for name in ("ids", "sources", "seqs", "refund_sources", "refund_seqs")
-    }
-    await connection.execute(LOCK_RESERVATIONS, reservations)
-    await connection.execute(LOCK_STOCK, parameters)
 
 
 FREE_RESERVATIONS = text("""

@@ -25,7 +25,8 @@ from service.errors import (
 )
 from service.ledger import Ledger
 from service.requests import HttpRequest
-from service.routes import operations, reservations, stock
+from service.retry import RetryPolicy
+from service.routes import operations, pages, reservations, stock
 from service.services import Services
 from service.settings import Settings
 from service.sweeper import sweep_forever
@@ -75,7 +76,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             await services.database.close()
 
     return Application(
-        route_handlers=[*reservations.ROUTES, *stock.ROUTES, *operations.ROUTES],
+        route_handlers=[*reservations.ROUTES, *stock.ROUTES, *operations.ROUTES, *pages.ROUTES],
         lifespan=[lifespan],
         exception_handlers=cast(
             "Any",
@@ -101,7 +102,7 @@ def build_services(settings: Settings) -> Services:
         redis_url=settings.redis_url,
         zookeeper_hosts=settings.zookeeper_hosts,
     )
-    ledger = Ledger(database, strategy)
+    ledger = Ledger(database, strategy, retry_policy(settings))
     limits = Limits(
         lanes=settings.lanes,
         queued_commands_max=settings.queue_max,
@@ -112,6 +113,17 @@ def build_services(settings: Settings) -> Services:
         database=database,
         keys=Keys(database, rate_limit=settings.rate_limit),
         coalescer=Coalescer(ledger, limits),
+    )
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """Return how a worker with these settings runs lost races again."""
+    return RetryPolicy(
+        attempts_max=settings.retry_attempts,
+        wait_first_seconds=settings.retry_wait_seconds,
+        seconds_max=settings.retry_seconds,
+        share_max=settings.retry_share,
+        burst_max=settings.retry_burst,
     )
 
 

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from db.database import Database, DatabaseError
 from db.embedded import EmbeddedError
+from service.lab.command import lab
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def main() -> None:
 @click.version_option(package_name="holdfast")
 def cli() -> None:
     """Holdfast reserves inventory over HTTP: exactly once, never below zero."""
+
+
+cli.add_command(lab)
 
 
 def settings_options(*names: str) -> Callable[[F], F]:

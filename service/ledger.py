@@ -5,10 +5,8 @@ in parts; then nothing was written.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -28,24 +26,9 @@ from service.errors import (
     Unavailable,
 )
 from service.planner import plan
+from service.retry import RetryBudget, RetryPolicy
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """When a lost race is run again. Backoff doubles and is fully jittered."""
-
-    attempts_max: int = 8  # a batch that escalated wins unless a lock can't be had at all
-    lock_after_attempts: int = 3  # lost thrice, it takes its rows FOR UPDATE
-    seconds_max: float = 5.0  # the answer is `contention` after that
-    wait_first_seconds: float = 0.002  # about one COMMIT
-    wait_max_seconds: float = 0.2
-
-    def wait_seconds(self, attempt: int) -> float:
-        """Return how long to wait after this many attempts."""
-        longest = min(self.wait_max_seconds, self.wait_first_seconds * 2**attempt)
-        return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret
 
 
 class Indivisible(Exception):
@@ -66,6 +49,7 @@ class Ledger:
         self.database = database
         self.strategy = strategy
         self.policy = policy or RetryPolicy()
+        self.budget = RetryBudget(self.policy)
 
     async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
         """Carry the commands out, in order, and return an outcome for each once it is durable."""
@@ -85,6 +69,7 @@ class Ledger:
             log.exception("command_failed", command=type(commands[0]).__name__)
             raise InternalError("The service could not carry this out.") from error
         metrics.TRANSACTION_SECONDS.observe(time.monotonic() - started)
+        self.budget.earn(len(commands))
         _count(commands, outcomes)
         return outcomes
 
@@ -94,11 +79,16 @@ class Ledger:
                 locked = attempt > self.policy.lock_after_attempts
                 return await self._attempt(commands, locked=locked)
             except db.Conflict as conflict:
-                metrics.CONFLICTS.labels(conflict.kind).inc()
+                kind = conflict.kind
+                metrics.CONFLICTS.labels(kind).inc()
                 if isinstance(conflict, db.LockTimeout) and len(commands) > 1:
                     raise Indivisible(await self._blocked(commands)) from conflict
-            if time.monotonic() > give_up_at:
+            if attempt == self.policy.attempts_max or time.monotonic() > give_up_at:
                 break
+            if not self.budget.spend():
+                metrics.RETRIES_REFUSED.inc()
+                raise Contention("The budget for retries is spent.", attempts=attempt)
+            metrics.RETRIES.labels(kind).inc()
             await asyncio.sleep(self.policy.wait_seconds(attempt))
         raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
 

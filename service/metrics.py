@@ -7,6 +7,8 @@ OUTCOMES = Counter(
     "holdfast_outcomes", "Commands answered.", ["command", "outcome"]
 )  # outcome: created, done, replayed or an error code
 CONFLICTS = Counter("holdfast_conflicts", "Transactions that lost a race.", ["kind"])
+RETRIES = Counter("holdfast_retries", "Transactions run again, by what they lost to.", ["kind"])
+RETRIES_REFUSED = Counter("holdfast_retries_refused", "Retries the process had no budget for.")
 BATCH_SIZE = Histogram(
     "holdfast_batch_commands",
     "Commands merged into one transaction.",

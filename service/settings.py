@@ -66,6 +66,24 @@ class Settings(BaseSettings):
         ge=1,
         description="Commands that may wait per worker; beyond it requests are shed with 503.",
     )
+    retry_attempts: int = Field(
+        8, ge=1, le=100, description="How often a transaction that loses races is run at most."
+    )
+    retry_wait_seconds: float = Field(
+        0.002, gt=0, le=0.2, description="Longest wait before the first retry; then it doubles."
+    )
+    retry_seconds: float = Field(
+        5.0, gt=0, description="How long a transaction may be retried, in seconds."
+    )
+    retry_share: float = Field(
+        0.1,
+        ge=0,
+        description="Retries per command carried out that a worker allows itself; beyond it lost"
+        " races are answered 503 contention.",
+    )
+    retry_burst: int = Field(
+        100, ge=1, description="Retries a worker may make beyond its share, saved up while calm."
+    )
     rate_limit: int = Field(
         0, ge=0, description="Requests per second per key and worker; 0 sets no limit."
     )

@@ -1,14 +1,16 @@
 """A real PostgreSQL, a fresh database for every test, and the books checked after each.
 
-`HOLDFAST_TEST_DATABASE_URL` names a server to use instead (a role that may create databases).
+`HOLDFAST_TEST_DATABASE_URL` names a server to use instead (a role that may create databases);
+`HOLDFAST_TEST_STRATEGY` has every service of the tests use another strategy than `guard`.
 """
 
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,43 @@ from db.migrate import upgrade
 from service.app import Application, create_app
 from service.auth import new_key, store_key
 from service.settings import Settings
+from tests.brokers import redis_url, running_redis, running_zookeeper, zookeeper_hosts
 
 TEMPLATE = "holdfast_template"
 
 if not os.environ.get("HOLDFAST_TEST_DATABASE_URL"):
     os.environ.pop("HOLDFAST_DATABASE_URL", None)
+
+
+STRATEGY = os.environ.get("HOLDFAST_TEST_STRATEGY", "guard")
+
+
+@pytest.fixture(scope="session")
+def brokers() -> Iterator[dict[str, Callable[[], dict[str, str]]]]:
+    """For each strategy that needs a lock server its settings, and one server for the session."""
+    with ExitStack() as stack:
+
+        @cache
+        def redis() -> dict[str, str]:
+            return {"redis_url": redis_url(stack.enter_context(running_redis()))}
+
+        @cache
+        def zookeeper() -> dict[str, str]:
+            return {"zookeeper_hosts": zookeeper_hosts(stack.enter_context(running_zookeeper()))}
+
+        yield {"redis": redis, "zookeeper": zookeeper}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def chosen_strategy(brokers: dict[str, Callable[[], dict[str, str]]]) -> None:
+    """Every service of the tests uses the strategy of `HOLDFAST_TEST_STRATEGY`."""
+    for name, value in {"strategy": STRATEGY, **settings_of(STRATEGY, brokers)}.items():
+        os.environ[f"HOLDFAST_{name.upper()}"] = value
+
+
+def settings_of(strategy: str, brokers: dict[str, Callable[[], dict[str, str]]]) -> dict[str, str]:
+    """The settings a strategy needs; its lock server runs from then on."""
+    return brokers[strategy]() if strategy in brokers else {}
 
 
 @pytest.fixture(scope="session")

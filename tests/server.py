@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 ADMIN_KEY = "hf_tests-only-admin-key-0123456789"
+STRATEGY = ("HOLDFAST_STRATEGY", "HOLDFAST_REDIS_URL", "HOLDFAST_ZOOKEEPER_HOSTS")
 SECONDS_MAX = 60.0  # to start or stop: only a hang takes so long
 
 
@@ -76,9 +77,11 @@ def running_server(database_url: str | None, workers: int = 1, **settings: Any) 
 
 
 def environment(settings: dict[str, Any]) -> dict[str, str]:
-    """This process's environment with these settings and no others."""
+    """This process's environment with these settings, the suite's strategy and no others."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HOLDFAST_") or name in STRATEGY
     }
     given = {
         f"HOLDFAST_{name.upper()}": str(value)

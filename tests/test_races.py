@@ -117,7 +117,10 @@ async def test_two_hundred_buyers_want_the_last_seven_units_and_exactly_seven_ge
 async def test_the_race_catches_a_reserve_that_does_not_guard_its_deduction(
     postgres_url, monkeypatch
 ):
-    """Without its guard the engine oversells, and this file's harness must see it."""
+    """Without its guard the engine oversells, and this file's harness must see it.
+
+    Always with the strategy `guard`: most others keep buyers apart by locks as well.
+    """
     part = writes.PARTS["stock_changed"]
     careless = part.sql
     for guard in ("stock.available + new.lowest >= 0", "stock.version = new.seen_version"):
@@ -127,8 +130,8 @@ async def test_the_race_catches_a_reserve_that_does_not_guard_its_deduction(
     monkeypatch.setattr(writes, "_STATEMENTS", {})
     async with (
         fresh_database(postgres_url) as url,
-        running_service(url) as one,
-        running_service(url) as other,
+        running_service(url, strategy="guard") as one,
+        running_service(url, strategy="guard") as other,
     ):
         await one.sql("ALTER TABLE stock DROP CONSTRAINT stock_available_check")
         with pytest.raises(AssertionError, match="201"):

@@ -7,13 +7,14 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db import lists, reads, writes
+from db import lists, reads, tokens, writes
 from db.database import Database, Transaction
 from db.migrate import upgrade
 from db.models import Base
@@ -148,7 +149,7 @@ EVERY_PART: list[Command] = [
     ),
     Confirm(US, reservation_id("us", "hold"), None),
     Cancel(US, reservation_id("us", "other")),
-    RefundUnits(US, reservation_id("us", "sale"), "1", None, None),
+    RefundUnits(US, reservation_id("us", "sale"), "1", None, None, b"token"),
     AdjustStock("us", "1", "B", "main", 1, "count", None),
     ImportStock("us", "job", "digest", (("D", "main", 1, None),)),
 ]
@@ -188,6 +189,7 @@ FILL = (
     SELECT sku, location, 1, gen_random_uuid(), 'x', sku, 1, 'x', now() FROM stock
     """,
     "INSERT INTO import_job SELECT 'x', sku, 'x', 0, 0, now() FROM stock",
+    "INSERT INTO page_token SELECT sha256(sku::bytea), now(), now() FROM stock",
 )
 
 
@@ -212,6 +214,7 @@ EVERYTHING = Wanted(
     refunds={("us", "1")},
     adjustments={("us", "1")},
     import_jobs={("us", "job")},
+    tokens={b"token"},
     overdue={("A", "main")},
 )
 
@@ -223,6 +226,7 @@ async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
         for command in BEFORE:
             await carry_out(database, [command])
         async with database.engine.begin() as connection:
+            await tokens.create_tokens(connection, [b"token"], timedelta(hours=1))
             for statement in FILL if filled else ():
                 await connection.execute(text(statement))
             await connection.execute(text("ANALYZE"))

@@ -7,20 +7,24 @@ take it; who does not is caught by the version.
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.reads import load
+from db.reads import WANTED_KEYS, key_parameters, load
 from db.rows import Snapshot, Wanted
 from db.strategies.guard import Guard
-from db.strategies.names import names_of
 
-LOCK = text("""
-    SELECT pg_advisory_xact_lock(hash)
+LOCK = text(f"""
+    SELECT count(pg_advisory_xact_lock(hash))
     FROM (
-        SELECT DISTINCT hashtextextended(name, 0) AS hash
-        FROM unnest(CAST(:names AS text[])) AS name
+        SELECT hashtextextended(name, 0) AS hash
+        FROM (
+            SELECT 'stock/' || sku || '/' || location FROM ({WANTED_KEYS}) AS wanted
+            UNION
+            SELECT 'reservation/' || id FROM unnest(CAST(:ids AS uuid[])) AS id
+        ) AS named(name)
         ORDER BY hash
         OFFSET 0
     ) AS ordered
 """)
+"""All names in one statement and in one order, that of their hashes, lest two batches cross."""
 
 
 class Advisory(Guard):
@@ -31,12 +35,5 @@ class Advisory(Guard):
 
     async def load(self, connection: AsyncConnection, wanted: Wanted, *, locked: bool) -> Snapshot:  # noqa: ARG002
         """Return the snapshot, taken when every name in it is locked."""
-        locked_names: set[str] = set()
-        names = names_of(wanted.reservations, wanted.stock)
-        while True:
-            await connection.execute(LOCK, {"names": sorted(names - locked_names)})
-            locked_names |= names
-            snapshot = await load(connection, wanted)
-            names = names_of(snapshot.reservations, snapshot.stock)
-            if names <= locked_names:
-                return snapshot
+        await connection.execute(LOCK, key_parameters(wanted))
+        return await load(connection, wanted)

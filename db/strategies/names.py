@@ -1,28 +1,33 @@
-"""The names under which locks outside the rows are taken, and which of them a batch needs."""
+"""Which stock rows a batch may change, asked before it begins, and the names of their locks.
 
-from collections.abc import Iterable
+A reservation needs no lock of its own: whoever changes it changes its stock rows too.
+"""
+
 from urllib.parse import quote
-from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.database import Database
-from db.reads import load
+from db.reads import WANTED_KEYS, key_parameters
 from db.rows import Key, Wanted
 
-
-def names_of(reservations: Iterable[UUID], stock: Iterable[Key]) -> set[str]:
-    """Return a name for each reservation and stock row, safe in a path."""
-    return {f"reservation:{id_}" for id_ in reservations} | {name_of(key) for key in stock}
+STOCK_KEYS = text(WANTED_KEYS)
 
 
 def name_of(key: Key) -> str:
-    """Return a stock row's name; two keys never share one."""
+    """Return a stock row's name, safe in a path; two keys never share one."""
     return f"stock:{quote(key[0], safe='')}:{quote(key[1], safe='')}"
 
 
-async def keys_of(database: Database, wanted: Wanted) -> set[Key]:
-    """Return the stock rows a batch may change: those it names and those its reservations hold.
+async def keys_of(database: Database, wanted: Wanted) -> list[Key]:
+    """Return the stock rows a batch may change, those its reservations hold too, in one order.
 
     A lock outside the database must be taken before the transaction, so this must be asked before.
     """
-    snapshot = await database.read(lambda connection: load(connection, wanted))
-    return wanted.stock | set(snapshot.stock)
+
+    async def ask(connection: AsyncConnection) -> list[Key]:
+        rows = await connection.execute(STOCK_KEYS, key_parameters(wanted))
+        return sorted((row.sku, row.location) for row in rows)
+
+    return await database.read(ask)

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from db.database import Database, LockTimeout, Unavailable
 from db.rows import Wanted
 from db.strategies.guard import Guard, Held
-from db.strategies.names import keys_of, name_of, names_of
+from db.strategies.names import keys_of, name_of
 
 EXPIRE_SECONDS = 5.0  # a dead holder's locks are free after that; a live one renews them
 WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
@@ -28,18 +28,21 @@ SOCKET_SECONDS_MAX = 1.0  # a Redis that is away must not be waited for
 CONNECTIONS_MAX = 16
 FENCE = "holdfast:fence"
 
+AWAY = (RedisError, OSError, TimeoutError)
+
 ACQUIRE = """
-for i = tonumber(ARGV[3]), #KEYS - 1 do
-    if not redis.call('SET', KEYS[i], ARGV[1], 'NX', 'PX', ARGV[2]) then return {i, 0} end
+for i = 1, #KEYS - 1 do
+    if redis.call('GET', KEYS[i]) ~= ARGV[1]
+        and not redis.call('SET', KEYS[i], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
 end
 local now = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[#KEYS]) or '0')
 local token = math.max(now[1] * 1000000 + now[2], last + 1)
 redis.call('SET', KEYS[#KEYS], string.format('%.0f', token))
-return {#KEYS, token}
+return token
 """
-"""Takes the locks from number ARGV[3] on, in order, as far as they are free. The token is the clock
-in microseconds or one more than the last: it grows even when Redis has forgotten everything."""
+"""Takes the locks in order, as far as they are free, and is asked again for the rest. The token is
+the clock in microseconds or one more than the last: it grows though Redis forget everything."""
 
 RENEW = """
 local held = 0
@@ -81,21 +84,17 @@ class Redis(Guard):
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
         """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without Redis."""
         keys = await keys_of(database, wanted)
-        names = [f"holdfast:{name}" for name in sorted(names_of(wanted.reservations, keys))]
+        names = [f"holdfast:{name_of(key)}" for key in keys]
         value = secrets.token_hex(16)
         try:
-            try:
-                token = await self._acquire(names, value)
-            except (RedisError, OSError, TimeoutError) as error:
-                raise Unavailable(f"Redis, which keeps the locks, is away ({error})") from error
-            held = Held({key: token for key in keys if f"holdfast:{name_of(key)}" in names})
+            held = Held(dict.fromkeys(keys, await self._acquire(names, value)))
             renewal = asyncio.create_task(self._renew(names, value, held))
             try:
                 yield held
             finally:
                 renewal.cancel()
         finally:
-            with suppress(RedisError, OSError, TimeoutError):  # then they expire
+            with suppress(*AWAY):  # then they expire
                 await self._release_script(keys=names, args=[value])
 
     async def close(self) -> None:
@@ -103,11 +102,14 @@ class Redis(Guard):
         await self._client.aclose()
 
     async def _acquire(self, names: list[str], value: str) -> int:
+        """Return the token under which all the locks are held."""
+        arguments: list[Any] = [value, int(EXPIRE_SECONDS * 1000)]
         give_up_at = time.monotonic() + WAIT_SECONDS_MAX
-        first = 1
         while True:
-            arguments: list[Any] = [value, int(EXPIRE_SECONDS * 1000), first]
-            first, token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
+            try:
+                token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
+            except AWAY as error:
+                raise Unavailable(f"Redis, which keeps the locks, is away ({error})") from error
             if token:
                 return int(token)
             if time.monotonic() > give_up_at:
@@ -121,5 +123,5 @@ class Redis(Guard):
             await asyncio.sleep(EXPIRE_SECONDS / 3)
             try:
                 held.is_lost = await self._renew_script(keys=names, args=arguments) < len(names)
-            except (RedisError, OSError, TimeoutError):
+            except AWAY:
                 held.is_lost = True

@@ -2,32 +2,38 @@
 
 czxid is the number of the transaction that made the node, so it grows from holder to holder. A
 session that is SUSPENDED may be over already: its locks count as lost at once. kazoo works in
-threads of its own, and its calls are made from a pool of threads, never from the event loop.
+threads of its own, and its calls, which may hang while the server is away, are made from pools of
+threads and waited for no longer than they are worth: never on the event loop.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
 from kazoo.exceptions import LockTimeout as KazooLockTimeout
-from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KazooState
 
 from db.database import Database, LockTimeout, Unavailable
-from db.rows import Wanted
+from db.rows import Key, Wanted
 from db.strategies.guard import Guard, Held
-from db.strategies.names import keys_of, name_of, names_of
+from db.strategies.names import keys_of, name_of
 
 ROOT = "/holdfast/locks"
 SESSION_SECONDS = 5.0  # a dead holder's locks are free after that
-START_SECONDS_MAX = 3.0
+START_SECONDS_MAX = 3.0  # for the first connection; later ones are made in the background
+RECONNECT_SECONDS_MAX = 1.0  # between two tries, else kazoo's wait doubles up to a minute
 WAIT_SECONDS_MAX = 1.0  # for all locks of a batch, as for a row's lock
-THREADS = 8  # as many batches can wait for locks at once; lanes are fewer
+KEY_SECONDS = 0.01  # to take a lock that is free: a znode is written and flushed
+KEYS_MAX = 250  # an import of thousands would be at it for minutes: then the version alone guards
+GRACE_SECONDS = 1.0  # for a call whose answer does not come; it is left to end by itself
+THREADS = 16  # as many batches can wait for locks at once as a worker may have lanes
+
+AWAY = "ZooKeeper, which keeps the locks, is away"
 
 
 class ZooKeeper(Guard):
@@ -37,50 +43,56 @@ class ZooKeeper(Guard):
     pins_rows = True
 
     def __init__(self, hosts: str) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="zookeeper")
-        self._client = KazooClient(hosts=hosts, timeout=SESSION_SECONDS)
+        # Two pools: whoever waits for a lock must not keep its holder from letting it go.
+        self._acquirers = ThreadPoolExecutor(THREADS, thread_name_prefix="zookeeper-acquire")
+        self._releasers = ThreadPoolExecutor(THREADS, thread_name_prefix="zookeeper-release")
+        self._client = KazooClient(
+            hosts=hosts,
+            timeout=SESSION_SECONDS,
+            connection_retry={"max_tries": -1, "max_delay": RECONNECT_SECONDS_MAX},
+        )
         self._client.add_listener(self._notice)
-        self._starting = asyncio.Lock()
-        self._started = False
+        self._starting: asyncio.Future[bool] | None = None
         self._all_held: dict[int, Held] = {}
 
     @asynccontextmanager
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
         """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without ZooKeeper."""
-        await self._start_once()
+        await self._connect()
         keys = await keys_of(database, wanted)
-        names = sorted(names_of(wanted.reservations, keys))
+        if len(keys) > KEYS_MAX:
+            keys = []
         held = Held()
         self._all_held[id(held)] = held
-        locks: dict[str, Any] = {}
+        locks: list[Any] = []
+        acquiring = self._acquirers.submit(self._acquire, keys, locks)
         try:
-            try:
-                tokens = await self._run(self._acquire, names, locks)
-            except KazooLockTimeout as error:
-                raise LockTimeout from error
-            except (KazooException, KazooTimeoutError, OSError) as error:
-                raise Unavailable("ZooKeeper, which keeps the locks, is away") from error
-            held.fences = {key: tokens[name_of(key)] for key in keys}
+            held.fences = await _granted(acquiring, _seconds_max(keys) + GRACE_SECONDS)
             yield held
         finally:
             del self._all_held[id(held)]
-            await self._run(self._release, locks)
+            await self._let_go(acquiring, locks)
 
     async def close(self) -> None:
         """End the session, which frees every lock."""
-        await self._run(self._client.stop)
-        await self._run(self._client.close)
-        self._threads.shutdown(wait=False)
+        await asyncio.to_thread(self._stop)
+        self._acquirers.shutdown(wait=False, cancel_futures=True)
+        self._releasers.shutdown(wait=False, cancel_futures=True)
 
-    async def _start_once(self) -> None:
-        async with self._starting:
-            if self._started:
-                return
-            try:
-                await self._run(self._client.start, START_SECONDS_MAX)
-            except (KazooException, KazooTimeoutError, OSError) as error:
-                raise Unavailable("ZooKeeper, which keeps the locks, is away") from error
-            self._started = True
+    async def _connect(self) -> None:
+        """Return when there is a session; raise `Unavailable` at once when there is none."""
+        if self._starting is None:
+            live = self._client.start_async()
+            loop = asyncio.get_running_loop()
+            self._starting = loop.run_in_executor(None, live.wait, START_SECONDS_MAX)
+        await asyncio.shield(self._starting)
+        if not self._client.connected:
+            raise Unavailable(AWAY)
+
+    def _stop(self) -> None:
+        with suppress(KazooException, OSError, AttributeError):  # never connected, or away
+            self._client.stop()
+            self._client.close()
 
     def _notice(self, state: str) -> None:
         """Called by kazoo's thread when the session's state changes."""
@@ -88,23 +100,51 @@ class ZooKeeper(Guard):
             for held in list(self._all_held.values()):
                 held.is_lost = True
 
-    def _acquire(self, names: list[str], locks: dict[str, Any]) -> dict[str, int]:
+    def _acquire(self, keys: list[Key], locks: list[Any]) -> dict[Key, int]:
         """In a thread: take the locks in order and return each one's token."""
-        give_up_at = time.monotonic() + WAIT_SECONDS_MAX
-        tokens: dict[str, int] = {}
-        for name in names:
-            if not self._client.connected:
-                raise KazooException("the session is suspended")
-            lock = locks[name] = self._client.Lock(f"{ROOT}/{name}")
-            lock.acquire(timeout=max(0.05, give_up_at - time.monotonic()))
-            tokens[name] = self._client.exists(f"{lock.path}/{lock.node}").czxid
+        give_up_at = time.monotonic() + _seconds_max(keys)
+        tokens: dict[Key, int] = {}
+        for key in keys:
+            seconds_left = give_up_at - time.monotonic()
+            lock = self._client.Lock(f"{ROOT}/{name_of(key)}")
+            locks.append(lock)
+            if seconds_left <= 0 or not lock.acquire(timeout=seconds_left):
+                raise KazooLockTimeout
+            node = self._client.exists(f"{lock.path}/{lock.node}")
+            if node is None:
+                raise KazooException("the session that held the lock is over")
+            tokens[key] = node.czxid
         return tokens
 
-    def _release(self, locks: dict[str, Any]) -> None:
-        """In a thread: let every lock go; what can't be released ends with the session."""
-        for lock in reversed(locks.values()):
-            with suppress(KazooException, KazooTimeoutError, OSError):
-                lock.release()
+    async def _let_go(self, acquiring: "Future[Any]", locks: list[Any]) -> None:
+        """Release the locks, once acquiring them is over however long that takes."""
+        if acquiring.done():
+            releasing = asyncio.wrap_future(self._releasers.submit(_release, locks))
+            await asyncio.wait({releasing}, timeout=GRACE_SECONDS)
+        else:
+            acquiring.add_done_callback(lambda _: self._release_late(locks))
 
-    async def _run(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+    def _release_late(self, locks: list[Any]) -> None:
+        with suppress(RuntimeError):  # closed meanwhile, which has freed every lock
+            self._releasers.submit(_release, locks)
+
+
+def _seconds_max(keys: list[Key]) -> float:
+    return WAIT_SECONDS_MAX + KEY_SECONDS * len(keys)
+
+
+async def _granted(acquiring: "Future[dict[Key, int]]", seconds_max: float) -> dict[Key, int]:
+    try:
+        async with asyncio.timeout(seconds_max):
+            return await asyncio.shield(asyncio.wrap_future(acquiring))
+    except KazooLockTimeout as error:
+        raise LockTimeout from error
+    except (KazooException, OSError, TimeoutError) as error:
+        raise Unavailable(AWAY) from error
+
+
+def _release(locks: list[Any]) -> None:
+    """In a thread: let every lock go; what can't be released ends with the session."""
+    for lock in reversed(locks):
+        with suppress(KazooException, OSError):
+            lock.release()

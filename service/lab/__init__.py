@@ -1,0 +1,1 @@
+"""The conflict lab: contention experiments on a throw-away database, in services without HTTP."""

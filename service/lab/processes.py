@@ -1,0 +1,92 @@
+"""The processes that an experiment's services run in, started once and used for many runs."""
+
+import asyncio
+import multiprocessing
+import multiprocessing.synchronize
+from collections.abc import Iterator, MutableSequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from service.lab.experiment import Experiment
+from service.lab.worker import Report, work
+
+READY_SECONDS_MAX = 60.0
+"""Until every process has its connections: a busy machine starts a Python in seconds."""
+
+_shared: dict[str, Any] = {}
+"""In a child: the counters and the barrier it was born with."""
+
+
+class Processes:
+    """Runs each process's share of an experiment: all in this one, or each in its own."""
+
+    def __init__(self, count: int, pool: Executor | None, counts: MutableSequence[int]) -> None:
+        self._count = count
+        self._pool = pool
+        self.counts = counts
+        """Answers so far, of each process, in the run under way."""
+
+    async def run(self, experiment: Experiment, url: str) -> list[Report]:
+        """Return every process's report when the last one is done."""
+        self.counts[:] = [0] * self._count
+        if self._pool is None:
+            return [await work(experiment, url, 0, self.counts, _at_once)]  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        return list(
+            await asyncio.gather(
+                *(
+                    loop.run_in_executor(self._pool, _run_share, experiment, url, process)
+                    for process in range(self._count)
+                )
+            )
+        )
+
+
+@contextmanager
+def started(count: int) -> Iterator[Processes]:
+    """Yield `count` processes; one alone is this one."""
+    if count == 1:
+        yield Processes(1, None, [0])
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would share our event loop's sockets
+    counts = context.Array("q", count, lock=False)
+    barrier = context.Barrier(count, timeout=READY_SECONDS_MAX)
+    with ProcessPoolExecutor(
+        count, mp_context=context, initializer=_begin, initargs=(counts, barrier)
+    ) as pool:
+        yield Processes(count, pool, counts)
+
+
+def _begin(counts: Any, barrier: multiprocessing.synchronize.Barrier) -> None:
+    """In a child, once."""
+    quiet()
+    _shared.update(counts=counts, barrier=barrier)
+
+
+def quiet() -> None:
+    """Log nothing below an error: lost races are what the lab is for."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+def _run_share(experiment: Experiment, url: str, process: int) -> Report:
+    """In a child: one share of one run. Waiting for the others keeps each to one share."""
+
+    async def ready() -> None:
+        await asyncio.to_thread(_shared["barrier"].wait)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(work(experiment, url, process, _shared["counts"], ready))
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that the service runs on, too."""
+    import uvloop  # noqa: PLC0415 - not on every platform
+
+    return uvloop.new_event_loop()
+
+
+async def _at_once() -> None:
+    """Nobody else to wait for."""

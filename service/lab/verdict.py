@@ -1,0 +1,168 @@
+"""What must hold after any experiment, whatever the strategy, the crowd and the fault."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from uuid import UUID
+
+from service.lab.experiment import Experiment
+from service.lab.history import FINDINGS_MAX, Move, Moved, Refused, check_counter
+from service.lab.load import Answer
+from service.retry import RetryPolicy
+
+YES = frozenset({"created", "done", "replayed"})
+TOLD_TO_RETRY = frozenset(
+    {"contention", "overloaded", "unavailable", "outcome_unknown"}
+)  # nothing was written, or the same request tells
+GIVES_AND_TAKES = ("reserve", "cancel", "refund")
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What did not hold, a sentence for each finding; all empty when everything did."""
+
+    books: list[str] = field(default_factory=list)
+    winners: list[str] = field(default_factory=list)
+    once: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    budget: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """True when everything held."""
+        return not any(findings for _, findings in self.parts)
+
+    @property
+    def parts(self) -> list[tuple[str, list[str]]]:
+        """Return each rule and what broke it."""
+        return [
+            ("the books balance", self.books),
+            ("every unit has exactly one winner", self.winners),
+            ("equal requests have one effect", self.once),
+            ("every SKU's history is linearizable", self.history),
+            ("every answer is one that clients know", self.answers),
+            ("retries stay within their budget", self.budget),
+        ]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Everything that was sent under one identity."""
+
+    called: float = inf
+    confirmed_at: float = inf
+    """When the first answer that stands came."""
+    yes: int = 0
+    no: int = 0
+    fresh: int = 0
+    unclear: int = 0
+    shortages: tuple[tuple[str, int, int], ...] = ()
+
+
+def judge(
+    experiment: Experiment,
+    answers: Sequence[Answer],
+    moves: Mapping[str, Sequence[Move]],
+    left: Mapping[str, int],
+) -> Verdict:
+    """Return the verdict on one run; `left` is what each SKU has available at the end."""
+    asked = _by_identity(answers)
+    return Verdict(
+        winners=_winners(experiment, asked, moves, left),
+        once=_once(asked),
+        history=_history(experiment, asked, moves),
+        answers=_answers(answers),
+    )
+
+
+def judge_budget(experiment: Experiment, retries: int, commands: int, seconds: float) -> list[str]:
+    """Return a finding when there were more retries than the policy allows this traffic."""
+    policy = RetryPolicy(share_max=experiment.retry_share)
+    per_service = policy.burst_max + seconds * policy.spare_per_second
+    allowed = experiment.services * per_service + commands * policy.share_max
+    if retries <= allowed:
+        return []
+    return [f"{retries} retries for {commands} commands; {allowed:.0f} were allowed"]
+
+
+def _by_identity(answers: Iterable[Answer]) -> dict[tuple[str, UUID], _Asked]:
+    asked: dict[tuple[str, UUID], _Asked] = {}
+    for answer in answers:
+        one = asked.setdefault((answer.kind, answer.reservation), _Asked())
+        one.called = min(one.called, answer.called)
+        if answer.outcome not in YES and answer.outcome != "insufficient_stock":
+            one.unclear += 1
+            continue
+        one.confirmed_at = min(one.confirmed_at, answer.answered)
+        one.yes += answer.outcome in YES
+        one.no += answer.outcome not in YES
+        one.fresh += not answer.is_replayed
+        one.shortages = answer.shortages
+    return asked
+
+
+def _once(asked: Mapping[tuple[str, UUID], _Asked]) -> list[str]:
+    findings = []
+    for (kind, id_), one in asked.items():
+        if one.yes and one.no:
+            findings.append(f"{kind} {id_}: both accepted and refused")
+        if one.fresh > 1:
+            findings.append(f"{kind} {id_}: carried out {one.fresh} times")
+        if (one.yes or one.no) and not one.fresh and not one.unclear:
+            findings.append(f"{kind} {id_}: answered as a repetition, but of nothing")
+    return findings[:FINDINGS_MAX]
+
+
+def _winners(
+    experiment: Experiment,
+    asked: Mapping[tuple[str, UUID], _Asked],
+    moves: Mapping[str, Sequence[Move]],
+    left: Mapping[str, int],
+) -> list[str]:
+    """Each yes has moved its units, each unit moved has its request, and the shelves agree."""
+    moved = {(move.kind, move.reservation) for each in moves.values() for move in each}
+    findings = [
+        f"{kind} {id_}: answered yes, but moved nothing"
+        for (kind, id_), one in asked.items()
+        if one.yes and kind in GIVES_AND_TAKES and (kind, id_) not in moved
+    ]
+    for kind, id_ in moved:
+        one = asked.get((kind, id_))
+        if one is None or (one.no and not one.yes):
+            findings.append(f"{kind} {id_}: moved units, but nobody was told so")
+    for sku, units in left.items():
+        expected = experiment.stock + sum(move.delta for move in moves.get(sku, ()))
+        if units != expected:
+            findings.append(f"{sku}: {units} units left, {expected} by what was sold")
+    return findings[:FINDINGS_MAX]
+
+
+def _history(
+    experiment: Experiment,
+    asked: Mapping[tuple[str, UUID], _Asked],
+    moves: Mapping[str, Sequence[Move]],
+) -> list[str]:
+    refusals: dict[str, list[Refused]] = {}
+    for one in asked.values():
+        for sku, units, available in one.shortages:
+            refused = Refused(units, available, one.called, one.confirmed_at)
+            refusals.setdefault(sku, []).append(refused)
+    nobody = _Asked(called=-inf)
+    findings = []
+    for sku in moves.keys() | refusals.keys():
+        history = []
+        for move in moves.get(sku, ()):
+            one = asked.get((move.kind, move.reservation), nobody)
+            history.append(Moved(move.delta, one.called, one.confirmed_at))
+        found = check_counter(experiment.stock, history, refusals.get(sku, []))
+        findings += [f"{sku}: {finding}" for finding in found]
+    return findings[:FINDINGS_MAX]
+
+
+def _answers(answers: Iterable[Answer]) -> list[str]:
+    """Answers that a client must never see, or that the lab's requests can't deserve."""
+    strange: dict[str, int] = {}
+    for answer in answers:
+        if answer.outcome not in YES | TOLD_TO_RETRY | {"insufficient_stock"}:
+            strange[answer.outcome] = strange.get(answer.outcome, 0) + 1
+    return [f"{count} answers {outcome}" for outcome, count in strange.items()]

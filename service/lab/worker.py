@@ -1,0 +1,152 @@
+"""One process of an experiment: its services, its share of the crowd, and what became of it."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter
+
+from db.database import Database
+from db.rows import Wanted
+from db.strategies import open_strategy
+from db.strategies.guard import Guard, Held
+from service import metrics
+from service.coalescer import Coalescer, Limits
+from service.lab.experiment import Experiment
+from service.lab.load import Answer, Crowd
+from service.ledger import Ledger
+from service.retry import RetryPolicy
+
+SPARE_CONNECTIONS = 3
+"""Beside the lanes: look-ups before a lock outside, what is set apart, settling a COMMIT."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What one process saw. Times are those of the monotonic clock, in seconds."""
+
+    started: float
+    ended: float
+    answers: list[Answer]
+    conflicts: dict[str, int]
+    retries: dict[str, int]
+    transactions: int
+    outside_seconds: float
+    """Spent on taking locks outside the database."""
+
+
+@dataclass(slots=True)
+class Waited:
+    """Seconds that transactions spent before they could begin."""
+
+    seconds: float = field(default=0.0)
+
+
+class Timed(Guard):
+    """A strategy that also notes how long locks outside the database are waited for."""
+
+    def __init__(self, strategy: Guard, waited: Waited) -> None:
+        self.name = strategy.name
+        self.isolation = strategy.isolation
+        self.pins_rows = strategy.pins_rows
+        self.load = strategy.load  # type: ignore[method-assign]
+        self.apply = strategy.apply  # type: ignore[method-assign]
+        self.close = strategy.close  # type: ignore[method-assign]
+        self._strategy = strategy
+        self._waited = waited
+
+    @asynccontextmanager
+    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
+        """Hold what the strategy holds."""
+        called = time.monotonic()
+        async with self._strategy.hold(database, wanted) as held:
+            self._waited.seconds += time.monotonic() - called
+            yield held
+
+
+async def work(
+    experiment: Experiment,
+    url: str,
+    process: int,
+    counts: list[int],
+    ready: Callable[[], Awaitable[None]],
+) -> Report:
+    """Run one process's share; `ready` returns when every process is ready to begin."""
+    waited = Waited()
+    async with AsyncExitStack() as stack:
+        services = [
+            await stack.enter_async_context(_service(experiment, url, waited))
+            for _ in range(experiment.services_per_process)
+        ]
+        crowd = Crowd(experiment, services, process, counts)
+        await ready()
+        before = _counted(metrics.CONFLICTS), _counted(metrics.RETRIES), _transactions()
+        waited.seconds = 0.0
+        gc.collect()
+        started = time.monotonic()
+        await crowd.run()
+        ended = time.monotonic()
+    return Report(
+        started,
+        ended,
+        crowd.answers,
+        _difference(_counted(metrics.CONFLICTS), before[0]),
+        _difference(_counted(metrics.RETRIES), before[1]),
+        _transactions() - before[2],
+        waited.seconds,
+    )
+
+
+@asynccontextmanager
+async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIterator[Coalescer]:
+    """A service as the workers of `holdfast serve` are, but for HTTP, warm and connected."""
+    lanes = 1 if experiment.merge else experiment.lanes
+    limits = Limits(lanes=lanes) if experiment.merge else Limits(lanes=lanes, batch_commands_max=1)
+    database = Database(url, pool_size=lanes + SPARE_CONNECTIONS)
+    strategy = open_strategy(
+        experiment.strategy,
+        redis_url=experiment.redis_url,
+        zookeeper_hosts=experiment.zookeeper_hosts,
+    )
+    policy = RetryPolicy(share_max=experiment.retry_share)
+    coalescer = Coalescer(Ledger(database, Timed(strategy, waited), policy), limits)
+    try:
+        await asyncio.gather(*(database.ping() for _ in range(lanes)))
+        async with strategy.hold(database, Wanted()):
+            pass  # connects to whatever keeps the locks
+        yield coalescer
+    finally:
+        await coalescer.drain()
+        await strategy.close()
+        await database.close()
+
+
+def _counted(counter: Counter) -> dict[str, int]:
+    """What a counter with the label `kind` says, for this process."""
+    return {
+        sample.labels["kind"]: int(sample.value)
+        for family in counter.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def _transactions() -> int:
+    """How many transactions this process has begun, retries aside."""
+    return sum(
+        int(sample.value)
+        for family in metrics.BATCH_SIZE.collect()
+        for sample in family.samples
+        if sample.name.endswith("_count")
+    )
+
+
+def _difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    return {
+        kind: count - before.get(kind, 0)
+        for kind, count in after.items()
+        if count > before.get(kind, 0)
+    }

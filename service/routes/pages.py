@@ -1,0 +1,252 @@
+"""The operator's page: look at stock, reserve and refund by hand, without any script.
+
+A form is answered by sending the browser on to its result; a refused one by the same page with
+what is wrong, under the status the API would have given.
+"""
+
+from typing import Any, cast
+
+import structlog
+from litestar import Router, get, post
+from litestar.types import ASGIApp
+
+from db import lists
+from db.database import DatabaseError
+from service.answers import REPLAYED, Answer
+from service.commands import Command, Done, Outcome
+from service.errors import (
+    ExceedsRefundable,
+    IdempotencyMismatch,
+    IllegalTransition,
+    InsufficientStock,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+    UnknownSku,
+)
+from service.requests import HttpRequest, Query, identifier, services_of
+from service.web import rendering
+from service.web.forms import Form, complaints, read_form, refund_of, reserve_of
+from service.web.lookups import check_may_look, named_reservation, reservation_of, stock_of
+from service.web.sessions import Session, check_same_site, session_of, sign_in, sign_out
+
+log = structlog.get_logger()
+
+CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
+"""What the form is shown again for: it was refused as it was typed."""
+
+
+@get("/sign-in")
+async def sign_in_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
+    """Ask for a key."""
+    return rendering.page("sign_in.html", 200, error=None)
+
+
+@post("/sign-in")
+async def begin_session(request: HttpRequest) -> ASGIApp:
+    """Begin a session with the key that was typed."""
+    check_same_site(request)
+    form = await read_form(request)
+    return rendering.see_other("/", await sign_in(request, form.get("key", "")))
+
+
+@post("/sign-out")
+async def end_session(request: HttpRequest) -> ASGIApp:
+    """End the session; one that is over stays so."""
+    check_same_site(request)
+    try:
+        session = await session_of(request)
+    except Unauthenticated:
+        return rendering.see_other("/sign-in")
+    form = await read_form(request)
+    cookie = await sign_out(request, session, form.get("token", ""))
+    return rendering.see_other("/sign-in", cookie)
+
+
+@get("/")
+async def home(request: HttpRequest) -> ASGIApp:
+    """Show stock and the forms; the query searches, and may fill a form in."""
+    return await _home(request, await session_of(request))
+
+
+@get(["/reserve", "/refund", "/sign-out"])
+async def form_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
+    """Send whoever comes back to a form's address to the page that has the form."""
+    return rendering.see_other("/")
+
+
+@post("/reserve")
+async def reserve(request: HttpRequest) -> ASGIApp:
+    """Reserve by hand, once for each token."""
+    session, form = await _submitted(request)
+    try:
+        command = reserve_of(session, form)
+        done = _accepted(await _submit(request, command))
+    except InsufficientStock as refusal:  # it is remembered, so it is a result as well
+        return _sent_on(f"/reservations/{refusal.fields['reservation_id']}", refusal.replayed)
+    except IdempotencyMismatch as error:
+        return await _sent_before(request, session, error, f"/reservations/{command.effective_id}")
+    except CORRECTABLE as error:
+        return await _home(request, session, error=error, reserve=form)
+    row: Any = done.value
+    return _sent_on(f"/reservations/{row.id}", done.replayed)
+
+
+@post("/refund")
+async def refund(request: HttpRequest) -> ASGIApp:
+    """Refund by hand, once for each token."""
+    session, form = await _submitted(request)
+    try:
+        reservation = await named_reservation(request, session, form)
+        done = _accepted(await _submit(request, refund_of(session, form, reservation)))
+    except IdempotencyMismatch as error:
+        return await _sent_before(request, session, error, "/")
+    except CORRECTABLE as error:
+        return await _home(request, session, error=error, refund=form)
+    row: Any = done.value
+    return _sent_on(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
+
+
+@get("/reservations/{id:str}")
+async def reservation_page(request: HttpRequest) -> ASGIApp:
+    """Show a reservation as it is now, and offer to refund what can be."""
+    session = await session_of(request)
+    row = await reservation_of(request, session)
+    check_may_look(session, row)
+    return await _page(request, session, "reservation.html", reservation=row)
+
+
+@get("/reservations/{id:str}/refunds/{refund_id:str}")
+async def refund_page(request: HttpRequest) -> ASGIApp:
+    """Show a refund."""
+    session = await session_of(request)
+    row = await reservation_of(request, session)
+    id_ = identifier(request.scope["path_params"]["refund_id"])
+    found = await services_of(request).database.read(
+        lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_)
+    )
+    if not found:
+        raise NotFound("There is no such refund.")
+    check_may_look(session, found[0])
+    return await _page(request, session, "refund.html", refund=found[0], reservation=row)
+
+
+@get("/assets/{name:str}")
+async def asset(request: HttpRequest) -> ASGIApp:
+    """Return the style sheet or the icon."""
+    found = rendering.asset(str(request.scope["path_params"]["name"]))
+    if found is None:
+        raise NotFound("There is nothing at this address.")
+    return found
+
+
+async def _home(
+    request: HttpRequest,
+    session: Session,
+    *,
+    error: ServiceError | None = None,
+    reserve: Form | None = None,
+    refund: Form | None = None,
+) -> Answer:
+    """The page with stock and both forms, filled in by the query or with what was typed before."""
+    query = Query(request)
+    filled = {name: query.text(name) or "" for name in ("sku", "location")}
+    return await _page(
+        request,
+        session,
+        "home.html",
+        status=error.status if error else 200,
+        error=error,
+        complaints=complaints(error) if error else [],
+        reserve=reserve or filled,
+        refund=refund or {},
+        **await stock_of(request, session, query),
+    )
+
+
+async def _page(
+    request: HttpRequest, session: Session, template: str, *, status: int = 200, **values: Any
+) -> Answer:
+    """A page for who is signed in, its forms with a token of their own."""
+    actions = ["sign-out", *(("reserve", "refund") if session.allows("reserve") else ())]
+    token = await session.issue_token(services_of(request).database, *actions)
+    return rendering.page(template, status, session=session, token=token, **values)
+
+
+async def _submitted(request: HttpRequest) -> tuple[Session, Form]:
+    """Who sent a form that changes stock, and what was typed. Raises what forbids it."""
+    check_same_site(request)
+    session = await session_of(request)
+    session.require("reserve")
+    return session, await read_form(request)
+
+
+async def _submit(request: HttpRequest, command: Command) -> Outcome:
+    return (await services_of(request).coalescer.submit([command]))[0]
+
+
+def _accepted(outcome: Outcome) -> Done:
+    if isinstance(outcome, ServiceError):
+        raise outcome
+    return outcome
+
+
+def _sent_on(path: str, replayed: bool) -> Answer:
+    return rendering.see_other(path, *([REPLAYED] if replayed else []))
+
+
+async def _sent_before(
+    request: HttpRequest, session: Session, error: IdempotencyMismatch, first: str
+) -> Answer:
+    """The page for a form that has had its effect and comes again with other values."""
+    return await _page(
+        request, session, "sent_before.html", status=error.status, error=error, first=first
+    )
+
+
+def _refuse(request: HttpRequest, error: ServiceError) -> Answer:
+    """An error as a page; who is not signed in is asked to."""
+    if isinstance(error, Unauthenticated):
+        if request.method == "GET":
+            return rendering.see_other("/sign-in")
+        challenge = (b"www-authenticate", b"Bearer")
+        return rendering.page("sign_in.html", error.status, challenge, error=error)
+    wait = error.retry_after_seconds
+    headers = [] if wait is None else [(b"retry-after", b"%d" % wait)]
+    return rendering.page("error.html", error.status, *headers, error=error)
+
+
+def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:
+    log.warning("page_failed", error=repr(error))
+    return _refuse(request, Unavailable("The database did not answer."))
+
+
+def _fail(request: HttpRequest, error: Exception) -> Answer:
+    log.error("page_failed", exc_info=error)
+    return _refuse(request, InternalError("The service failed."))
+
+
+ROUTES = [
+    Router(
+        "/",
+        route_handlers=[
+            home,
+            sign_in_page,
+            begin_session,
+            end_session,
+            form_page,
+            reserve,
+            refund,
+            reservation_page,
+            refund_page,
+            asset,
+        ],
+        exception_handlers=cast(
+            "Any",
+            {ServiceError: _refuse, DatabaseError: _refuse_database, Exception: _fail},
+        ),
+    )
+]

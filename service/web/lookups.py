@@ -1,0 +1,94 @@
+"""What pages show, as far as the key of the session may look."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import lists
+from db.rows import Refund, Reservation
+from service.errors import InvalidRequest, NotFound
+from service.requests import (
+    HttpRequest,
+    Moment,
+    Query,
+    Text,
+    cursor_after,
+    identifier,
+    services_of,
+)
+from service.web.forms import SEQ_PREFIX, Form
+from service.web.sessions import Session
+
+ROWS_MAX = 50
+
+
+async def stock_of(request: HttpRequest, session: Session, query: Query) -> dict[str, Any]:
+    """Return the stock that the query searches for, a page of it, if the key may look."""
+    search = {"sku_prefix": query.text("sku_prefix") or "", "low": query.text("low") == "true"}
+    after = query.cursor(tuple[Moment, Text, Text])
+    if not session.allows("read"):
+        return {"rows": None, "search": search, "next_cursor": None}
+    found = await services_of(request).database.read(
+        lambda connection: lists.stock(
+            connection,
+            limit=ROWS_MAX + 1,
+            after=after,
+            sku_prefix=str(search["sku_prefix"]) or None,
+            low=True if search["low"] else None,
+        )
+    )
+    rows = [row for _, row in found[:ROWS_MAX]]
+    is_more = len(found) > ROWS_MAX
+    last = (found[ROWS_MAX - 1][0], *rows[-1].key) if is_more else None
+    return {"rows": rows, "search": search, "next_cursor": last and cursor_after(last)}
+
+
+async def named_reservation(request: HttpRequest, session: Session, form: Form) -> Reservation:
+    """Return the reservation that a form names by its id or its seq, if the caller may move it.
+
+    Raises `InvalidRequest` and `NotFound`.
+    """
+    name = form.get("reservation", "")
+    if not name:
+        raise InvalidRequest.at("reservation", "Name it by its id or its seq")
+    source = None if session.caller.every_source else session.caller.source
+
+    async def work(connection: AsyncConnection) -> list[Reservation]:
+        row = await lists.reservation(connection, UUID(name)) if _is_id(name) else None
+        if row is not None and session.caller.sees(row.source):
+            return [row]
+        return await lists.reservations(connection, limit=2, source=source, seq=name)
+
+    found = await services_of(request).database.read(work)
+    if len(found) > 1:
+        raise InvalidRequest.at("reservation", "Several sources have this seq: name it by its id")
+    if not found:
+        raise NotFound("There is no such reservation.")
+    return found[0]
+
+
+async def reservation_of(request: HttpRequest, session: Session) -> Reservation:
+    """Return the reservation of the path. Raises `NotFound`, also for another source's."""
+    id_ = identifier(request.scope["path_params"]["id"])
+    row = await services_of(request).database.read(
+        lambda connection: lists.reservation(connection, id_)
+    )
+    if row is None or not session.caller.sees(row.source):
+        raise NotFound("There is no such reservation.")
+    return row
+
+
+def check_may_look(session: Session, row: Reservation | Refund) -> None:
+    """Raise `Forbidden` without the scope read, unless the caller's own forms have made it."""
+    is_result = row.source == session.caller.source and row.seq.startswith(SEQ_PREFIX)
+    if not (is_result and session.allows("reserve")):
+        session.require("read")
+
+
+def _is_id(name: str) -> bool:
+    try:
+        identifier(name)
+    except NotFound:
+        return False
+    return True

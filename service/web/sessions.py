@@ -1,0 +1,141 @@
+"""Who sits in front of the page: sessions, and the one-time tokens of their forms.
+
+Of a session and of a token only digests are stored. A token's digest is taken over the session, the
+action and the token, so that it can't even be found from another session or for another action.
+"""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from db import keys, tokens
+from db.database import Database, Transaction
+from service import auth
+from service.answers import Header
+from service.commands import Caller
+from service.errors import Forbidden, Unauthenticated
+from service.requests import HttpRequest, header, services_of
+
+SESSION_LIFETIME = timedelta(hours=10)  # a working day: sign in once each morning
+TOKEN_LIFETIME = timedelta(hours=2)  # a form that was left open over lunch still works
+SAME_SITE = (b"same-origin", b"none")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that is signed in with a key; the key's source and scopes are its own."""
+
+    secret: str
+    caller: Caller
+    scopes: frozenset[str]
+
+    def allows(self, scope: str) -> bool:
+        """True when the key has that scope, or all of them."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def require(self, scope: str) -> None:
+        """Raise `Forbidden` when the key lacks the scope."""
+        if not self.allows(scope):
+            raise Forbidden(f"This needs a key with the scope {scope}.")
+
+    def token_digest(self, action: str, token: str) -> bytes:
+        """Return what is stored of a token, which holds for this session and action alone."""
+        return hashlib.sha256(f"{self.secret} {action} {token}".encode()).digest()
+
+    async def issue_token(self, database: Database, *actions: str) -> str:
+        """Return a new token, which each of the page's forms can consume once for its action."""
+        token = secrets.token_urlsafe(32)
+        digests = [self.token_digest(action, token) for action in actions]
+
+        async def work(transaction: Transaction) -> None:
+            await tokens.create_tokens(transaction.connection, digests, TOKEN_LIFETIME)
+
+        await database.transact(work)
+        return token
+
+
+async def session_of(request: HttpRequest) -> Session:
+    """Return the request's session. Raises `Unauthenticated`: none, over, or its key revoked.
+
+    It is looked up each time, so that a revoked key is out at once.
+    """
+    secret = request.cookies.get(_cookie_name(request))
+    if secret is None:
+        raise Unauthenticated("You are not signed in.")
+    row = await services_of(request).database.read(
+        lambda connection: tokens.find_session(connection, _digest(secret))
+    )
+    if row is None:
+        raise Unauthenticated("Your session is over. Sign in again.")
+    caller = Caller(row.source, every_source="admin" in row.scopes)
+    return Session(secret, caller, frozenset(row.scopes))
+
+
+async def sign_in(request: HttpRequest, key: str) -> Header:
+    """Begin a session and return the header that sets its cookie. Raises `Unauthenticated`."""
+    secret = secrets.token_urlsafe(32)
+
+    async def work(transaction: Transaction) -> bool:
+        credential = await keys.find(transaction.connection, auth.digest(key.encode()))
+        if credential is None:
+            return False
+        await tokens.create_session(
+            transaction.connection, _digest(secret), credential.id, SESSION_LIFETIME
+        )
+        return True
+
+    if not await services_of(request).database.transact(work):
+        raise Unauthenticated("This key does not exist or was revoked.")
+    return _cookie(request, secret)
+
+
+async def sign_out(request: HttpRequest, session: Session, token: str) -> Header:
+    """End the session and return the header that forgets its cookie. Raises `Forbidden`."""
+    digest = session.token_digest("sign-out", token)
+
+    async def work(transaction: Transaction) -> bool:
+        return await tokens.end_session(transaction.connection, _digest(session.secret), digest)
+
+    if not await services_of(request).database.transact(work):
+        raise Forbidden("This form is too old or not one of ours. Open the page again.")
+    return _cookie(request, "", "; Max-Age=0")
+
+
+def check_same_site(request: HttpRequest) -> None:
+    """Raise `Forbidden` when a page of another site made the browser send this.
+
+    Browsers say so in Sec-Fetch-Site; where they don't (plain HTTP), in Origin. Without either it
+    is no browser, and has no cookies that somebody else could use.
+    """
+    site = header(request, b"sec-fetch-site")
+    origin = header(request, b"origin")
+    if site is not None:
+        is_ours = site in SAME_SITE
+    else:
+        host = header(request, b"host") or b""
+        is_ours = origin is None or urlsplit(origin).netloc == host
+    if not is_ours:
+        raise Forbidden("This form was sent from another site.")
+
+
+def _cookie(request: HttpRequest, value: str, more: str = "") -> Header:
+    secure = "; Secure" if _is_secure(request) else ""
+    name = _cookie_name(request)
+    cookie = f"{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}"
+    return b"set-cookie", cookie.encode()
+
+
+def _cookie_name(request: HttpRequest) -> str:
+    """The prefix has browsers refuse a cookie that another host or plain HTTP would set."""
+    return "__Host-holdfast" if _is_secure(request) else "holdfast"
+
+
+def _is_secure(request: HttpRequest) -> bool:
+    """True when the browser speaks TLS, to us or to the proxy in front of us."""
+    return request.scope["scheme"] == "https" or header(request, b"x-forwarded-proto") == b"https"
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

@@ -1,0 +1,138 @@
+"""Debian's Redis and ZooKeeper on loopback, as the strategies of those names need them.
+
+Where one is not installed its tests are skipped, but under CI they fail: there nothing may be.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SECONDS_MAX = 30.0  # to start or stop: only a hang takes so long
+ZOOKEEPER = Path("/usr/share/zookeeper/bin/zkServer.sh")
+
+
+@dataclass
+class Broker:
+    """A lock server that can be killed and started again at the same port, with the same data."""
+
+    command: list[str]
+    port: int
+    question: bytes
+    answer: bytes
+    """What it says to the question once it is ready."""
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return when it is ready."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "JMXDISABLE": "true"},
+            )
+        give_up_at = time.monotonic() + SECONDS_MAX
+        while not self._is_ready():
+            if time.monotonic() > give_up_at or self.process.poll() is not None:
+                raise AssertionError(f"{self.command[0]} did not start:\n{self.log.read_text()}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it without letting it say goodbye."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(SECONDS_MAX)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it neither answer nor hang up."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def _is_ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(self.question)
+                return self.answer in connection.makefile("rb").read(4096)
+        except OSError:
+            return False
+
+
+@contextmanager
+def running_redis() -> Iterator[Broker]:
+    """A Redis that keeps everything in memory."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("Redis is not installed (make services)")
+    with _running(b"PING\r\nQUIT\r\n", b"+PONG") as (broker, directory):
+        broker.command = [
+            str(program), "--port", str(broker.port), "--bind", "127.0.0.1", "--save", "",
+            "--appendonly", "no", "--dir", str(directory),
+        ]  # fmt: skip
+        broker.start()
+        yield broker
+
+
+@contextmanager
+def running_zookeeper() -> Iterator[Broker]:
+    """A ZooKeeper of one node, which keeps its data while the block lasts."""
+    if not ZOOKEEPER.exists() or shutil.which("java") is None:
+        missing("ZooKeeper or Java is not installed (make services)")
+    with _running(b"srvr", b"Mode: standalone") as (broker, directory):
+        settings = Path(directory, "zoo.cfg")
+        settings.write_text(
+            f"tickTime=500\ndataDir={directory}/data\nclientPort={broker.port}\n"
+            "clientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=0\n"
+        )
+        broker.command = [str(ZOOKEEPER), "start-foreground", str(settings)]
+        broker.start()
+        yield broker
+
+
+@contextmanager
+def _running(question: bytes, answer: bytes) -> Iterator[tuple[Broker, Path]]:
+    with tempfile.TemporaryDirectory(prefix="holdfast-broker-") as name:
+        directory = Path(name)
+        broker = Broker([], free_port(), question, answer, directory / "log")
+        try:
+            yield broker, directory
+        finally:
+            broker.kill()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def missing(reason: str) -> None:
+    """Skip the test, but fail it under CI."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+def redis_url(broker: Broker) -> str:
+    """The broker's address as `HOLDFAST_REDIS_URL` has it."""
+    return f"redis://127.0.0.1:{broker.port}/0"
+
+
+def zookeeper_hosts(broker: Broker) -> str:
+    """The broker's address as `HOLDFAST_ZOOKEEPER_HOSTS` has it."""
+    return f"127.0.0.1:{broker.port}"

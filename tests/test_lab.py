@@ -1,0 +1,232 @@
+"""The conflict lab: short runs, a broken engine that it must catch, reports that stand alone."""
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+from uuid import UUID
+
+import asyncpg
+import pytest
+import structlog
+from click.testing import CliRunner
+
+from db import writes
+from service.cli import cli
+from service.lab.claims import CLAIMS, SETTINGS, judge_claim
+from service.lab.experiment import PRESETS, Experiment
+from service.lab.insertion import insert_everywhere
+from service.lab.load import Answer
+from service.lab.processes import quiet, started
+from service.lab.report import LabReport, write_html, write_json, write_markdown, write_plot
+from service.lab.run import Lab, runnable
+from service.lab.sandbox import Sandbox
+from service.lab.session import CHECKS
+from service.lab.verdict import judge, judge_budget
+
+SHORT = Experiment(skus=1, clients=24, seconds=0.4, processes=1, twins=0.1)
+
+
+@pytest.fixture(autouse=True)
+def quietly():
+    """The lab configures logging for its process; the tests' process is not its own."""
+    before = structlog.get_config()
+    quiet()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
+async def lab(postgres_url):
+    with started(1) as processes:
+        async with Sandbox(postgres_url).opened() as sandbox:
+            yield Lab(sandbox, processes)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize(
+    "strategy", ["guard", "version", "pessimistic", "serializable", "advisory"]
+)
+async def test_every_strategy_keeps_the_rules(lab, strategy, merge):
+    crowd = replace(SHORT, strategy=strategy, merge=merge, stock=40, skus=3, lines=2)
+    result = await lab.run(replace(crowd, hold=0.4, refund=0.3))
+    assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
+    assert result.requests > 0
+    assert result.outcomes["created"] > 0
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause", "drop"])
+async def test_the_rules_hold_whatever_goes_wrong(lab, fault):
+    seconds = 1.0 if fault == "pause" else 2.0
+    result = await lab.run(replace(SHORT, fault=fault, seconds=seconds, merge=fault == "pause"))
+    assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
+    if fault != "pause":
+        assert result.conflicts.get("connection_lost")
+
+
+async def test_a_flash_sale_sells_out_exactly(lab):
+    values = {**PRESETS["flash-sale"], "stock": 30}
+    result = await lab.run(replace(SHORT, **values, twins=0.0))
+    assert result.verdict
+    assert result.outcomes["created"] == 30
+    assert result.refusals > 0
+
+
+async def test_in_an_open_loop_orders_arrive_at_their_rate(lab):
+    result = await lab.run(replace(SHORT, rate=50.0, seconds=1.0, twins=0.0))
+    assert result.verdict
+    assert 20 < result.requests < 90  # Poisson: 50 give or take seven
+
+
+async def test_services_in_processes_of_their_own_share_one_history(postgres_url):
+    with started(2) as processes:
+        async with Sandbox(postgres_url).opened() as sandbox:
+            lab = Lab(sandbox, processes)
+            for merge in (True, False):
+                result = await lab.run(replace(SHORT, processes=2, merge=merge, stock=60))
+                assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
+                assert result.outcomes["replayed"] > 0, "twins meet across processes"
+
+
+CARELESS = ("stock.available + new.lowest >= 0", "stock.version = new.seen_version")
+
+
+@pytest.fixture
+def without_guards(monkeypatch):
+    """An engine that writes whatever it has planned, however old what it has read is."""
+    part = writes.PARTS["stock_changed"]
+    sql = part.sql
+    for guard in CARELESS:
+        assert guard in sql
+        sql = sql.replace(guard, "TRUE")
+    monkeypatch.setitem(writes.PARTS, "stock_changed", replace(part, sql=sql))
+    monkeypatch.setattr(writes, "_STATEMENTS", {})
+
+
+RUSH = replace(SHORT, stock=20, merge=False, seconds=1.0)
+
+
+async def test_without_its_guards_an_engine_oversells_and_is_caught(lab, without_guards):
+    lab.prepare = "ALTER TABLE stock DROP CONSTRAINT stock_available_check"
+    result = await lab.run(RUSH)
+    assert not result.verdict
+    assert any("oversold" in finding for finding in result.verdict.history)
+
+
+async def test_with_the_constraint_behind_it_it_is_caught_all_the_same(lab, without_guards):
+    result = await lab.run(RUSH)
+    assert any("internal_error" in finding for finding in result.verdict.answers)
+
+
+def answer(kind="reserve", called=0.0, answered=1.0, outcome="created", **more):
+    values = {"reservation": SHORT_ID, "due": called, "is_replayed": False} | more
+    return Answer(kind=kind, called=called, answered=answered, outcome=outcome, **values)
+
+
+SHORT_ID = UUID(int=1)
+
+
+def test_a_request_carried_out_twice_is_found():
+    verdict = judge(SHORT, [answer(), answer()], {}, {})
+    assert "carried out 2 times" in verdict.once[0]
+
+
+def test_a_yes_that_moved_nothing_is_found():
+    verdict = judge(SHORT, [answer()], {}, {})
+    assert "moved nothing" in verdict.winners[0]
+
+
+def test_units_missing_from_a_shelf_are_found():
+    verdict = judge(SHORT, [], {}, {"sku-00000": 5})
+    assert "5 units left" in verdict.winners[0]
+
+
+def test_more_retries_than_the_budget_are_found():
+    assert judge_budget(SHORT, retries=219, commands=0, seconds=1.0) == []
+    assert judge_budget(SHORT, retries=221, commands=0, seconds=1.0)
+    assert judge_budget(SHORT, retries=1000, commands=10_000, seconds=1.0) == []
+
+
+async def test_select_then_insert_breaks_without_a_unique_index_and_not_with_one(lab):
+    async with lab.sandbox.database() as url:
+        found = {(each.way, each.crowd): each for each in await insert_everywhere(url, seed=1)}
+    at_once = "16 clients, the same key at once"
+    assert found["select, then insert", "one client"].duplicates == 0
+    assert found["select, then insert", at_once].duplicates > 0
+    assert found["the same, SERIALIZABLE", at_once].duplicates == 0
+    assert found["unique index, ON CONFLICT DO NOTHING", at_once].duplicates == 0
+    assert found["unique index, ON CONFLICT DO NOTHING", at_once].errors == 0
+
+
+async def test_a_claim_holds_only_where_every_round_agrees(lab):
+    result = await lab.run(replace(SHORT, seconds=0.1))
+    fast, slow = replace(result, throughput=200.0), replace(result, throughput=100.0)
+    clear, mixed, *_ = SETTINGS
+    runs = {
+        clear: {"guard": [fast, fast, fast], "version": [slow, slow, slow]},
+        mixed: {"guard": [fast, fast, slow], "version": [slow, slow, fast]},
+    }
+    verdicts = [each.verdict for each in judge_claim(CLAIMS[1], runs).comparisons]
+    assert verdicts == ["holds", "no clear difference"]
+
+
+async def test_a_report_needs_nothing_but_itself(lab, tmp_path):
+    report = LabReport("holdfast lab", [await lab.run(SHORT)], skipped={"redis": "no --redis-url"})
+    for name, write in {
+        "a.html": write_html, "a.json": write_json, "a.md": write_markdown, "a.svg": write_plot
+    }.items():  # fmt: skip
+        write(report, tmp_path / name)
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<svg") == 5
+    assert "not run: redis" in page.lower()
+    assert not re.search(r"<script|<link|<img|@import|url\(|src=|href=", page)
+    values = json.loads((tmp_path / "a.json").read_text())
+    assert values["holds"] is True
+    assert values["runs"][0]["requests"] > 0
+    assert "redis_url" not in values["runs"][0]["experiment"]
+
+
+async def test_strategies_without_their_service_say_so():
+    absent = replace(SHORT, redis_url="redis://127.0.0.1:1/0", zookeeper_hosts="127.0.0.1:1")
+    reasons = await runnable(absent, ["guard", "redis", "zookeeper"])
+    assert reasons["guard"] is None
+    assert "no Redis answers" in str(reasons["redis"])
+    assert reasons["zookeeper"] == "no ZooKeeper answers"
+    reasons = await runnable(SHORT, ["redis", "zookeeper"])
+    assert reasons == {"redis": "no --redis-url", "zookeeper": "no --zookeeper-hosts"}
+
+
+def call(postgres_url, *arguments):
+    flags = ("--database-url", postgres_url, "--processes", "1", "--clients", "16")
+    return CliRunner().invoke(cli, ["lab", *flags, "--seconds", "0.2", *arguments])
+
+
+async def databases(url):
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("SELECT datname FROM pg_database")
+    finally:
+        await connection.close()
+    return {row["datname"] for row in rows}
+
+
+def test_a_check_passes_and_leaves_nothing_behind(postgres_url):
+
+    before = asyncio.run(databases(postgres_url))
+    answer = call(postgres_url, "--check")
+    assert answer.exit_code == 0, answer.output
+    assert f"PASS: everything held in {len(CHECKS)} runs" in answer.output
+    assert asyncio.run(databases(postgres_url)) == before
+
+
+def test_a_check_of_a_broken_engine_fails(postgres_url, without_guards):
+    answer = call(postgres_url, "--check")
+    assert answer.exit_code == 1
+    assert "DID NOT HOLD" in answer.output
+    assert "FAIL" in answer.output
+
+
+def test_a_check_of_a_strategy_that_cannot_run_is_no_pass(postgres_url):
+    answer = call(postgres_url, "--check", "--strategy", "redis")
+    assert answer.exit_code == 1
+    assert "NOT CHECKED: redis, no --redis-url" in answer.output

@@ -1,0 +1,86 @@
+"""The retry policy: a request's attempts, and what a process may retry in all."""
+
+import pytest
+
+from db.database import Conflict
+from service.commands import SetStock
+from service.errors import Contention
+from service.ledger import Ledger
+from service.retry import RetryBudget, RetryPolicy
+
+QUICK = {"wait_first_seconds": 0.0001, "wait_max_seconds": 0.0002}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def spendable(budget):
+    count = 0
+    while budget.spend():
+        count += 1
+    return count
+
+
+def test_retries_are_a_tenth_of_traffic_beyond_the_burst():
+    budget = RetryBudget(RetryPolicy(burst_max=5, share_max=0.1), Clock())
+    assert spendable(budget) == 5
+    budget.earn(39)
+    assert spendable(budget) == 3
+    budget.earn(1)
+    assert spendable(budget) == 1
+
+
+def test_no_more_than_the_burst_is_saved_up():
+    clock = Clock()
+    budget = RetryBudget(RetryPolicy(burst_max=5, spare_per_second=1.0), clock)
+    budget.earn(10_000)
+    clock.now = 1000.0
+    assert spendable(budget) == 5
+
+
+def test_a_quiet_process_may_retry_a_few_times_a_second():
+    clock = Clock()
+    budget = RetryBudget(RetryPolicy(burst_max=5, spare_per_second=2.0), clock)
+    spendable(budget)
+    clock.now = 1.5
+    assert spendable(budget) == 3
+
+
+class Loser:
+    """A ledger whose every attempt loses its race."""
+
+    def __init__(self, **policy):
+        self.attempts = 0
+        self.ledger = Ledger(None, None, RetryPolicy(**QUICK, **policy))
+        self.ledger._attempt = self.attempt
+
+    async def attempt(self, _commands, *, locked):
+        self.attempts += 1
+        raise Conflict("stock_changed")
+
+    async def lose(self):
+        with pytest.raises(Contention) as lost:
+            await self.ledger.execute([SetStock("A", "main", 1, None, None, None)])
+        return lost.value.fields["attempts"]
+
+
+async def test_a_request_that_keeps_losing_is_given_up_after_its_attempts():
+    loser = Loser(attempts_max=4)
+    assert (await loser.lose(), loser.attempts) == (4, 4)
+
+
+async def test_when_the_budget_is_spent_a_lost_race_is_answered_at_once():
+    loser = Loser(attempts_max=4, burst_max=3, spare_per_second=0.0)
+    await loser.lose()
+    assert (await loser.lose(), loser.attempts) == (1, 5)
+
+
+async def test_a_process_that_serves_nobody_retries_nothing_more():
+    """Requests that failed are no traffic: an outage must not pay for its own retries."""
+    loser = Loser(burst_max=1, spare_per_second=0.0, share_max=1.0)
+    assert [await loser.lose() for _ in range(3)] == [2, 1, 1]
