@@ -32,7 +32,8 @@ def main() -> None:
     try:
         cli(prog_name="holdfast")
     except (DatabaseError, EmbeddedError, OSError) as error:
-        click.echo(f"holdfast: {str(error) or type(error).__name__}", err=True)
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        click.echo(f"holdfast: {str(error) or type(error).__name__}{cause}", err=True)
         sys.exit(1)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service import metrics
-from service.commands import Command, Outcome, names_of
+from service.commands import Command, Outcome, names_of, weight_of
 from service.errors import Contention, Overloaded, ServiceError, Unavailable
 from service.ledger import Indivisible, Ledger
 
@@ -25,7 +25,7 @@ class Limits:
 
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a third of a second's work; more only adds delay
-    batch_commands_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
     stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock
@@ -38,6 +38,7 @@ class Job:
     commands: list[Command]
     outcomes: asyncio.Future[list[Outcome]]
     queued_at: float
+    weight: int
 
     def names(self) -> set[Any]:
         """Return the ids and stock keys that the commands name."""
@@ -70,7 +71,11 @@ class Coalescer:
             raise Unavailable("The service is shutting down.")
         if self._queued + len(commands) > max(self.limits.queued_commands_max, len(commands)):
             raise Overloaded("Too many requests are waiting.")
-        job = Job(commands, self._loop.create_future(), self._loop.time())
+        weight = sum(map(weight_of, commands))
+        job = Job(commands, self._loop.create_future(), self._loop.time(), weight)
+        if weight > self.limits.batch_lines_max:  # too large to be merged: beside the lanes
+            self._spawn(self._run([job]))
+            return await job.outcomes
         self._queue.append(job)
         self._queued += len(commands)
         self._pump_soon()
@@ -102,8 +107,8 @@ class Coalescer:
         """The next batch: jobs in order, without those that wait for a stuck row."""
         jobs: list[Job] = []
         parked: list[Job] = []
-        room = self.limits.batch_commands_max
-        while self._queue and (not jobs or len(self._queue[0].commands) <= room):
+        room = self.limits.batch_lines_max
+        while self._queue and self._queue[0].weight <= room:
             job = self._queue.popleft()
             if self._stuck and not self._stuck.isdisjoint(job.names()):
                 parked.append(job)
@@ -111,7 +116,7 @@ class Coalescer:
             self._queued -= len(job.commands)
             if not job.outcomes.done():
                 jobs.append(job)
-                room -= len(job.commands)
+                room -= job.weight
         self._queue.extendleft(reversed(parked))
         metrics.QUEUED.set(self._queued)
         return jobs

@@ -109,6 +109,6 @@ async def kill_backends(url: str) -> None:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND application_name = 'holdfast'"
             )
-            await asyncio.sleep(chance.uniform(0, 0.02))
+            await asyncio.sleep(chance.uniform(0.02, 0.12))  # connecting takes a while too
     finally:
         await connection.close()
