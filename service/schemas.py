@@ -22,6 +22,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic.config import JsonDict
 
 from db import rows
 from service.errors import InvalidRequest
@@ -57,6 +58,20 @@ MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
 Units = Annotated[int, Field(ge=0, le=UNITS_MAX)]
+
+
+LINE_EXAMPLE: JsonDict = {"sku": "85123A", "location": "main", "quantity": 2}
+RESERVE_EXAMPLE: JsonDict = {
+    "seq": "order-1001",
+    "lines": [LINE_EXAMPLE],
+    "hold_seconds": 900,
+    "metadata": {"cart": "c-77"},
+}
+REFUND_EXAMPLE: JsonDict = {
+    "seq": "return-1001-1",
+    "lines": [LINE_EXAMPLE],
+    "reason": "damaged",
+}
 
 
 class Body(BaseModel):
@@ -97,6 +112,8 @@ class LinesBody(Body):
 class ReserveBody(LinesBody):
     """A reservation: with `hold_seconds` a hold, without it a sale."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [RESERVE_EXAMPLE]})
+
     seq: Name | None = Field(None, examples=["order-1001"])
     source: Name | None = Field(None, examples=["shop-eu"])
     id: UUID | None = None
@@ -128,6 +145,8 @@ def _entry(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 class BatchBody(Body):
     """Many reservations, each of which stands for itself."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reservations": [RESERVE_EXAMPLE]}]})
+
     reservations: Annotated[
         list[Annotated[ReserveBody, WrapValidator(_entry)]],
         Field(min_length=1, max_length=BATCH_MAX),
@@ -153,6 +172,8 @@ class BatchBody(Body):
 class ConfirmBody(LinesBody):
     """What is confirmed of a hold: all of it, or the given lines."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"lines": [LINE_EXAMPLE]}]})
+
 
 class NothingBody(Body):
     """No members at all."""
@@ -161,11 +182,15 @@ class NothingBody(Body):
 class ExtendBody(Body):
     """How long a hold goes on from now."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hold_seconds": 900}]})
+
     hold_seconds: HoldSeconds = Field(examples=[900])
 
 
 class RefundBody(LinesBody):
     """What is given back of a sale: all that is left, or the given lines."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [REFUND_EXAMPLE]})
 
     seq: Name | None = Field(None, examples=["return-1001-1"])
     source: Name | None = Field(None, examples=["shop-eu"])
@@ -174,6 +199,10 @@ class RefundBody(LinesBody):
 
 class StockBody(Body):
     """A stock row as it shall be; what is left out is unset."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"available": 100, "low_stock_at": 10}]}
+    )
 
     available: Units = Field(examples=[100])
     name: Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")] | None = Field(
@@ -184,6 +213,10 @@ class StockBody(Body):
 
 class AdjustBody(Body):
     """A correction of `available`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"seq": "count-7", "delta": -3, "reason": "broken"}]}
+    )
 
     seq: Name | None = Field(None, examples=["count-2026-11-22-7"])
     source: Name | None = Field(None, examples=["shop-eu"])
