@@ -36,9 +36,7 @@ def check_wrk() -> None:
         raise SystemExit("bench needs wrk: apt-get install wrk")
 
 
-def load(
-    url: str, *, key: str, prefix: str, skus: int, connections: int, seconds: int
-) -> Measured:
+def load(url: str, *, key: str, prefix: str, skus: int, connections: int, seconds: int) -> Measured:
     """Send reservations with new seqs for some seconds and return what came back."""
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory) / "load.lua"
