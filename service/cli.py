@@ -289,7 +289,7 @@ def _source(value: str) -> str:
     """Check a source as requests do."""
     from pydantic import TypeAdapter  # noqa: PLC0415 - keeps `serve` quick to start
 
-    from service.schemas import Name  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.bodies import Name  # noqa: PLC0415 - keeps `serve` quick to start
 
     try:
         return TypeAdapter(Name).validate_python(value)

@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import asyncpg
 import pytest
@@ -99,8 +100,14 @@ async def test_a_batch_is_no_larger_than_its_bound_and_keeps_a_job_together(data
         assert sorted(gate.batches) == [3, 3, 3, 9]
 
 
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails on purpose needs no traceback: drawing one takes a second."""
+    monkeypatch.setattr("service.ledger.log", Mock())
+
+
 @pytest.fixture(params=[AssertionError, ValueError])
-def poison(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+def poison(request: Any, quiet: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """A seq that no reservation can be made with."""
     rule = planner.RULES[Reserve]
 
@@ -245,7 +252,7 @@ async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coal
         await coalescer.submit([reserve("late")])
 
 
-async def test_an_unexpected_failure_is_answered_too(coalescer, monkeypatch):
+async def test_an_unexpected_failure_is_answered_too(coalescer, quiet, monkeypatch):
     async def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("this should not happen")
 
