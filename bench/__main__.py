@@ -43,8 +43,8 @@ connection.
 
 - **bare route** is the limit: a Litestar route on the same server that validates the same body and
   builds the same answer, and writes nothing (`bench/services/bare.py`).
-- **textbook** is what teams write: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, one transaction
-  per request (`bench/services/textbook.py`). It keeps no ledger and replays nothing.
+- **textbook** is what teams write: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, a transaction
+  for each request (`bench/services/textbook.py`). It keeps no ledger and replays nothing.
 """
 CASES = (("hot", 1, 64), ("10,000 SKUs", 10_000, 64), ("idle", 1, 1))
 """(name, SKUs, connections)"""

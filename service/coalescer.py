@@ -26,6 +26,7 @@ class Limits:
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a third of a second's work; more only adds delay
     batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
     stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock
@@ -58,6 +59,7 @@ class Coalescer:
         self._pump_due = False
         self._stuck: set[Any] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._large = asyncio.Semaphore(self.limits.large_jobs_max)
         self._closing = False
         self._watch = self._loop.call_later(0.25, self._shed_late)
 
@@ -73,12 +75,12 @@ class Coalescer:
             raise Overloaded("Too many requests are waiting.")
         weight = sum(map(weight_of, commands))
         job = Job(commands, self._loop.create_future(), self._loop.time(), weight)
-        if weight > self.limits.batch_lines_max:  # too large to be merged: beside the lanes
-            self._spawn(self._run([job]))
-            return await job.outcomes
-        self._queue.append(job)
         self._queued += len(commands)
-        self._pump_soon()
+        if weight > self.limits.batch_lines_max:
+            self._spawn(self._run_large(job))
+        else:
+            self._queue.append(job)
+            self._pump_soon()
         return await job.outcomes
 
     async def drain(self) -> None:
@@ -127,6 +129,12 @@ class Coalescer:
         finally:
             self._lanes_busy -= 1
             self._pump_soon()
+
+    async def _run_large(self, job: Job) -> None:
+        """Carry out, beside the lanes, what is too large to be merged with others."""
+        async with self._large:
+            self._queued -= len(job.commands)
+            await self._run([job])
 
     async def _run(self, jobs: list[Job], stuck_attempts: int = 0) -> None:
         """Carry jobs out as one batch, or in parts if they can't be as one."""
