@@ -52,8 +52,8 @@ def load(url: str, *, key: str, prefix: str, skus: int, connections: int, second
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
     return Measured(
         requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", printed)),
-        p50_milliseconds=_milliseconds(_find(r"50%\s+(\S+)", printed)),
-        p99_milliseconds=_milliseconds(_find(r"99%\s+(\S+)", printed)),
+        p50_milliseconds=_milliseconds(_find(r"(?m)^\s+50%\s+(\S+)", printed)),
+        p99_milliseconds=_milliseconds(_find(r"(?m)^\s+99%\s+(\S+)", printed)),
         refused=int(refused[1]) if refused else 0,
     )
 
