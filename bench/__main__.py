@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,25 @@ from rich.table import Table
 from bench.load import Measured, check_wrk, load
 
 HOLDFAST, BARE, TEXTBOOK = "holdfast", "bare route", "textbook"
+HEADINGS = ("case", "service", "requests/s", "p50 ms", "p99 ms", "not 2xx", "holdfast is")
+LOAD_BEFORE = os.getloadavg()
+PAGE = """# Benchmarks
+
+Made by `{command}` on {day}: {cores} cores, shared by the load generator (wrk), the services and
+PostgreSQL 18 (fsync and synchronous_commit on), Python {python}, load average {load} at the start.
+
+Only the ratios mean something, and only within this run: the services stand side by side and are
+loaded in turn, {rounds} rounds of {seconds} seconds each; figures are medians, ratios have their
+smallest and largest in brackets. *hot* is one SKU and 64 connections, *idle* one SKU and one
+connection.
+
+{table}
+
+- **bare route** is the limit: a Litestar route on the same server that validates the same body and
+  builds the same answer, and writes nothing (`bench/services/bare.py`).
+- **textbook** is what teams write: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, a transaction
+  for each request (`bench/services/textbook.py`). It keeps no ledger and replays nothing.
+"""
 CASES = (("hot", 1, 64), ("10,000 SKUs", 10_000, 64), ("idle", 1, 1))
 """(name, SKUs, connections)"""
 
@@ -35,7 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write every round's figures here")
+    parser.add_argument("--report", type=Path, help="write a page with the table here")
     options = parser.parse_args()
     check_wrk()
     console = Console()
@@ -54,35 +75,61 @@ def main() -> None:
                 seconds=options.seconds,
             )
             results.setdefault((case_name, name), []).append(measured)
-    report(console, results)
+    rows = summarize(results)
+    table = Table(*HEADINGS)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
     if options.json:
-        rows = [
+        everything = [
             {"case": case, "service": name, "rounds": [asdict(one) for one in measured]}
             for (case, name), measured in results.items()
         ]
-        options.json.write_text(json.dumps(rows, indent=2))
+        options.json.write_text(json.dumps(everything, indent=2))
+    if options.report:
+        options.report.write_text(page(rows, options.rounds, options.seconds))
 
 
-def report(console: Console, results: dict[tuple[str, str], list[Measured]]) -> None:
-    """Print medians and how Holdfast compares."""
-    table = Table("case", "service", "requests/s", "p50 ms", "p99 ms", "not 2xx", "holdfast is")
+def summarize(results: dict[tuple[str, str], list[Measured]]) -> list[list[str]]:
+    """Return a row for each case and service: medians, and how Holdfast compares."""
+    rows = []
     for (case, name), measured in results.items():
-        rate = statistics.median(one.requests_per_second for one in measured)
         ours = results[case, HOLDFAST]
         ratios = [
             mine.requests_per_second / theirs.requests_per_second
             for mine, theirs in zip(ours, measured, strict=True)
         ]
-        table.add_row(
-            case,
-            name,
-            f"{rate:,.0f}",
-            f"{statistics.median(one.p50_milliseconds for one in measured):.2f}",
-            f"{statistics.median(one.p99_milliseconds for one in measured):.2f}",
-            str(sum(one.refused for one in measured)),
-            f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})",
+        rows.append(
+            [
+                case,
+                name,
+                f"{statistics.median(one.requests_per_second for one in measured):,.0f}",
+                f"{statistics.median(one.p50_milliseconds for one in measured):.2f}",
+                f"{statistics.median(one.p99_milliseconds for one in measured):.2f}",
+                str(sum(one.refused for one in measured)),
+                f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})",
+            ]
         )
-    console.print(table)
+    return rows
+
+
+def page(rows: list[list[str]], rounds: int, seconds: int) -> str:
+    """Return docs/benchmarks.md."""
+    lines = [
+        f"| {' | '.join(HEADINGS)} |",
+        f"|{'---|' * len(HEADINGS)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return PAGE.format(
+        command=f"make bench ARGS='--rounds {rounds} --seconds {seconds} --report …'",
+        table="\n".join(lines),
+        rounds=rounds,
+        seconds=seconds,
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        day=time.strftime("%Y-%m-%d"),
+        load=f"{LOAD_BEFORE[0]:.2f}",
+    )
 
 
 @contextlib.contextmanager

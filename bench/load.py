@@ -36,9 +36,7 @@ def check_wrk() -> None:
         raise SystemExit("bench needs wrk: apt-get install wrk")
 
 
-def load(
-    url: str, *, key: str, prefix: str, skus: int, connections: int, seconds: int
-) -> Measured:
+def load(url: str, *, key: str, prefix: str, skus: int, connections: int, seconds: int) -> Measured:
     """Send reservations with new seqs for some seconds and return what came back."""
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory) / "load.lua"
@@ -54,8 +52,8 @@ def load(
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
     return Measured(
         requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", printed)),
-        p50_milliseconds=_milliseconds(_find(r"50%\s+(\S+)", printed)),
-        p99_milliseconds=_milliseconds(_find(r"99%\s+(\S+)", printed)),
+        p50_milliseconds=_milliseconds(_find(r"(?m)^\s+50%\s+(\S+)", printed)),
+        p99_milliseconds=_milliseconds(_find(r"(?m)^\s+99%\s+(\S+)", printed)),
         refused=int(refused[1]) if refused else 0,
     )
 

@@ -97,7 +97,6 @@ async def audit(database: Database, *, seconds_max: int) -> Audit:
 
     async def work(transaction: Transaction) -> Audit:
         connection = transaction.connection
-        await connection.execute(text(f"SET LOCAL statement_timeout = '{seconds_max}s'"))
         await scanning(connection)
         return await _check(connection)
 

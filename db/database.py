@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import asyncpg
 import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -97,6 +98,8 @@ class Database:
     ) -> T:
         """Run `work` and COMMIT. Cancelling it or failing leaves nothing half done.
 
+        `timeout_seconds` is for work that may take longer than all other.
+
         Raises `Conflict` (or a subclass) and `Unavailable` when nothing was written, and
         `OutcomeUnknown` when that cannot be told.
         """
@@ -107,6 +110,8 @@ class Database:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
                 if isolation != "READ COMMITTED":
                     await connection.execution_options(isolation_level=isolation)
+                if timeout_seconds is not None:
+                    await _allow(connection, timeout_seconds)
                 result = await work(transaction)
                 committing = True
                 await connection.commit()
@@ -215,7 +220,10 @@ class Database:
 
 
 def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
-    """Build an engine whose every wait is bounded. `url` may say postgres:// or postgresql://."""
+    """Build an engine whose every wait is bounded.
+
+    asyncpg reads the URL as libpq does: several hosts, `target_session_attrs`, `sslmode`.
+    """
     server_settings = {
         "application_name": "holdfast",
         "timezone": "UTC",
@@ -226,14 +234,27 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
         "plan_cache_mode": "force_generic_plan",  # planning costs more than running them, too
         **dict.fromkeys(NEVER_SCANS, "off"),
     }
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(
+            url.replace("postgresql+asyncpg:", "postgresql:", 1),
+            timeout=timeouts.connect,
+            server_settings=server_settings,
+        )
+
     return create_async_engine(
-        sqlalchemy.make_url(url).set(drivername="postgresql+asyncpg"),
+        "postgresql+asyncpg://",
+        async_creator=connect,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=timeouts.pool,
         pool_use_lifo=True,  # keep few connections warm rather than many lukewarm
-        connect_args={"timeout": timeouts.connect, "server_settings": server_settings},
     )
+
+
+async def _allow(connection: AsyncConnection, seconds: float) -> None:
+    for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        await connection.execute(text(f"SET LOCAL {setting} = {_milliseconds(seconds)}"))
 
 
 async def scanning(connection: AsyncConnection) -> None:

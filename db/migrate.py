@@ -11,7 +11,7 @@ from db.database import Database, DatabaseError, Transaction
 
 LOCK = 0x686F6C64  # "hold": the key of the advisory lock that migrations take
 WAIT = "60s"  # for another process to finish its migration
-TIME = "10min"  # for one migration; index builds on large tables are slow
+SECONDS_MAX = 660  # for all migrations; index builds on large tables are slow
 
 
 class SchemaError(DatabaseError):
@@ -24,12 +24,11 @@ async def upgrade(database: Database) -> None:
     async def work(transaction: Transaction) -> None:
         connection = transaction.connection
         await connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT}'"))
-        await connection.execute(text(f"SET LOCAL statement_timeout = '{TIME}'"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         await connection.run_sync(_run)
 
     try:
-        await database.transact(work, timeout_seconds=660)
+        await database.transact(work, timeout_seconds=SECONDS_MAX)
     except CommandError as error:
         raise SchemaError(
             f"The database's schema is not one this version knows ({error})."

@@ -22,7 +22,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BYTEWISE = Text(collation="C")
@@ -101,8 +101,8 @@ class Reservation(Base):
     version: Mapped[int] = mapped_column(Integer)
     hold_seconds: Mapped[int | None] = mapped_column(Integer)
     expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
-    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
-    shortages: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
+    shortages: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(MOMENT)
     updated_at: Mapped[datetime] = mapped_column(MOMENT)
 

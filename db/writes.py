@@ -74,7 +74,7 @@ PARTS = {
             INSERT INTO reservation (id, source, seq, state, version, hold_seconds, expires_at,
                                      metadata, shortages, created_at, updated_at)
             SELECT id, source, seq, state, version, hold_seconds, expires_at,
-                   metadata::jsonb, shortages::jsonb, created_at, updated_at
+                   metadata::json, shortages::json, created_at, updated_at
             FROM {rows}
             ON CONFLICT DO NOTHING
             RETURNING 1

@@ -33,7 +33,8 @@ def main() -> None:
     try:
         cli(prog_name="holdfast")
     except (DatabaseError, EmbeddedError, OSError) as error:
-        click.echo(f"holdfast: {str(error) or type(error).__name__}", err=True)
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        click.echo(f"holdfast: {str(error) or type(error).__name__}{cause}", err=True)
         sys.exit(1)
 
 
@@ -292,7 +293,7 @@ def _source(value: str) -> str:
     """Check a source as requests do."""
     from pydantic import TypeAdapter  # noqa: PLC0415 - keeps `serve` quick to start
 
-    from service.schemas import Name  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.bodies import Name  # noqa: PLC0415 - keeps `serve` quick to start
 
     try:
         return TypeAdapter(Name).validate_python(value)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service import metrics
-from service.commands import Command, Outcome, names_of
+from service.commands import Command, Outcome, names_of, weight_of
 from service.errors import Contention, Overloaded, ServiceError, Unavailable
 from service.ledger import Indivisible, Ledger
 
@@ -25,7 +25,8 @@ class Limits:
 
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a third of a second's work; more only adds delay
-    batch_commands_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
     stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock
@@ -38,6 +39,7 @@ class Job:
     commands: list[Command]
     outcomes: asyncio.Future[list[Outcome]]
     queued_at: float
+    weight: int
 
     def names(self) -> set[Any]:
         """Return the ids and stock keys that the commands name."""
@@ -57,6 +59,7 @@ class Coalescer:
         self._pump_due = False
         self._stuck: set[Any] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._large = asyncio.Semaphore(self.limits.large_jobs_max)
         self._closing = False
         self._watch = self._loop.call_later(0.25, self._shed_late)
 
@@ -70,10 +73,14 @@ class Coalescer:
             raise Unavailable("The service is shutting down.")
         if self._queued + len(commands) > max(self.limits.queued_commands_max, len(commands)):
             raise Overloaded("Too many requests are waiting.")
-        job = Job(commands, self._loop.create_future(), self._loop.time())
-        self._queue.append(job)
+        weight = sum(map(weight_of, commands))
+        job = Job(commands, self._loop.create_future(), self._loop.time(), weight)
         self._queued += len(commands)
-        self._pump_soon()
+        if weight > self.limits.batch_lines_max:
+            self._spawn(self._run_large(job))
+        else:
+            self._queue.append(job)
+            self._pump_soon()
         return await job.outcomes
 
     async def drain(self) -> None:
@@ -102,8 +109,8 @@ class Coalescer:
         """The next batch: jobs in order, without those that wait for a stuck row."""
         jobs: list[Job] = []
         parked: list[Job] = []
-        room = self.limits.batch_commands_max
-        while self._queue and (not jobs or len(self._queue[0].commands) <= room):
+        room = self.limits.batch_lines_max
+        while self._queue and self._queue[0].weight <= room:
             job = self._queue.popleft()
             if self._stuck and not self._stuck.isdisjoint(job.names()):
                 parked.append(job)
@@ -111,7 +118,7 @@ class Coalescer:
             self._queued -= len(job.commands)
             if not job.outcomes.done():
                 jobs.append(job)
-                room -= len(job.commands)
+                room -= job.weight
         self._queue.extendleft(reversed(parked))
         metrics.QUEUED.set(self._queued)
         return jobs
@@ -122,6 +129,12 @@ class Coalescer:
         finally:
             self._lanes_busy -= 1
             self._pump_soon()
+
+    async def _run_large(self, job: Job) -> None:
+        """Carry out, beside the lanes, what is too large to be merged with others."""
+        async with self._large:
+            self._queued -= len(job.commands)
+            await self._run([job])
 
     async def _run(self, jobs: list[Job], stuck_attempts: int = 0) -> None:
         """Carry jobs out as one batch, or in parts if they can't be as one."""

@@ -225,6 +225,13 @@ def wanted_by(commands: Iterable[Command]) -> Wanted:
     return wanted
 
 
+def weight_of(command: Command) -> int:
+    """Return how many stock rows a command names, at least 1."""
+    if isinstance(command, Reserve):
+        return len(command.lines)
+    return len(command.rows) if isinstance(command, ImportStock) else 1
+
+
 def names_of(command: Command) -> set[Any]:
     """Return the ids and stock keys a command names itself."""
     wanted = wanted_by([command])

@@ -13,7 +13,7 @@ import structlog
 
 from db import database as db
 from db.reads import load, locked_elsewhere
-from db.rows import Snapshot
+from db.rows import Snapshot, Wanted
 from db.strategies.guard import Guard
 from db.writes import wait_for_standby
 from service import metrics
@@ -25,10 +25,13 @@ from service.errors import (
     ServiceError,
     Unavailable,
 )
-from service.planner import plan
+from service.planner import Plan, plan
 from service.retry import RetryBudget, RetryPolicy
 
 log = structlog.get_logger()
+
+LARGE_ROWS = 5_000  # named stock rows: only imports and the largest batches have more
+LARGE_SECONDS_MAX = 60.0  # for a transaction of that size: 4 MiB of CSV took 16
 
 
 class Indivisible(Exception):
@@ -94,16 +97,15 @@ class Ledger:
 
     async def _attempt(self, commands: Sequence[Command], *, locked: bool) -> list[Outcome]:
         wanted = wanted_by(commands)
-        pins_rows = self.strategy.pins_rows
 
         async def work(transaction: db.Transaction) -> list[Outcome]:
             connection = transaction.connection
             snapshot = await self.strategy.load(connection, wanted, locked=locked)
-            planned = plan(snapshot, commands, pins_rows=pins_rows)
+            planned = await self._plan(snapshot, commands)
             while planned.lacking:
                 wanted.overdue |= planned.lacking
                 snapshot = await self.strategy.load(connection, wanted, locked=locked)
-                planned = plan(snapshot, commands, pins_rows=pins_rows)
+                planned = await self._plan(snapshot, commands)
             if planned.writes:
                 await self.strategy.apply(transaction, planned.writes, held)
             elif any(isinstance(outcome, Done) for outcome in planned.outcomes):
@@ -111,7 +113,18 @@ class Ledger:
             return planned.outcomes
 
         async with self.strategy.hold(self.database, wanted) as held:
-            return await self.database.transact(work, isolation=self.strategy.isolation)
+            return await self.database.transact(
+                work,
+                isolation=self.strategy.isolation,
+                timeout_seconds=LARGE_SECONDS_MAX if _is_large(wanted) else None,
+            )
+
+    async def _plan(self, snapshot: Snapshot, commands: Sequence[Command]) -> Plan:
+        """Plan; a large batch in a thread, so that the event loop goes on serving."""
+        pins_rows = self.strategy.pins_rows
+        if len(snapshot.stock) + len(commands) < LARGE_ROWS:
+            return plan(snapshot, commands, pins_rows=pins_rows)
+        return await asyncio.to_thread(plan, snapshot, commands, pins_rows=pins_rows)
 
     async def _blocked(self, commands: Sequence[Command]) -> set[Any]:
         """The ids and stock keys that stand in the way of these commands."""
@@ -126,6 +139,10 @@ class Ledger:
             for reservation in snapshot.reservations.values()
             if any(line.key in blocked for line in reservation.lines)
         }
+
+
+def _is_large(wanted: Wanted) -> bool:
+    return len(wanted.stock) > LARGE_ROWS
 
 
 def _count(commands: Sequence[Command], outcomes: list[Outcome]) -> None:

@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document, made from what the routes say of themselves, and the pages from it."""
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from importlib.metadata import version
@@ -245,6 +246,9 @@ def _example(error: type[ServiceError]) -> dict[str, Any]:
     }
 
 
+TAGS = ("reservations", "stock", "imports", "audit", "operations")
+"""The sections of the page, the most wanted first."""
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
        color: #1c2330; background: #fff }
@@ -259,7 +263,7 @@ pre { background: #f4f6f9; padding: .75rem; overflow-x: auto }
 
 def page(described: dict[str, Any]) -> str:
     """Return the document as a page that needs no script and nothing from elsewhere."""
-    sections: dict[str, list[str]] = {}
+    sections: dict[str, list[str]] = {tag: [] for tag in TAGS}
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
             sections.setdefault(operation["tags"][0], []).append(
@@ -277,12 +281,12 @@ def page(described: dict[str, Any]) -> str:
 def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
     parameters = "".join(
         f"<tr><td><code>{escape(item['name'])}</code></td><td>{item['in']}</td>"
-        f"<td>{escape(item.get('description', ''))}</td></tr>"
+        f"<td>{_prose(item.get('description', ''))}</td></tr>"
         for item in operation["parameters"]
     )
     responses = "".join(
         f"<tr><td>{status}</td><td>{', '.join(response.get('content', {}))}</td>"
-        f"<td>{escape(response['description'])}</td></tr>"
+        f"<td>{_prose(response['description'])}</td></tr>"
         for status, response in operation["responses"].items()
     )
     body = operation.get("requestBody", {}).get("content", {})
@@ -291,7 +295,7 @@ def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
         f" <code>{escape(content['schema'].get('$ref', 'text').rsplit('/')[-1])}</code></p>"
         for media_type, content in body.items()
     )
-    description = escape(operation["description"]).replace("\n\n", "<br>")
+    description = _prose(operation["description"]).replace("\n\n", "<br>")
     return (
         f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code>"
         f": {escape(operation['summary'])}</summary><p>{description}</p>{sent}"
@@ -307,9 +311,14 @@ def problem_page(error: type[ServiceError]) -> str:
     example = escape(json.dumps(_example(error), indent=2))
     return _html(
         error.title(),
-        f"<p><code>{error.status} {error.code}</code></p><p>{escape(error.advice)}</p>"
+        f"<p><code>{error.status} {error.code}</code></p><p>{_prose(error.advice)}</p>"
         f"<p>Send it again? {again} Then use {seq}.</p><pre>{example}</pre>",
     )
+
+
+def _prose(text: str) -> str:
+    """Escape a text; what stands in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _html(title: str, body: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from litestar import Request
 from pydantic import TypeAdapter, ValidationError
 
+from service.bodies import VERSION_MAX, Body, Name, Place, parse
 from service.commands import Caller
 from service.errors import (
     Forbidden,
@@ -21,7 +22,6 @@ from service.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from service.schemas import VERSION_MAX, Body, Name, Place, parse
 from service.services import Services
 
 HttpRequest = Request[Any, Any, Any]

@@ -50,9 +50,10 @@ class Proxy:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 if muted.is_set():
-                    return
+                    break
                 writer.write(data)
                 await writer.drain()
+        writer.close()
 
 
 @asynccontextmanager

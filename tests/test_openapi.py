@@ -240,6 +240,7 @@ async def test_every_generated_request_is_answered_as_documented(service, mode):
 
     for result in schemathesis.openapi.from_dict(await document(service)).get_all_operations():
         await asyncio.to_thread(explore, result.ok())
-    assert statuses >= ({200, 201, 404} if mode is GenerationMode.POSITIVE else {400, 404})
+    # Generated SKUs hardly ever exist: that each good answer is given is the test above's part.
+    assert statuses >= ({200, 204, 404} if mode is GenerationMode.POSITIVE else {400, 404})
     audit = (await service.client.get("/v1/audit")).json()
     assert audit["balanced"]

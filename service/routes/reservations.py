@@ -16,6 +16,17 @@ from service.answers import (
     resource_answer,
     single_answer,
 )
+from service.bodies import (
+    BATCH_LINES_MAX,
+    BatchBody,
+    ConfirmBody,
+    ExtendBody,
+    InvalidEntry,
+    LineBody,
+    NothingBody,
+    RefundBody,
+    ReserveBody,
+)
 from service.commands import (
     Caller,
     Cancel,
@@ -60,19 +71,10 @@ from service.requests import (
 )
 from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
 from service.schemas import (
-    BATCH_LINES_MAX,
     BatchAnswer,
-    BatchBody,
-    ConfirmBody,
-    ExtendBody,
-    InvalidEntry,
-    LineBody,
     MovementAnswer,
-    NothingBody,
     RefundAnswer,
-    RefundBody,
     ReservationAnswer,
-    ReserveBody,
     refund_answer,
     reservation_answer,
 )

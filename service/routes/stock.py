@@ -19,6 +19,7 @@ from service.answers import (
     single_answer,
     stock_path,
 )
+from service.bodies import AdjustBody, Name, Place, StockBody, Units
 from service.commands import (
     AdjustStock,
     Command,
@@ -59,15 +60,10 @@ from service.requests import (
 )
 from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
 from service.schemas import (
-    AdjustBody,
     AdjustmentAnswer,
     ImportAnswer,
     MovementAnswer,
-    Name,
-    Place,
     StockAnswer,
-    StockBody,
-    Units,
     import_answer,
     stock_answer,
 )

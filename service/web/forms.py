@@ -8,10 +8,10 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from db.rows import Reservation
+from service.bodies import Body, LineBody, RefundBody, ReserveBody, invalid
 from service.commands import RefundUnits, Reserve, merge_lines, reservation_id
 from service.errors import InvalidRequest, ServiceError
 from service.requests import HttpRequest, read_bytes
-from service.schemas import Body, LineBody, RefundBody, ReserveBody, invalid
 from service.web.sessions import Session
 
 FORM_MAX = 16 * 1024  # bytes
