@@ -104,7 +104,7 @@ async def work(
 async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIterator[Coalescer]:
     """A service as the workers of `holdfast serve` are, but for HTTP, warm and connected."""
     lanes = 1 if experiment.merge else experiment.lanes
-    limits = Limits(lanes=lanes) if experiment.merge else Limits(lanes=lanes, batch_commands_max=1)
+    limits = Limits(lanes=lanes) if experiment.merge else Limits(lanes=lanes, batch_lines_max=1)
     database = Database(url, pool_size=lanes + SPARE_CONNECTIONS)
     strategy = open_strategy(
         experiment.strategy,
