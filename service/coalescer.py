@@ -26,6 +26,7 @@ class Limits:
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a third of a second's work; more only adds delay
     batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
@@ -76,7 +77,7 @@ class Coalescer:
         weight = sum(map(weight_of, commands))
         job = Job(commands, self._loop.create_future(), self._loop.time(), weight)
         self._queued += len(commands)
-        if weight > self.limits.batch_lines_max:
+        if weight > self.limits.lane_lines_max:
             self._spawn(self._run_large(job))
         else:
             self._queue.append(job)
@@ -110,7 +111,7 @@ class Coalescer:
         jobs: list[Job] = []
         parked: list[Job] = []
         room = self.limits.batch_lines_max
-        while self._queue and self._queue[0].weight <= room:
+        while self._queue and (not jobs or self._queue[0].weight <= room):
             job = self._queue.popleft()
             if self._stuck and not self._stuck.isdisjoint(job.names()):
                 parked.append(job)
