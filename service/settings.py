@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=16,
-        description="Transactions under way at once per worker; one merges best.",
+        description="Transactions under way at once per worker; one merges the most.",
     )
     queue_max: int = Field(
         2000,
