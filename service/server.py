@@ -250,6 +250,7 @@ def announce(settings: Settings, *, has_demo: bool) -> None:
     base = base_url(settings)
     key = settings.data_dir / admin.KEY_FILE
     print(f"Holdfast listens on {base}")
+    print(f"Operator's page     {base}/")
     print(f"OpenAPI page        {base}/schema")
     print(f"Admin key in        {key}")
     if has_demo:
