@@ -24,7 +24,7 @@ class Limits:
     """How much may wait and how much is merged, per worker."""
 
     lanes: int = 1  # transactions under way at once
-    queued_commands_max: int = 2_000  # about a third of a second's work; more only adds delay
+    queued_commands_max: int = 2_000  # about a second's work; more only adds delay
     batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second

@@ -1,6 +1,6 @@
 """What a route promises, in the form the OpenAPI document is made from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -44,7 +44,6 @@ class Documentation:
     body_example: Any = None
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[type[ServiceError], ...] = ()
-    techniques: tuple[int, ...] = field(default=())
 
 
 def documented(summary: str, *answers: Success, **details: Any) -> dict[str, Any]:

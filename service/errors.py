@@ -245,7 +245,7 @@ class InternalError(ServiceError):
     status = 500
     retryable = True
     retry_after_seconds = 5
-    advice = "This is a bug of ours. Nothing was written; the request's id is in the log."
+    advice = "This is a bug of ours. Nothing was written; the log says what happened."
 
 
 def all_errors() -> list[type[ServiceError]]:

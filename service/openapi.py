@@ -16,7 +16,6 @@ from service.documentation import Documentation, Parameter, Success
 from service.errors import (
     Contention,
     Forbidden,
-    IdempotencyMismatch,
     InternalError,
     InvalidRequest,
     NotAcceptable,
@@ -227,7 +226,7 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
         names.append("WWW-Authenticate")
     if any(error.retry_after_seconds for error in errors):
         names.append("Retry-After")
-    if InvalidRequest not in errors and IdempotencyMismatch not in errors and names:
+    if names:
         response["headers"] = {name: _header(name) for name in names}
     return response
 

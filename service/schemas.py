@@ -5,7 +5,7 @@ against the models.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -18,8 +18,6 @@ encode = msgspec.json.Encoder().encode
 
 class Answer(BaseModel):
     """A part of an answer."""
-
-    examples: ClassVar[list[Any]] = []
 
 
 class LineAnswer(Answer):

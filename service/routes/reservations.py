@@ -98,7 +98,6 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
         body=ReserveBody,
         parameters=(IDEMPOTENCY_KEY,),
         errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
-        techniques=(3, 6, 10),
     ),
 )
 async def reserve(request: HttpRequest) -> ASGIApp:
@@ -116,7 +115,6 @@ async def reserve(request: HttpRequest) -> ASGIApp:
         Success(200, "Each entry's result, in order.", BatchAnswer),
         scope="reserve",
         body=BatchBody,
-        techniques=(3, 6, 10),
     ),
 )
 async def reserve_batch(request: HttpRequest) -> ASGIApp:
@@ -155,7 +153,6 @@ async def reserve_batch(request: HttpRequest) -> ASGIApp:
             LIMIT,
             CURSOR,
         ),
-        techniques=(1,),
     ),
 )
 async def list_reservations(request: HttpRequest) -> ASGIApp:
@@ -194,7 +191,6 @@ async def list_reservations(request: HttpRequest) -> ASGIApp:
         scope="read",
         parameters=(IF_NONE_MATCH,),
         errors=(NotFound,),
-        techniques=(1,),
     ),
 )
 async def read_reservation(request: HttpRequest) -> ASGIApp:
@@ -213,7 +209,6 @@ async def read_reservation(request: HttpRequest) -> ASGIApp:
         body=ConfirmBody,
         body_required=False,
         errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
-        techniques=(9,),
     ),
 )
 async def confirm(request: HttpRequest) -> ASGIApp:
@@ -234,7 +229,6 @@ async def confirm(request: HttpRequest) -> ASGIApp:
         body=NothingBody,
         body_required=False,
         errors=LIFECYCLE_ERRORS,
-        techniques=(9,),
     ),
 )
 async def cancel(request: HttpRequest) -> ASGIApp:
@@ -253,7 +247,6 @@ async def cancel(request: HttpRequest) -> ASGIApp:
         scope="reserve",
         body=ExtendBody,
         errors=LIFECYCLE_ERRORS,
-        techniques=(9,),
     ),
 )
 async def extend(request: HttpRequest) -> ASGIApp:
@@ -278,7 +271,6 @@ async def extend(request: HttpRequest) -> ASGIApp:
         body=RefundBody,
         parameters=(IDEMPOTENCY_KEY,),
         errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
-        techniques=(3, 9, 10),
     ),
 )
 async def refund(request: HttpRequest) -> ASGIApp:
@@ -305,7 +297,6 @@ async def refund(request: HttpRequest) -> ASGIApp:
         scope="read",
         parameters=(LIMIT, CURSOR),
         errors=(NotFound,),
-        techniques=(1,),
     ),
 )
 async def list_refunds(request: HttpRequest) -> ASGIApp:
@@ -334,7 +325,6 @@ async def list_refunds(request: HttpRequest) -> ASGIApp:
         scope="read",
         parameters=(IF_NONE_MATCH,),
         errors=(NotFound,),
-        techniques=(1,),
     ),
 )
 async def read_refund(request: HttpRequest) -> ASGIApp:
@@ -357,7 +347,6 @@ async def read_refund(request: HttpRequest) -> ASGIApp:
         scope="read",
         parameters=(LIMIT, CURSOR),
         errors=(NotFound,),
-        techniques=(1,),
     ),
 )
 async def list_movements(request: HttpRequest) -> ASGIApp:
