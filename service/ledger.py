@@ -18,6 +18,7 @@ from db.strategies.guard import Guard
 from db.writes import wait_for_standby
 from service import metrics
 from service.commands import Command, Done, Outcome, wanted_by
+from service.contention import LostRows
 from service.errors import (
     Contention,
     InternalError,
@@ -53,6 +54,7 @@ class Ledger:
         self.strategy = strategy
         self.policy = policy or RetryPolicy()
         self.budget = RetryBudget(self.policy)
+        self.lost_rows = LostRows()
 
     async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
         """Carry the commands out, in order, and return an outcome for each once it is durable."""
@@ -82,8 +84,8 @@ class Ledger:
                 locked = attempt > self.policy.lock_after_attempts
                 return await self._attempt(commands, locked=locked)
             except db.Conflict as conflict:
-                kind = conflict.kind
-                metrics.CONFLICTS.labels(kind).inc()
+                lost = conflict.kind, self.lost_rows.classify(wanted_by(commands).stock)
+                metrics.CONFLICTS.labels(*lost).inc()
                 if isinstance(conflict, db.LockTimeout) and len(commands) > 1:
                     raise Indivisible(await self._blocked(commands)) from conflict
             if attempt == self.policy.attempts_max or time.monotonic() > give_up_at:
@@ -91,7 +93,7 @@ class Ledger:
             if not self.budget.spend():
                 metrics.RETRIES_REFUSED.inc()
                 raise Contention("The budget for retries is spent.", attempts=attempt)
-            metrics.RETRIES.labels(kind).inc()
+            metrics.RETRIES.labels(*lost).inc()
             await asyncio.sleep(self.policy.wait_seconds(attempt))
         raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
 

@@ -6,8 +6,12 @@ REQUESTS = Counter("holdfast_requests", "Requests answered.", ["route", "method"
 OUTCOMES = Counter(
     "holdfast_outcomes", "Commands answered.", ["command", "outcome"]
 )  # outcome: created, done, replayed or an error code
-CONFLICTS = Counter("holdfast_conflicts", "Transactions that lost a race.", ["kind"])
-RETRIES = Counter("holdfast_retries", "Transactions run again, by what they lost to.", ["kind"])
+CONFLICTS = Counter(
+    "holdfast_conflicts", "Transactions that lost a race.", ["kind", "sku_class"]
+)  # sku_class: hot, cold or none, see service/contention.py
+RETRIES = Counter(
+    "holdfast_retries", "Transactions run again, by what they lost to.", ["kind", "sku_class"]
+)
 RETRIES_REFUSED = Counter("holdfast_retries_refused", "Retries the process had no budget for.")
 BATCH_SIZE = Histogram(
     "holdfast_batch_commands",

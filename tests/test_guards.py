@@ -4,6 +4,9 @@ An interleaving is exact: the slow batch reads and plans, the fast one is carrie
 the slow one writes. With its guards that is a conflict, and planned again it comes to the right
 answers. A mutant either commits answers that are not those, or only a CHECK or a key stops it,
 which no client could be told anything sensible about.
+
+All of it is about `guard`: the other strategies write by the same statement with more guards in it,
+or keep the fast one out of the interleaving altogether (test_strategies.py, test_distributed_locks.py).
 """
 
 from collections.abc import AsyncIterator, Callable

@@ -3,6 +3,7 @@
 import pytest
 
 from db.database import Conflict
+from service import metrics
 from service.commands import SetStock
 from service.errors import Contention
 from service.ledger import Ledger
@@ -84,3 +85,22 @@ async def test_a_process_that_serves_nobody_retries_nothing_more():
     """Requests that failed are no traffic: an outage must not pay for its own retries."""
     loser = Loser(burst_max=1, spare_per_second=0.0, share_max=1.0)
     assert [await loser.lose() for _ in range(3)] == [2, 1, 1]
+
+
+def counted(counter):
+    """How often each kind and SKU class was counted, in this process."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for sample in counter.collect()[0].samples
+        if sample.name.endswith("_total")
+    }
+
+
+@pytest.mark.parametrize("counter", [metrics.CONFLICTS, metrics.RETRIES])
+async def test_lost_races_and_retries_are_counted_by_kind_and_by_class_of_stock(counter):
+    before = counted(counter)
+    await Loser(attempts_max=6).lose()
+    more = {labels: count - before.get(labels, 0) for labels, count in counted(counter).items()}
+    hot = 4 if counter is metrics.CONFLICTS else 3  # the last loss is not followed by a retry
+    assert more["stock_changed", "cold"] == 2
+    assert more["stock_changed", "hot"] == hot

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -125,13 +126,13 @@ async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIte
 
 
 def _counted(counter: Counter) -> dict[str, int]:
-    """What a counter with the label `kind` says, for this process."""
-    return {
-        sample.labels["kind"]: int(sample.value)
-        for family in counter.collect()
-        for sample in family.samples
-        if sample.name.endswith("_total")
-    }
+    """What a counter with the label `kind` says for each, for this process."""
+    counts: Counts[str] = Counts()
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                counts[sample.labels["kind"]] += int(sample.value)
+    return counts
 
 
 def _transactions() -> int:
