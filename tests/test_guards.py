@@ -5,8 +5,8 @@ the slow one writes. With its guards that is a conflict, and planned again it co
 answers. A mutant either commits answers that are not those, or only a CHECK or a key stops it,
 which no client could be told anything sensible about.
 
-All of it is about `guard`: the other strategies write by the same statement with more guards in it,
-or keep the fast one out of the interleaving altogether (test_strategies.py, test_distributed_locks.py).
+All of it is about `guard`: the other strategies write by the same statement with more guards in
+it, or keep the fast one out altogether (test_strategies.py, test_distributed_locks.py).
 """
 
 from collections.abc import AsyncIterator, Callable
