@@ -12,6 +12,7 @@ import structlog
 from click.testing import CliRunner
 
 from db import writes
+from db.sandbox import Sandbox
 from service.cli import cli
 from service.lab.claims import CLAIMS, SETTINGS, judge_claim
 from service.lab.experiment import PRESETS, Experiment
@@ -20,7 +21,6 @@ from service.lab.load import Answer
 from service.lab.processes import quiet, started
 from service.lab.report import LabReport, write_html, write_json, write_markdown, write_plot
 from service.lab.run import Lab, runnable
-from service.lab.sandbox import Sandbox
 from service.lab.session import CHECKS
 from service.lab.verdict import judge, judge_budget
 
