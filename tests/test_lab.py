@@ -16,10 +16,12 @@ from db.sandbox import Sandbox
 from service.cli import cli
 from service.lab.claims import CLAIMS, SETTINGS, judge_claim
 from service.lab.experiment import PRESETS, Experiment
+from service.lab.faults import PAUSE_SECONDS
 from service.lab.insertion import insert_everywhere
 from service.lab.load import Answer
 from service.lab.processes import quiet, started
 from service.lab.report import LabReport, write_html, write_json, write_markdown, write_plot
+from service.lab.result import SLICE_SECONDS
 from service.lab.run import Lab, runnable
 from service.lab.session import CHECKS
 from service.lab.verdict import judge, judge_budget
@@ -62,6 +64,22 @@ async def test_the_rules_hold_whatever_goes_wrong(lab, fault):
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     if fault != "pause":
         assert result.conflicts.get("connection_lost")
+
+
+@pytest.mark.parametrize("strategy", ["redis", "zookeeper"])
+async def test_a_frozen_holder_of_a_distributed_lock_keeps_others_out_until_its_expiry(
+    lab, brokers, strategy
+):
+    crowd = replace(
+        SHORT, strategy=strategy, fault="pause", seconds=9.0, clients=4, **brokers[strategy]()
+    )
+    result = await lab.run(crowd)
+    assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
+    slices = "".join("x" if answers else "." for answers in result.timeline)
+    silence = max(slices.split("x"), key=len)
+    assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, "a row's lock is held for less"
+    assert "x" in slices.partition(silence)[2], "after the expiry others have it"
+    assert result.conflicts["lock_timeout"] > 0
 
 
 async def test_a_flash_sale_sells_out_exactly(lab):

@@ -64,7 +64,7 @@ class Lab:
         async with observing(url) as sampling, observing(url) as disturbing:
             tasks = [
                 asyncio.create_task(self._sample(experiment, sampling, waited)),
-                asyncio.create_task(disturb(disturbing, experiment)),
+                asyncio.create_task(disturb(experiment, url, disturbing)),
             ]
             try:
                 yield waited
