@@ -22,7 +22,7 @@ from service.lab.experiment import LOCATION, Experiment
 
 EXPIRY_SECONDS = {"redis": redis.EXPIRE_SECONDS, "zookeeper": zookeeper.SESSION_SECONDS}
 """After how long without a sign of life each strategy's lock is free."""
-FROZEN_BEYOND_SECONDS = 1.5  # for the next holder to be at work when the first one wakes
+FROZEN_BEYOND_SECONDS = 2.5  # for the next holder to be at work when the first one wakes
 LOOK_SECONDS = 0.01  # between two looks whether it has the lock
 END_SECONDS_MAX = 5.0  # to let go and disconnect; then it is ended
 
