@@ -23,7 +23,7 @@ test-strategies: $(VENV)/dev  ## run the contract's tests with each strategy in 
 
 STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
-	imports batch two_services races))
+	imports batch two_services races page))
 
 services:  ## install Debian's Redis and ZooKeeper, which the strategies of those names need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \

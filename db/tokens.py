@@ -31,9 +31,9 @@ async def create_session(
 
 
 async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the source and scopes of a session, unless it is over or its key revoked."""
+    """Return the key's id, source and scopes of a session, unless it is over or its key revoked."""
     statement = (
-        select(ApiKey.source, ApiKey.scopes)
+        select(ApiKey.id, ApiKey.source, ApiKey.scopes)
         .join(PageSession, PageSession.key_id == ApiKey.id)
         .where(
             PageSession.digest == digest,

@@ -12,7 +12,7 @@ from litestar.types import Scope
 
 from db import database as db
 from db.strategies import open_strategy
-from service.answers import Answer, problem_answer
+from service.answers import Answer, Header, problem_answer
 from service.auth import Keys
 from service.coalescer import Coalescer, Limits
 from service.errors import (
@@ -24,6 +24,7 @@ from service.errors import (
     Unavailable,
 )
 from service.ledger import Ledger
+from service.rate_limit import RateLimit
 from service.requests import HttpRequest
 from service.retry import RetryPolicy
 from service.routes import operations, pages, reservations, stock
@@ -102,6 +103,7 @@ def build_services(settings: Settings) -> Services:
         redis_url=settings.redis_url,
         zookeeper_hosts=settings.zookeeper_hosts,
     )
+    rate_limit = RateLimit(settings.rate_limit)
     ledger = Ledger(database, strategy, retry_policy(settings))
     limits = Limits(
         lanes=settings.lanes,
@@ -111,7 +113,8 @@ def build_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         database=database,
-        keys=Keys(database, rate_limit=settings.rate_limit),
+        keys=Keys(database, rate_limit),
+        rate_limit=rate_limit,
         coalescer=Coalescer(ledger, limits),
     )
 
@@ -127,8 +130,10 @@ def retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _refuse(request: HttpRequest, error: ServiceError) -> Any:
-    return problem_answer(error, _path(request.scope))
+def _refuse(request: HttpRequest, error: ServiceError, *headers: Header) -> Answer:
+    if pages.wants_page(request):
+        return pages.refuse(request, error, *headers)
+    return problem_answer(error, _path(request.scope), *headers)
 
 
 def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
@@ -142,7 +147,7 @@ def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
     if isinstance(error, MethodNotAllowedException):
         allow = (error.headers or {}).get("allow", "").encode()
         refusal = MethodNotAllowed("The resource does not know this method.")
-        return problem_answer(refusal, _path(request.scope), (b"allow", allow))
+        return _refuse(request, refusal, (b"allow", allow))
     if error.status_code == 404:
         return _refuse(request, NotFound("There is nothing at this address."))
     if error.status_code < 500:
@@ -152,7 +157,7 @@ def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
 
 def _fail(request: HttpRequest, error: Exception) -> Answer:
     log.error("request_failed", path=_path(request.scope), exc_info=error)
-    return problem_answer(InternalError("The service failed."), _path(request.scope))
+    return _refuse(request, InternalError("The service failed."))
 
 
 def _path(scope: Scope) -> str:

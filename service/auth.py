@@ -9,14 +9,15 @@ import asyncio
 import hashlib
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from db import keys
 from db.database import Database, Transaction
 from db.database import Unavailable as DatabaseUnavailable
 from service.commands import Caller
-from service.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
+from service.errors import Forbidden, Unauthenticated, Unavailable
+from service.rate_limit import RateLimit
 
 SCOPES = ("reserve", "stock", "read", "admin")
 BELIEVED_SECONDS = 0.5
@@ -26,13 +27,12 @@ PREFIX = "hf_"  # lets secret scanners recognise a key
 
 @dataclass(slots=True)
 class Credential:
-    """A key that is valid, with what its use is counted by."""
+    """A key that is valid."""
 
+    id: UUID
     caller: Caller
     scopes: frozenset[str]
     looked_up_at: float
-    tokens: float = 0.0
-    refilled_at: float = field(default_factory=time.monotonic)
 
     def allows(self, scope: str) -> bool:
         """True when the credential has that scope, or all of them."""
@@ -42,10 +42,9 @@ class Credential:
 class Keys:
     """The credentials a worker knows."""
 
-    def __init__(self, database: Database, *, rate_limit: int = 0) -> None:
+    def __init__(self, database: Database, rate_limit: RateLimit) -> None:
         self.database = database
         self.rate_limit = rate_limit
-        """Requests per second that one key may send to this worker; 0 is no limit."""
         self._known: dict[bytes, Credential] = {}
         self._lookups: dict[bytes, asyncio.Task[Credential | None]] = {}
 
@@ -62,8 +61,7 @@ class Keys:
             raise Unauthenticated("This key does not exist or was revoked.")
         if not known.allows(scope):
             raise Forbidden(f"This needs a key with the scope {scope}.")
-        if self.rate_limit:
-            self._take_token(known, now)
+        self.rate_limit.count(known.id)
         return known.caller
 
     async def _look_up_once(self, key: bytes) -> Credential | None:
@@ -79,31 +77,19 @@ class Keys:
 
     async def _look_up(self, key: bytes) -> Credential | None:
         row = await self.database.read(lambda connection: keys.find(connection, digest(key)))
-        before = self._known.pop(key, None)
+        self._known.pop(key, None)
         if row is None:
             return None
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
         credential = Credential(
+            id=row.id,
             caller=Caller(row.source, every_source="admin" in row.scopes),
             scopes=frozenset(row.scopes),
             looked_up_at=time.monotonic(),
         )
-        if before is not None:
-            credential.tokens, credential.refilled_at = before.tokens, before.refilled_at
-        else:
-            credential.tokens = self.rate_limit
         self._known[key] = credential
         return credential
-
-    def _take_token(self, credential: Credential, now: float) -> None:
-        """A token bucket that holds one second's worth."""
-        refill = (now - credential.refilled_at) * self.rate_limit
-        credential.tokens = min(self.rate_limit, credential.tokens + max(refill, 0.0))
-        credential.refilled_at = now
-        if credential.tokens < 1:
-            raise RateLimited(f"This key may send {self.rate_limit} requests a second.")
-        credential.tokens -= 1
 
 
 def digest(key: bytes) -> bytes:

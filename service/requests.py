@@ -72,17 +72,28 @@ async def caller_of(request: HttpRequest, scope: str) -> Caller:
 
 def check_acceptable(accept: bytes) -> None:
     """Raise `NotAcceptable` unless JSON is among what the client accepts."""
-    accepted: dict[str, bool] = {}
+    if not quality(accept, "application/json"):
+        raise NotAcceptable("Answers are application/json and application/problem+json.")
+
+
+def quality(accept: bytes, media_type: str) -> float:
+    """Return how welcome a media type is, from 0 to 1 (RFC 9110, 12.4.2); no number counts as 1."""
+    accepted: dict[str, float] = {}
     for item in accept.decode("latin-1").lower().split(","):
-        media_type, *parameters = (part.strip() for part in item.split(";"))
-        refused = any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
-        accepted[media_type] = not refused
-    for media_type in ("application/json", "application/*", "*/*"):  # the most specific decides
-        if media_type in accepted:
-            if accepted[media_type]:
-                return
-            break
-    raise NotAcceptable("Answers are application/json and application/problem+json.")
+        media_range, *parameters = (part.strip() for part in item.split(";"))
+        weights = (re.fullmatch(r"q=([01](?:\.[0-9]*)?)", parameter) for parameter in parameters)
+        accepted[media_range] = next((float(weight[1]) for weight in weights if weight), 1.0)
+    kind = media_type.partition("/")[0]
+    for media_range in (media_type, f"{kind}/*", "*/*"):  # the most specific decides
+        if media_range in accepted:
+            return accepted[media_range]
+    return 0.0
+
+
+def prefers_html(request: HttpRequest) -> bool:
+    """True when the client would rather have a page than JSON, as browsers would."""
+    accept = header(request, b"accept") or b"*/*"
+    return quality(accept, "text/html") > quality(accept, "application/json")
 
 
 async def read_bytes(request: HttpRequest, media_type: str, limit: int) -> bytes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from db.database import Database
 from service.auth import Keys
 from service.coalescer import Coalescer
+from service.rate_limit import RateLimit
 from service.settings import Settings
 
 
@@ -15,5 +16,6 @@ class Services:
     settings: Settings
     database: Database
     keys: Keys
+    rate_limit: RateLimit
     coalescer: Coalescer
     draining: bool = False

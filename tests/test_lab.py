@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import multiprocessing
 import re
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
@@ -12,15 +15,21 @@ import structlog
 from click.testing import CliRunner
 
 from db import writes
+from db.database import Database, LockTimeout
+from db.rows import Wanted
+from db.sandbox import Sandbox
+from db.strategies import open_strategy
 from service.cli import cli
 from service.lab.claims import CLAIMS, SETTINGS, judge_claim
-from service.lab.experiment import PRESETS, Experiment
+from service.lab.experiment import LOCATION, PRESETS, Experiment
+from service.lab.faults import PAUSE_SECONDS
+from service.lab.holder import freeze_holder
 from service.lab.insertion import insert_everywhere
 from service.lab.load import Answer
 from service.lab.processes import quiet, started
 from service.lab.report import LabReport, write_html, write_json, write_markdown, write_plot
+from service.lab.result import SLICE_SECONDS
 from service.lab.run import Lab, runnable
-from service.lab.sandbox import Sandbox
 from service.lab.session import CHECKS
 from service.lab.verdict import judge, judge_budget
 
@@ -62,6 +71,55 @@ async def test_the_rules_hold_whatever_goes_wrong(lab, fault):
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     if fault != "pause":
         assert result.conflicts.get("connection_lost")
+
+
+@pytest.mark.parametrize("strategy", ["redis", "zookeeper"])
+async def test_a_frozen_holder_of_a_distributed_lock_keeps_others_out_until_its_expiry(
+    lab, brokers, strategy
+):
+    crowd = replace(
+        SHORT, strategy=strategy, fault="pause", seconds=9.0, clients=4, **brokers[strategy]()
+    )
+    result = await lab.run(crowd)
+    assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
+    slices = "".join("x" if answers else "." for answers in result.timeline)
+    silence = max(slices.split("x"), key=len)
+    assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, "a row's lock is held for less"
+    assert "x" in slices.partition(silence)[2], "after the expiry others have it"
+    assert result.conflicts["lock_timeout"] > 0
+
+
+@pytest.mark.parametrize("strategy", ["redis", "zookeeper"])
+async def test_a_holder_is_still_frozen_when_another_has_its_lock(lab, brokers, strategy):
+    settings = brokers[strategy]()
+    experiment = replace(SHORT, strategy=strategy, **settings)
+    async with lab.sandbox.database() as url, asyncio.timeout(60):
+        freezing = asyncio.create_task(freeze_holder(experiment, url))
+        database, other = Database(url, pool_size=1), open_strategy(strategy, **settings)
+        while not frozen_children():
+            await asyncio.sleep(0.01)  # another process' doing; bounded by the timeout
+        await insist_on_lock(other, database, (experiment.sku_names[0], LOCATION))
+        assert len(frozen_children()) == 1
+        await freezing
+        assert frozen_children() == []
+        await other.close()
+        await database.close()
+
+
+def frozen_children():
+    """The processes of ours that are stopped."""
+    return [
+        child
+        for child in multiprocessing.active_children()
+        if Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    ]
+
+
+async def insist_on_lock(strategy, database, key):
+    while True:
+        with suppress(LockTimeout):
+            async with strategy.hold(database, Wanted(stock={key})):
+                return
 
 
 async def test_a_flash_sale_sells_out_exactly(lab):

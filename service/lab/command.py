@@ -72,7 +72,7 @@ def _value(flag: str, kind: Any, text: str, name: str | None = None) -> Callable
 @click.option(
     "--fault",
     type=click.Choice(FAULTS),
-    help="Kill a writing session, pause a lock's holder, or drop all connections. Default: none.",
+    help="Kill a writing session, freeze a lock's holder, or drop all connections. Default: none.",
 )
 @_value("rate", click.FloatRange(0, 1e6), "Orders arriving a second (open loop); 0: closed loop.")
 @_value("processes", click.IntRange(1, 16), "Processes; one alone runs two services.")

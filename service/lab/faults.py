@@ -3,47 +3,61 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass
 
+from db.observation import Observer, drop_connections, kill_writer, locked_rows
 from service.lab.experiment import Experiment
-from service.lab.sandbox import drop_connections, kill_writer, paused_holder
+from service.lab.holder import EXPIRY_SECONDS, freeze_holder
 
 KILL_SECONDS = 0.25  # between two deaths: every one costs a service a new connection
 DROP_SECONDS = 1.0  # a database that loses everybody does so seldom
 PAUSE_SECONDS = 1.5  # longer than the lock timeout of 1 s, so that waiting is given up
 
 
-async def disturb(connection: Any, experiment: Experiment) -> None:
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where it goes wrong."""
+
+    experiment: Experiment
+    url: str
+    observer: Observer
+    chance: random.Random
+
+
+async def disturb(experiment: Experiment, url: str, observer: Observer) -> None:
     """Do the experiment's fault until cancelled."""
     chance = random.Random(experiment.seed)  # noqa: S311 - repeatable
+    scene = Scene(experiment, url, observer, chance)
     while True:
-        await FAULTS[experiment.fault](connection, experiment, chance)
+        await FAULTS[experiment.fault](scene)
 
 
-async def _kill(connection: Any, _experiment: Experiment, chance: random.Random) -> None:
+async def _kill(scene: Scene) -> None:
     """A session dies while it holds locks."""
-    await asyncio.sleep(KILL_SECONDS * chance.uniform(0.5, 1.5))
-    await kill_writer(connection)
+    await asyncio.sleep(KILL_SECONDS * scene.chance.uniform(0.5, 1.5))
+    await kill_writer(scene.observer)
 
 
-async def _pause(connection: Any, experiment: Experiment, chance: random.Random) -> None:
-    """Somebody locks the most popular row and freezes."""
-    await asyncio.sleep(PAUSE_SECONDS * chance.uniform(0.3, 0.6))
-    async with paused_holder(connection, experiment.sku_names[0]):
+async def _pause(scene: Scene) -> None:
+    """Somebody locks the most popular SKU and freezes: outside the database first, then inside."""
+    await asyncio.sleep(PAUSE_SECONDS * scene.chance.uniform(0.3, 0.6))
+    if scene.experiment.strategy in EXPIRY_SECONDS:
+        await freeze_holder(scene.experiment, scene.url)
+    async with locked_rows(scene.observer, scene.experiment.sku_names[0]):
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _drop(connection: Any, _experiment: Experiment, chance: random.Random) -> None:
+async def _drop(scene: Scene) -> None:
     """Every connection breaks at once, as in a failover or behind a proxy that restarts."""
-    await asyncio.sleep(DROP_SECONDS * chance.uniform(0.5, 1.5))
-    await drop_connections(connection)
+    await asyncio.sleep(DROP_SECONDS * scene.chance.uniform(0.5, 1.5))
+    await drop_connections(scene.observer)
 
 
-async def _nothing(_connection: Any, _experiment: Experiment, _chance: random.Random) -> None:
+async def _nothing(_scene: Scene) -> None:
     await asyncio.sleep(3600)
 
 
-FAULTS: dict[str, Callable[[Any, Experiment, random.Random], Awaitable[None]]] = {
+FAULTS: dict[str, Callable[[Scene], Awaitable[None]]] = {
     "none": _nothing,
     "kill": _kill,
     "pause": _pause,

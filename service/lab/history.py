@@ -12,20 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
-from typing import NamedTuple
-from uuid import UUID
 
 FINDINGS_MAX = 10
 """How many findings of each kind are told; the first ones say enough."""
-
-
-class Move(NamedTuple):
-    """One line of the ledger: its SKU's units, in the order of `version`."""
-
-    version: int
-    kind: str
-    reservation: UUID
-    delta: int
 
 
 @dataclass(frozen=True, slots=True)

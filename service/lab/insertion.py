@@ -1,6 +1,6 @@
 """The experiment on select-then-insert: look whether a key is there, insert it if not.
 
-On a scratch table of the lab's own, with and without what is to make it safe.
+On a scratch table, with and without what is to make it safe.
 """
 
 import asyncio
@@ -10,18 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import asyncpg
+from db.scratch import InsertRefused, count_duplicates, insert_once, make_table, scratch_pool
 
 KEYS = 40
-
-TABLE = """
-    DROP TABLE IF EXISTS scratch_once;
-    CREATE TABLE scratch_once (key int NOT NULL, client int NOT NULL);
-"""
-INDEX = "CREATE UNIQUE INDEX scratch_once_key ON scratch_once (key)"
-LOOK = "SELECT 1 FROM scratch_once WHERE key = $1"
-INSERT = "INSERT INTO scratch_once VALUES ($1, $2)"
-DUPLICATES = "SELECT count(*) - count(DISTINCT key) FROM scratch_once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,54 +57,41 @@ CROWDS = {
 async def insert_everywhere(url: str, seed: int) -> list[Insertion]:
     """Run every way with every crowd."""
     clients_max = max(clients for clients, _ in CROWDS.values())
-    pool = await asyncpg.create_pool(url, min_size=clients_max, max_size=clients_max)
-    try:
+    async with scratch_pool(url, clients_max) as pool:
         return [await _insert(pool, way, crowd, seed) for crowd in CROWDS for way in WAYS]
-    finally:
-        await pool.close()
 
 
 async def _insert(pool: Any, way: Way, crowd: str, seed: int) -> Insertion:
-    clients, is_at_once = CROWDS[crowd]
-    await pool.execute(TABLE)
-    if way.is_unique:
-        await pool.execute(INDEX)
+    await make_table(pool, is_unique=way.is_unique)
     started = time.monotonic()
-    if is_at_once:
-        errors = 0
-        for key in range(KEYS):
-            errors += sum(
-                await asyncio.gather(*(_once(pool, way, [key], each) for each in range(clients)))
-            )
-    else:
-        orders = [
-            random.Random(f"{seed}/{each}").sample(range(KEYS), KEYS)  # noqa: S311 - repeatable
-            for each in range(clients)
-        ]
-        errors = sum(
-            await asyncio.gather(
-                *(_once(pool, way, order, each) for each, order in enumerate(orders))
-            )
-        )
+    errors = 0
+    for orders in _rounds(crowd, seed):
+        clients = (_insert_as(pool, way, keys, client) for client, keys in enumerate(orders))
+        errors += sum(await asyncio.gather(*clients))
     seconds = time.monotonic() - started
-    return Insertion(way.name, crowd, await pool.fetchval(DUPLICATES), errors, seconds)
+    return Insertion(way.name, crowd, await count_duplicates(pool), errors, seconds)
 
 
-async def _once(pool: Any, way: Way, keys: Sequence[int], client: int) -> int:
+def _rounds(crowd: str, seed: int) -> list[list[Sequence[int]]]:
+    """The keys that each client wants, in order, round by round: all wait for a round's end."""
+    clients, is_at_once = CROWDS[crowd]
+    if is_at_once:
+        return [[[key]] * clients for key in range(KEYS)]
+    return [
+        [
+            random.Random(f"{seed}/{client}").sample(range(KEYS), KEYS)  # noqa: S311 - repeatable
+            for client in range(clients)
+        ]
+    ]
+
+
+async def _insert_as(pool: Any, way: Way, keys: Sequence[int], client: int) -> int:
     """Insert keys as one client; return how often the database refused."""
     errors = 0
     async with pool.acquire() as connection:
         for key in keys:
             try:
-                async with connection.transaction(isolation=way.isolation):
-                    await _insert_one(connection, way, key, client)
-            except (asyncpg.UniqueViolationError, asyncpg.SerializationError):
+                await insert_once(connection, key, client, looks=way.looks, isolation=way.isolation)
+            except InsertRefused:
                 errors += 1
     return errors
-
-
-async def _insert_one(connection: Any, way: Way, key: int, client: int) -> None:
-    if not way.looks:
-        await connection.execute(f"{INSERT} ON CONFLICT DO NOTHING", key, client)
-    elif await connection.fetchval(LOOK, key) is None:
-        await connection.execute(INSERT, key, client)

@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-import asyncpg
 from redis.asyncio import Redis as RedisClient
 from redis.exceptions import RedisError
 
+from db.observation import Observer, left, lock_waits, moves, observing
+from db.sandbox import Sandbox
 from service.lab.experiment import Experiment
 from service.lab.faults import disturb
 from service.lab.processes import Processes
 from service.lab.result import Result, summarize
-from service.lab.sandbox import Observer, Sandbox, fill, lock_waits
+from service.lab.shop import fill, find_drift
 from service.lab.verdict import judge, judge_budget
 
 SAMPLE_SECONDS = 0.05
@@ -41,15 +42,15 @@ class Lab:
         """Run one experiment on a database of its own and return its figures and verdict."""
         async with self.sandbox.database() as url:
             await fill(url, experiment)
-            observer = Observer(url)
             if self.prepare is not None:
-                async with observer.session() as connection:
-                    await connection.execute(self.prepare)
-            async with self._watched(experiment, observer) as waited:
+                async with observing(url) as observer:
+                    await observer.execute(self.prepare)
+            async with self._watched(experiment, url) as waited:
                 reports = await self.processes.run(experiment, url)
             answers = [answer for report in reports for answer in report.answers]
-            verdict = judge(experiment, answers, await observer.moves(), await observer.left())
-            verdict.books = await observer.drift()
+            async with observing(url) as observer:
+                verdict = judge(experiment, answers, await moves(observer), await left(observer))
+            verdict.books = await find_drift(url)
             result = summarize(experiment, reports, waited.seconds, verdict)
             verdict.budget = judge_budget(
                 experiment, sum(result.retries.values()), result.requests, result.seconds
@@ -57,15 +58,13 @@ class Lab:
             return result
 
     @asynccontextmanager
-    async def _watched(
-        self, experiment: Experiment, observer: Observer
-    ) -> AsyncIterator["_Waited"]:
+    async def _watched(self, experiment: Experiment, url: str) -> AsyncIterator["_Waited"]:
         """Sample, disturb and show progress while the block runs."""
         waited = _Waited()
-        async with observer.session() as sampling, observer.session() as disturbing:
+        async with observing(url) as sampling, observing(url) as disturbing:
             tasks = [
                 asyncio.create_task(self._sample(experiment, sampling, waited)),
-                asyncio.create_task(disturb(disturbing, experiment)),
+                asyncio.create_task(disturb(experiment, url, disturbing)),
             ]
             try:
                 yield waited
@@ -77,13 +76,11 @@ class Lab:
                     if not task.cancelled():
                         task.result()
 
-    async def _sample(
-        self, experiment: Experiment, connection: asyncpg.Connection, waited: "_Waited"
-    ) -> None:
+    async def _sample(self, experiment: Experiment, observer: Observer, waited: "_Waited") -> None:
         started = last = time.monotonic()
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
-            waiting = await lock_waits(connection)
+            waiting = await lock_waits(observer)
             now = time.monotonic()
             waited.seconds += waiting * (now - last)
             last = now

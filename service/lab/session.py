@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from db.observation import observing, server_version
+from db.sandbox import Sandbox, server
 from service.lab.claims import ROUNDS, STRATEGIES, measure_claims
 from service.lab.experiment import PRESETS, Experiment
 from service.lab.processes import new_loop, quiet, started
 from service.lab.report import LabReport
 from service.lab.result import Result
 from service.lab.run import Lab, each_strategy, runnable
-from service.lab.sandbox import Observer, Sandbox, server
 
 CHECKS = (
     {**PRESETS["hot"], "refund": 0.3},
@@ -68,8 +69,8 @@ async def _run(request: Request, lab: Lab, url: str, shown: "_Shown") -> LabRepo
     report = LabReport(
         request.command, skipped={name: reason for name, reason in reasons.items() if reason}
     )
-    async with Observer(url).session() as connection:
-        report.database = (await connection.fetchval("SELECT version()")).split(" on ")[0]
+    async with observing(url) as observer:
+        report.database = await server_version(observer)
     if request.is_claims:
         report.claims = await measure_claims(
             lab, request.experiment, strategies, request.rounds, shown.say

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from math import inf
 from uuid import UUID
 
+from db.observation import Move
 from service.lab.experiment import Experiment
-from service.lab.history import FINDINGS_MAX, Move, Moved, Refused, check_counter
+from service.lab.history import FINDINGS_MAX, Moved, Refused, check_counter
 from service.lab.load import Answer
 from service.retry import RetryPolicy
 

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp
 
 from db import lists
 from db.database import DatabaseError
-from service.answers import REPLAYED, Answer
+from service.answers import REPLAYED, Answer, Header
 from service.commands import Command, Done, Outcome
 from service.errors import (
     ExceedsRefundable,
@@ -27,7 +27,7 @@ from service.errors import (
     Unavailable,
     UnknownSku,
 )
-from service.requests import HttpRequest, Query, identifier, services_of
+from service.requests import HttpRequest, Query, identifier, prefers_html, services_of
 from service.web import rendering
 from service.web.forms import Form, complaints, read_form, refund_of, reserve_of
 from service.web.lookups import check_may_look, named_reservation, reservation_of, stock_of
@@ -37,6 +37,9 @@ log = structlog.get_logger()
 
 CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
 """What the form is shown again for: it was refused as it was typed."""
+
+API = (b"v1", b"health", b"metrics", b"schema", b"problems")
+"""What the API's addresses begin with. All others are the page's, also those that nothing has."""
 
 
 @get("/sign-in")
@@ -207,26 +210,32 @@ async def _sent_before(
     )
 
 
-def _refuse(request: HttpRequest, error: ServiceError) -> Answer:
-    """An error as a page; who is not signed in is asked to."""
+def wants_page(request: HttpRequest) -> bool:
+    """True when a browser asks for an address of the page's, be there anything or not."""
+    room = request.scope["raw_path"].lstrip(b"/").partition(b"/")[0]
+    return room not in API and prefers_html(request)
+
+
+def refuse(request: HttpRequest, error: ServiceError, *more: Header) -> Answer:
+    """Return an error as a page, with further headers; who is not signed in is asked to."""
     if isinstance(error, Unauthenticated):
         if request.method == "GET":
             return rendering.see_other("/sign-in")
         challenge = (b"www-authenticate", b"Bearer")
         return rendering.page("sign_in.html", error.status, challenge, error=error)
     wait = error.retry_after_seconds
-    headers = [] if wait is None else [(b"retry-after", b"%d" % wait)]
+    headers = [*more] if wait is None else [*more, (b"retry-after", b"%d" % wait)]
     return rendering.page("error.html", error.status, *headers, error=error)
 
 
 def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:
     log.warning("page_failed", error=repr(error))
-    return _refuse(request, Unavailable("The database did not answer."))
+    return refuse(request, Unavailable("The database did not answer."))
 
 
 def _fail(request: HttpRequest, error: Exception) -> Answer:
     log.error("page_failed", exc_info=error)
-    return _refuse(request, InternalError("The service failed."))
+    return refuse(request, InternalError("The service failed."))
 
 
 ROUTES = [
@@ -246,7 +255,7 @@ ROUTES = [
         ],
         exception_handlers=cast(
             "Any",
-            {ServiceError: _refuse, DatabaseError: _refuse_database, Exception: _fail},
+            {ServiceError: refuse, DatabaseError: _refuse_database, Exception: _fail},
         ),
     )
 ]

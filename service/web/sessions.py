@@ -59,7 +59,8 @@ class Session:
 async def session_of(request: HttpRequest) -> Session:
     """Return the request's session. Raises `Unauthenticated`: none, over, or its key revoked.
 
-    It is looked up each time, so that a revoked key is out at once.
+    It is looked up each time, so that a revoked key is out at once, and counts as a request of that
+    key: raises `RateLimited`.
     """
     secret = request.cookies.get(_cookie_name(request))
     if secret is None:
@@ -69,25 +70,30 @@ async def session_of(request: HttpRequest) -> Session:
     )
     if row is None:
         raise Unauthenticated("Your session is over. Sign in again.")
+    services_of(request).rate_limit.count(row.id)
     caller = Caller(row.source, every_source="admin" in row.scopes)
     return Session(secret, caller, frozenset(row.scopes))
 
 
 async def sign_in(request: HttpRequest, key: str) -> Header:
-    """Begin a session and return the header that sets its cookie. Raises `Unauthenticated`."""
-    secret = secrets.token_urlsafe(32)
+    """Begin a session and return the header that sets its cookie.
 
-    async def work(transaction: Transaction) -> bool:
-        credential = await keys.find(transaction.connection, auth.digest(key.encode()))
-        if credential is None:
-            return False
+    Raises `Unauthenticated`, and `RateLimited`: it counts as a request of that key.
+    """
+    services, secret = services_of(request), secrets.token_urlsafe(32)
+    credential = await services.database.read(
+        lambda connection: keys.find(connection, auth.digest(key.encode()))
+    )
+    if credential is None:
+        raise Unauthenticated("This key does not exist or was revoked.")
+    services.rate_limit.count(credential.id)
+
+    async def work(transaction: Transaction) -> None:
         await tokens.create_session(
             transaction.connection, _digest(secret), credential.id, SESSION_LIFETIME
         )
-        return True
 
-    if not await services_of(request).database.transact(work):
-        raise Unauthenticated("This key does not exist or was revoked.")
+    await services.database.transact(work)
     return _cookie(request, secret)
 
 

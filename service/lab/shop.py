@@ -1,0 +1,42 @@
+"""The shop of an experiment: its shelves filled beforehand, its books looked at afterwards."""
+
+from db.audit import audit
+from db.database import Database
+from db.strategies.guard import Guard
+from service.commands import SetStock
+from service.lab.experiment import LOCATION, Experiment
+from service.ledger import Ledger
+
+AUDIT_SECONDS_MAX = 120
+STOCK_BATCH = 500
+
+
+async def fill(url: str, experiment: Experiment) -> None:
+    """Put the experiment's stock on the shelves, through the ledger as anybody would."""
+    database = Database(url, pool_size=1)
+    try:
+        names = experiment.sku_names
+        ledger = Ledger(database, Guard())
+        for start in range(0, len(names), STOCK_BATCH):
+            await ledger.execute(
+                [
+                    SetStock(name, LOCATION, experiment.stock, None, None, None)
+                    for name in names[start : start + STOCK_BATCH]
+                ]
+            )
+    finally:
+        await database.close()
+
+
+async def find_drift(url: str) -> list[str]:
+    """Return what the audit of the books found, a sentence for each finding."""
+    database = Database(url, pool_size=1)
+    try:
+        found = await audit(database, seconds_max=AUDIT_SECONDS_MAX)
+    finally:
+        await database.close()
+    return [
+        f"{drift['rule']}: {drift.get('sku', '')} {drift.get('reservation_id', '')}"
+        f" expected {drift['expected']}, found {drift['found']}"
+        for drift in found.drift
+    ]

@@ -1,0 +1,160 @@
+"""The operator's page where nothing is, and where one key asks too often."""
+
+import pytest
+
+from service import rate_limit
+from service.routes import pages
+from tests.conftest import running_service
+from tests.test_page import browser, form, reservations, sign_in
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+JSON_FIRST = ["*/*", "application/json", "text/html;q=0.5, */*", "text/html, application/json"]
+NOWHERE = ["/nowhere", "/reservations", "/reservations/", "//", "/v2", "/%ff", "/reserve/<b>"]
+
+
+@pytest.fixture
+async def visitor(service):
+    """A browser that is not signed in."""
+    async with browser(service, Accept=BROWSER) as client:
+        yield client
+
+
+def is_page(answer):
+    return answer.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("path", NOWHERE)
+async def test_a_browser_is_told_on_a_page_that_there_is_nothing(visitor, path):
+    answer = await visitor.get(f"http://holdfast{path}")
+    assert (answer.status_code, is_page(answer)) == (404, True)
+    assert "There is nothing at this address." in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<b>" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("PUT", "/", {"GET"}), ("DELETE", "/reserve", {"GET", "POST"}), ("POST", "/", {"GET"})],
+)
+async def test_a_browser_is_told_on_a_page_that_a_method_is_not_allowed(
+    visitor, method, path, allowed
+):
+    answer = await visitor.request(method, path)
+    assert (answer.status_code, is_page(answer)) == (405, True)
+    assert {name.strip() for name in answer.headers["allow"].split(",")} >= allowed
+
+
+@pytest.mark.parametrize("accept", JSON_FIRST)
+async def test_who_does_not_prefer_a_page_gets_a_problem(visitor, accept):
+    for method, path, status in (("GET", "/nowhere", 404), ("PUT", "/", 405)):
+        answer = await visitor.request(method, path, headers={"Accept": accept})
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1", "/v1/nowhere", "/v1/stock/", "//v1/stock", "/health", "/metrics/x", "/schema/x",
+     "/problems/x"],
+)  # fmt: skip
+async def test_the_apis_addresses_answer_problems_to_browsers_too(visitor, path):
+    answer = await visitor.get(f"http://holdfast{path}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    wrong_method = await visitor.put("/v1/stock")
+    assert wrong_method.status_code == 405
+    assert wrong_method.headers["content-type"] == "application/problem+json"
+
+
+def test_every_address_of_the_api_is_known_as_one(service):
+    of_pages = {route.path for router in pages.ROUTES for route in router.routes}
+    others = {route.path for route in service.app.routes} - of_pages
+    assert {path.split("/")[1].encode() for path in others} == set(pages.API)
+
+
+# The limit of one key
+
+
+class Clock:
+    """Stands still unless it is moved, so that a slow machine earns nobody a request."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def monotonic(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    still = Clock()
+    monkeypatch.setattr(rate_limit, "time", still)
+    return still
+
+
+@pytest.fixture
+async def limited(database_url, clock):
+    """A service that lets each key ask three times a second."""
+    async with running_service(database_url, rate_limit=3) as started:
+        yield started
+
+
+def is_refused(answer):
+    """True when it was one request too many, said on a page."""
+    if answer.status_code != 429:
+        return False
+    assert is_page(answer)
+    assert answer.headers["retry-after"] == "1"
+    assert "3 requests a second" in answer.text
+    return True
+
+
+async def test_signing_in_and_looking_at_pages_counts(limited, clock):
+    async with browser(limited) as client:
+        await sign_in(limited, client)
+        refusals = [is_refused(await client.get(path)) for path in ("/", "/", "/", "/nothing")]
+        assert refusals == [False, False, True, False]
+        clock.seconds += 1
+        refusals = [is_refused(await client.get("/")) for _ in range(4)]
+        assert refusals == [False, False, False, True]
+
+
+async def test_signing_in_too_often_is_refused(limited):
+    key = (await limited.key("shop-eu", "read"))["Authorization"].removeprefix("Bearer ")
+    async with browser(limited) as client:
+        answers = [await client.post("/sign-in", data={"key": key}) for _ in range(4)]
+    assert [is_refused(answer) for answer in answers] == [False, False, False, True]
+    assert "set-cookie" not in answers[-1].headers
+
+
+async def test_a_form_that_came_too_soon_changes_nothing_and_can_be_sent_again(limited, clock):
+    async with browser(limited) as client:
+        await limited.stock("A", 100)
+        await sign_in(limited, client)
+        sent = await form(client)
+        await client.get("/")
+        assert is_refused(await client.post("/reserve", data=sent))
+        assert await reservations(limited) == []
+        clock.seconds += 1
+        assert (await client.post("/reserve", data=sent)).status_code == 303
+        assert await limited.on_hand("A") == (98, 0)
+
+
+async def test_pages_and_api_share_the_limit_of_a_key(limited):
+    async with browser(limited) as client:
+        key = await sign_in(limited, client)
+        headers = {"Authorization": f"Bearer {key}"}
+        answers = [await limited.client.get("/v1/stock", headers=headers) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[-1].headers["content-type"] == "application/problem+json"
+        assert is_refused(await client.get("/"))
+
+
+async def test_two_sessions_of_a_key_share_its_limit_and_another_key_has_its_own(limited):
+    async with browser(limited) as one, browser(limited) as two, browser(limited) as other:
+        key = await sign_in(limited, one)
+        await two.post("/sign-in", data={"key": key})
+        await one.get("/")
+        assert is_refused(await two.get("/"))
+        await sign_in(limited, other)
+        assert (await other.get("/")).status_code == 200
