@@ -3,16 +3,21 @@
 `transact` runs one unit of work in one transaction and says, when that fails, whether anything was
 written: a `Conflict`, `LockTimeout` or `ConnectionLost` means nothing was; a connection that died
 at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction.
+
+SQLAlchemy keeps the pool, writes the statements and runs those that are not in a hurry. BEGIN,
+COMMIT and the ledger's own (`Statement`) go to the driver, which costs a fifth
+(docs/decisions.md, 15).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 import sqlalchemy
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -23,9 +28,19 @@ NEVER_SCANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
 while a table was empty must not scan it when it is full, and a nested loop in the order of its
 keys is what makes every transaction lock rows in the same order. `scanning` lifts them."""
 
+FAILURES = (
+    DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""Whatever a statement may end with, sent through SQLAlchemy or past it."""
+
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
-AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX")
+AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
 
 
 class DatabaseError(Exception):
@@ -74,12 +89,56 @@ class Timeouts:
     settle: float = 3.0  # to find out what became of a COMMIT
 
 
+class Statement:
+    """A statement with `:named` parameters that is sent past SQLAlchemy, prepared once."""
+
+    def __init__(self, sql: str) -> None:
+        compiled: Any = text(sql).compile(dialect=DIALECT)
+        self.sql = str(compiled)
+        self._names = tuple(compiled.positiontup)
+
+    async def fetch(
+        self, connection: AsyncConnection, parameters: Mapping[str, Any]
+    ) -> list[asyncpg.Record]:
+        """Run it on a connection and return its rows. Raises one of `FAILURES`."""
+        values = [parameters[name] for name in self._names]
+        rows: list[asyncpg.Record] = await driver_of(connection).fetch(self.sql, *values)
+        return rows
+
+
+DIALECT = PGDialect_asyncpg()
+
+
+def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
+    """Return the driver's connection beneath SQLAlchemy's."""
+    checked_out: Any = connection.sync_connection
+    driver: asyncpg.Connection = checked_out.connection.driver_connection
+    return driver
+
+
 @dataclass(slots=True)
 class Transaction:
-    """A transaction under way; whoever writes leaves the transaction's id here."""
+    """A transaction on one connection; whoever writes leaves the transaction's id here."""
 
     connection: AsyncConnection
     id: int | None = None
+
+    async def begin(self, isolation: str = "READ COMMITTED") -> None:
+        """Begin it."""
+        await driver_of(self.connection).execute(f"BEGIN ISOLATION LEVEL {isolation}")
+
+    async def commit(self) -> None:
+        """Return when it is durable. Raises `DatabaseError` if a statement in it had failed."""
+        if await driver_of(self.connection).execute("COMMIT") != "COMMIT":
+            raise DatabaseError("the transaction had failed before COMMIT")
+
+    async def roll_back(self) -> bool:
+        """Undo it; False when the connection is no longer good for that."""
+        try:
+            await driver_of(self.connection).execute("ROLLBACK")
+        except FAILURES:
+            return False
+        return True
 
 
 class Database:
@@ -108,25 +167,24 @@ class Database:
         committing = is_clean = False
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
-                if isolation != "READ COMMITTED":
-                    await connection.execution_options(isolation_level=isolation)
+                await transaction.begin(isolation)
                 if timeout_seconds is not None:
                     await _allow(connection, timeout_seconds)
                 result = await work(transaction)
                 committing = True
-                await connection.commit()
+                await transaction.commit()
                 is_clean = True
                 return result
-        except (DBAPIError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             if committing and not _rolled_back(error):
                 await _discard(connection)
                 if await self._committed(transaction.id):
                     return result
                 raise ConnectionLost from error
-            is_clean = sqlstate(error) is not None and await _roll_back(connection)
+            is_clean = sqlstate(error) is not None and await transaction.roll_back()
             raise self._meaning(error) from error
         except DatabaseError:
-            is_clean = await _roll_back(connection)
+            is_clean = await transaction.roll_back()
             raise
         finally:
             if is_clean:
@@ -163,7 +221,7 @@ class Database:
                 return await self.engine.connect()
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("no database connection was free in time") from error
-        except (DBAPIError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise Unavailable("the database cannot be reached") from error
 
     def _meaning(self, error: Exception) -> DatabaseError:
@@ -180,7 +238,8 @@ class Database:
             return Unavailable("the database is read-only")
         if state is not None and state.startswith("53"):
             return Unavailable("the database has no room or no memory left")
-        if state is None or state.startswith(AWAY):
+        is_ours = isinstance(error, asyncpg.DataError)  # a value the driver can't send: a bug
+        if (state is None and not is_ours) or (state or "").startswith(AWAY):
             return ConnectionLost()
         return DatabaseError(f"unexpected database error {state}")
 
@@ -215,7 +274,7 @@ class Database:
                     return status
                 finally:
                     await connection.close()
-            except (Unavailable, DBAPIError, OSError):
+            except (Unavailable, *FAILURES):
                 await asyncio.sleep(0.1)  # bounded by the caller's timeout
 
 
@@ -240,11 +299,14 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
             url.replace("postgresql+asyncpg:", "postgresql:", 1),
             timeout=timeouts.connect,
             server_settings=server_settings,
+            max_cached_statement_lifetime=0,  # statements are few and stay as they are
+            max_cacheable_statement_size=0,  # of any length
         )
 
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
+        isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are `Transaction`'s
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=timeouts.pool,
@@ -265,7 +327,7 @@ async def scanning(connection: AsyncConnection) -> None:
 
 def sqlstate(error: BaseException) -> str | None:
     """Return the SQLSTATE of a driver's error, or None."""
-    code = getattr(getattr(error, "orig", None), "sqlstate", None)
+    code = getattr(getattr(error, "orig", error), "sqlstate", None)
     return None if code is None else str(code)
 
 
@@ -278,15 +340,6 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
-async def _roll_back(connection: AsyncConnection) -> bool:
-    """Roll back; False when the connection is no longer good for it."""
-    try:
-        await connection.rollback()
-    except (DBAPIError, OSError):
-        return False
-    return not connection.invalidated
-
-
 async def _discard(connection: AsyncConnection) -> None:
     """Drop a connection whose state is not known, without waiting for the other side."""
     if connection.closed:
@@ -296,7 +349,7 @@ async def _discard(connection: AsyncConnection) -> None:
         if raw.driver_connection is not None:
             raw.driver_connection.terminate()
         await connection.invalidate()
-    except (DBAPIError, OSError, sqlalchemy.exc.SQLAlchemyError):
+    except (*FAILURES, sqlalchemy.exc.SQLAlchemyError):
         pass  # it is gone already
     finally:
         await connection.close()

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.database import Statement
 from db.rows import (
     Adjustment,
     ImportJob,
@@ -119,8 +120,7 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
 
     With `wanted.overdue`, also every overdue hold that lies on one of those stock rows.
     """
-    result = await connection.execute(_statement(wanted), _parameters(wanted))
-    row = result.one()._mapping
+    (row,) = await _statement(wanted).fetch(connection, _parameters(wanted))
     lines = _grouped(row["lines"])
     snapshot = Snapshot(
         now=row["now"],
@@ -150,8 +150,8 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
     return snapshot
 
 
-def _statement(wanted: Wanted) -> Any:
-    """The statement for what is wanted; SQLAlchemy and PostgreSQL cache each of its few forms."""
+def _statement(wanted: Wanted) -> Statement:
+    """The statement for what is wanted; PostgreSQL plans each of its few forms once."""
     form = (
         bool(wanted.overdue),
         bool(wanted.refunds),
@@ -164,7 +164,7 @@ def _statement(wanted: Wanted) -> Any:
         parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS, TOKENS)
         for part, asked in zip(parts, form[1:], strict=True):
             rows |= part if asked else {}
-        _STATEMENTS[form] = text(
+        _STATEMENTS[form] = Statement(
             f"WITH found AS ({FOUND}{OVERDUE if wanted.overdue else ''}),"
             " line AS (SELECT reservation_line.* FROM found"
             " JOIN reservation_line ON reservation_line.reservation_id = found.id),"
@@ -175,7 +175,7 @@ def _statement(wanted: Wanted) -> Any:
     return _STATEMENTS[form]
 
 
-_STATEMENTS: dict[tuple[bool, ...], Any] = {}
+_STATEMENTS: dict[tuple[bool, ...], Statement] = {}
 
 
 def _parameters(wanted: Wanted) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Conflict, Transaction
-from db.reads import CLOCK, columns
+from db.database import Conflict, Statement, Transaction
+from db.reads import CLOCK
 from db.rows import Writes
 
 encode_json = msgspec.json.Encoder().encode
@@ -34,22 +33,23 @@ class Part:
     @property
     def source(self) -> str:
         """The part's rows as a FROM item with named columns."""
-        names, types = zip(*(field.split() for field in self.fields.split(", ")), strict=True)
-        arrays = ", ".join(
-            f"CAST(:{self.name}_{name} AS {type_}[])"
-            for name, type_ in zip(names, types, strict=True)
-        )
-        return f"unnest({arrays}) AS new({', '.join(names)})"
+        return f"json_to_recordset(CAST(CAST(:{self.name} AS text) AS json)) AS new({self.fields})"
 
     @property
-    def cardinality(self) -> str:
-        """How many rows the part is to write."""
-        return f"cardinality(CAST(:{self.names[0]} AS {self.fields.split()[1].rstrip(',')}[]))"
+    def is_whole(self) -> str:
+        """The condition that the part wrote all of its rows."""
+        return f"(SELECT count(*) FROM {self.name}) = CAST(:{self.name}_rows AS int)"
 
     @property
     def names(self) -> list[str]:
-        """The part's parameters, a column each."""
-        return [f"{self.name}_{field.split()[0]}" for field in self.fields.split(", ")]
+        """The names of the columns."""
+        return [field.split()[0] for field in self.fields.split(", ")]
+
+    def parameters(self, rows: list[tuple[Any, ...]]) -> dict[str, Any]:
+        """Return the rows as one document, and their number."""
+        names = self.names
+        document = encode_json([dict(zip(names, row, strict=True)) for row in rows])
+        return {self.name: document.decode(), f"{self.name}_rows": len(rows)}
 
 
 PARTS = {
@@ -68,14 +68,12 @@ PARTS = {
         Part(
             "reservation_created",
             "id uuid, source text, seq text, state text, version int, hold_seconds int,"
-            " expires_at timestamptz, metadata text, shortages text, created_at timestamptz,"
+            " expires_at timestamptz, metadata json, shortages json, created_at timestamptz,"
             " updated_at timestamptz",
             """
             INSERT INTO reservation (id, source, seq, state, version, hold_seconds, expires_at,
                                      metadata, shortages, created_at, updated_at)
-            SELECT id, source, seq, state, version, hold_seconds, expires_at,
-                   metadata::json, shortages::json, created_at, updated_at
-            FROM {rows}
+            SELECT * FROM {rows}
             ON CONFLICT DO NOTHING
             RETURNING 1
             """,
@@ -240,7 +238,7 @@ PARTS = {
 VERSIONS = "SELECT array_agg(version ORDER BY index) FROM stock_changed"
 """The versions that the changed rows now have, in the order of the changes."""
 
-_STATEMENTS: dict[tuple[str, ...], Any] = {}
+_STATEMENTS: dict[tuple[str, ...], Statement] = {}
 
 
 async def apply(transaction: Transaction, writes: Writes) -> None:
@@ -250,8 +248,7 @@ async def apply(transaction: Transaction, writes: Writes) -> None:
     database's clock has reached it by the time every lock is held and every row is written.
     """
     rows = {name: part for name, part in _rows(writes).items() if part}
-    result = await transaction.connection.execute(_statement(tuple(rows)), _parameters(rows))
-    written = result.one()._mapping
+    (written,) = await _statement(tuple(rows)).fetch(transaction.connection, _parameters(rows))
     for name, part in rows.items():
         if written[name] != len(part):
             raise Conflict(name)
@@ -266,15 +263,16 @@ async def wait_for_standby(connection: AsyncConnection) -> None:
     A replay may answer for a row whose own COMMIT is still waiting there; this puts a record
     behind that one in the log, and a COMMIT waits for all that is before it.
     """
-    await connection.execute(
-        text(
-            "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''"
-            " THEN pg_logical_emit_message(true, 'holdfast', '') END"
-        )
-    )
+    await WAIT_FOR_STANDBY.fetch(connection, {})
 
 
-def _statement(names: tuple[str, ...]) -> Any:
+WAIT_FOR_STANDBY = Statement(
+    "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''"
+    " THEN pg_logical_emit_message(true, 'holdfast', '') END"
+)
+
+
+def _statement(names: tuple[str, ...]) -> Statement:
     """The statement that writes just these parts; a handful of forms, each prepared once."""
     if names not in _STATEMENTS:
         parts = []
@@ -288,9 +286,9 @@ def _statement(names: tuple[str, ...]) -> Any:
             )
             parts.append(f"{name} AS ({rows_written})")
             if part.gates:
-                gates.append(f"(SELECT count(*) FROM {name}) = {part.cardinality}")
+                gates.append(part.is_whole)
         counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name in names)
-        _STATEMENTS[names] = text(
+        _STATEMENTS[names] = Statement(
             f"WITH {', '.join(parts)}"
             f" SELECT written.*, {CLOCK} AS clock,"
             " CAST(pg_current_xact_id() AS text) AS transaction_id"
@@ -302,8 +300,7 @@ def _statement(names: tuple[str, ...]) -> Any:
 def _parameters(rows: dict[str, list[tuple[Any, ...]]]) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     for name, part in rows.items():
-        names = PARTS[name].names
-        parameters.update(zip(names, columns(part, len(names)), strict=True))
+        parameters |= PARTS[name].parameters(part)
     return parameters
 
 
@@ -312,11 +309,10 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
     created = writes.reservations_created
     refunds = writes.refunds_created
     return {
-        "token_consumed": list(writes.tokens_consumed),
-        "reservation_created": [
-            (*row[:7], _json(row.metadata), _json(row.shortages), row.created_at, row.updated_at)
-            for row in created
+        "token_consumed": [
+            (f"\\x{digest.hex()}", used_at) for digest, used_at in writes.tokens_consumed
         ],
+        "reservation_created": [row[:11] for row in created],
         "refund_created": [
             (
                 row.reservation_id,
@@ -382,7 +378,3 @@ def _movements(writes: Writes) -> list[tuple[Any, ...]]:
         )
         for row in writes.movements
     ]
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else encode_json(value).decode()
