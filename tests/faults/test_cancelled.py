@@ -70,17 +70,17 @@ async def test_hundreds_of_transactions_cancelled_anywhere_leave_no_half_and_a_c
     ledger = Ledger(database, Guard())
     chance = random.Random(3)
     cancelled = 0
-    for n in range(400):
+    for n in range(300):
         task = asyncio.create_task(ledger.execute([both(n)]))
-        await asyncio.sleep(chance.uniform(0, 0.006))
+        await asyncio.sleep(chance.uniform(0, 0.03))
         cancelled += task.cancel()
         with suppress(asyncio.CancelledError):
             await task
     assert cancelled > 100
     assert await open_transactions(database_url) == 0
     assert await halves(database_url) == 0
-    again = await asyncio.gather(*(ledger.execute([both(n)]) for n in range(400)))
-    assert {outcome.status for (outcome,) in again} == {200, 201}
+    again = await ledger.execute([both(n) for n in range(300)])
+    assert {outcome.status for outcome in again} == {200, 201}
     assert await halves(database_url) == 0
     await every_connection_works(database)
 
