@@ -1,8 +1,9 @@
-"""The engine, its bounded waits, and what a failure means.
+"""Transactions, and what a failure means.
 
 `transact` runs one unit of work in one transaction and says, when that fails, whether anything was
 written: a `Conflict`, `LockTimeout` or `ConnectionLost` means nothing was; a connection that died
-at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction.
+at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction, if that is
+still the server of that transaction, and by waiting until its standby has it too.
 """
 
 import asyncio
@@ -10,22 +11,23 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import asyncpg
 import sqlalchemy
+from asyncpg.exceptions import TargetServerAttributeNotMatched
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.engine import NEVER_SCANS, Timeouts, create_engine, milliseconds
 
 T = TypeVar("T")
-
-NEVER_SCANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-"""Planner settings switched off on our connections: the ledger only looks keys up. A plan cached
-while a table was empty must not scan it when it is full, and a nested loop in the order of its
-keys is what makes every transaction lock rows in the same order. `scanning` lifts them."""
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
 AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX")
+STANDBY_WAIT = text("""
+    SELECT pg_logical_emit_message(true, 'holdfast', ''), CAST(pg_current_xact_id() AS text)
+    WHERE current_setting('synchronous_standby_names') <> ''
+""")
 
 
 class DatabaseError(Exception):
@@ -62,24 +64,20 @@ class OutcomeUnknown(DatabaseError):
     """The connection died at COMMIT and what became of the transaction could not be read back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long anything may wait for the database, in seconds."""
-
-    pool: float = 0.5  # a longer queue for a connection is a hang, not patience
-    connect: float = 2.0  # a frozen server accepts and then says nothing
-    lock: float = 1.0  # longer than any commit of ours, short enough to split a stuck batch
-    statement: float = 4.0  # the largest batch takes well under one second
-    transaction: float = 5.0  # seen from here, should the server itself be frozen
-    settle: float = 3.0  # to find out what became of a COMMIT
-
-
 @dataclass(slots=True)
 class Transaction:
     """A transaction under way; whoever writes leaves the transaction's id here."""
 
     connection: AsyncConnection
     id: int | None = None
+    is_empty: bool = False
+    """Nothing is written, so it does not matter what becomes of its COMMIT."""
+
+    @property
+    def history(self) -> str | None:
+        """The history of the database to which the id belongs, if that can be told."""
+        history: str | None = self.connection.info.get("history")
+        return history
 
 
 class Database:
@@ -105,6 +103,7 @@ class Database:
         """
         connection = await self._connect()
         transaction = Transaction(connection)
+        history = transaction.history  # a connection that died knows it no longer
         committing = is_clean = False
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
@@ -120,7 +119,7 @@ class Database:
         except (DBAPIError, OSError, TimeoutError) as error:
             if committing and not _rolled_back(error):
                 await _discard(connection)
-                if await self._committed(transaction.id):
+                if transaction.is_empty or await self._committed(transaction.id, history):
                     return result
                 raise ConnectionLost from error
             is_clean = sqlstate(error) is not None and await _roll_back(connection)
@@ -138,6 +137,7 @@ class Database:
         """Run `work`, which only reads, on a connection of its own. Raises `Unavailable`."""
 
         async def reading(transaction: Transaction) -> T:
+            transaction.is_empty = True
             return await work(transaction.connection)
 
         try:
@@ -163,7 +163,7 @@ class Database:
                 return await self.engine.connect()
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("no database connection was free in time") from error
-        except (DBAPIError, OSError, TimeoutError) as error:
+        except (DBAPIError, OSError, TimeoutError, TargetServerAttributeNotMatched) as error:
             raise Unavailable("the database cannot be reached") from error
 
     def _meaning(self, error: Exception) -> DatabaseError:
@@ -175,8 +175,7 @@ class Database:
             return LockTimeout()
         if isinstance(error, TimeoutError):
             return Unavailable("the database did not answer in time")
-        if state == "25006":  # the primary became a standby: every pooled connection leads there
-            self.engine.sync_engine.pool.dispose()
+        if state == "25006":
             return Unavailable("the database is read-only")
         if state is not None and state.startswith("53"):
             return Unavailable("the database has no room or no memory left")
@@ -184,77 +183,74 @@ class Database:
             return ConnectionLost()
         return DatabaseError(f"unexpected database error {state}")
 
-    async def _committed(self, transaction_id: int | None) -> bool:
+    async def _committed(self, transaction_id: int | None, history: str | None) -> bool:
         """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
 
         A backend may go on committing after its client is gone, so "in progress" is waited for.
         """
-        if transaction_id is None:
-            return True  # it wrote nothing
+        if transaction_id is None or history is None:
+            raise OutcomeUnknown
         try:
             async with asyncio.timeout(self.timeouts.settle):
-                while True:
-                    status = await self._transaction_status(transaction_id)
-                    if status != "in progress":
-                        break
+                status = await self._ask(transaction_id, history)
+                while status == "in progress":
                     await asyncio.sleep(0.02)
+                    status = await self._ask(transaction_id, history)
         except TimeoutError as error:
             raise OutcomeUnknown from error
         if status is None:
             raise OutcomeUnknown
         return status == "committed"
 
-    async def _transaction_status(self, transaction_id: int) -> str | None:
-        question = text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))")
+    async def _ask(self, transaction_id: int, history: str) -> str | None:
+        """The transaction's status, asked until the database answers; the caller bounds it."""
         while True:
             try:
                 connection = await self._connect()
-                try:
-                    answer = await connection.execute(question, {"id": str(transaction_id)})
-                    status: str | None = answer.scalar_one()
-                    return status
-                finally:
-                    await connection.close()
-            except (Unavailable, DBAPIError, OSError):
-                await asyncio.sleep(0.1)  # bounded by the caller's timeout
+            except Unavailable:
+                await asyncio.sleep(0.1)
+                continue
+            is_clean = False
+            try:
+                status = await _status(Transaction(connection), transaction_id, history)
+                is_clean = True
+            except (DBAPIError, OSError):
+                await asyncio.sleep(0.1)
+            else:
+                return status
+            finally:
+                await (connection.close() if is_clean else _discard(connection))
 
 
-def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
-    """Build an engine whose every wait is bounded.
-
-    asyncpg reads the URL as libpq does: several hosts, `target_session_attrs`, `sslmode`.
-    """
-    server_settings = {
-        "application_name": "holdfast",
-        "timezone": "UTC",
-        "lock_timeout": _milliseconds(timeouts.lock),
-        "statement_timeout": _milliseconds(timeouts.statement),
-        "idle_in_transaction_session_timeout": _milliseconds(timeouts.transaction),
-        "jit": "off",  # compiling costs more than any statement of ours
-        "plan_cache_mode": "force_generic_plan",  # planning costs more than running them, too
-        **dict.fromkeys(NEVER_SCANS, "off"),
-    }
-
-    async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            url.replace("postgresql+asyncpg:", "postgresql:", 1),
-            timeout=timeouts.connect,
-            server_settings=server_settings,
-        )
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=timeouts.pool,
-        pool_use_lifo=True,  # keep few connections warm rather than many lukewarm
+async def _status(transaction: Transaction, transaction_id: int, history: str | None) -> str | None:
+    """The status of another transaction; None where its id may mean another one."""
+    if transaction.history != history:
+        return None
+    answer = await transaction.connection.execute(
+        text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))"), {"id": str(transaction_id)}
     )
+    status: str | None = answer.scalar_one()
+    if status == "committed":  # here, but perhaps not yet on the standby
+        await wait_for_standby(transaction)
+    await transaction.connection.commit()
+    return status
+
+
+async def wait_for_standby(transaction: Transaction) -> None:
+    """Make the COMMIT to come wait for the synchronous standbys, though nothing was changed.
+
+    What was read may be the work of a transaction that is still waiting there, or whose wait was
+    cut short; this puts a record behind its own in the log, and a COMMIT waits for all that is
+    before it. Without synchronous standbys the transaction stays empty.
+    """
+    row = (await transaction.connection.execute(STANDBY_WAIT)).one_or_none()
+    transaction.id = int(row[1]) if row else None
+    transaction.is_empty = row is None
 
 
 async def _allow(connection: AsyncConnection, seconds: float) -> None:
     for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        await connection.execute(text(f"SET LOCAL {setting} = {_milliseconds(seconds)}"))
+        await connection.execute(text(f"SET LOCAL {setting} = {milliseconds(seconds)}"))
 
 
 async def scanning(connection: AsyncConnection) -> None:
@@ -272,10 +268,6 @@ def sqlstate(error: BaseException) -> str | None:
 def _rolled_back(error: Exception) -> bool:
     state = sqlstate(error)
     return state is not None and state.startswith(DEFINITE_AT_COMMIT)
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
 
 
 async def _roll_back(connection: AsyncConnection) -> bool:
