@@ -1,46 +1,43 @@
-"""The engine, its bounded waits, and what a failure means.
+"""Transactions, and what a failure means.
 
 `transact` runs one unit of work in one transaction and says, when that fails, whether anything was
 written: a `Conflict`, `LockTimeout` or `ConnectionLost` means nothing was; a connection that died
-at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction.
-
-SQLAlchemy keeps the pool, writes the statements and runs those that are not in a hurry. BEGIN,
-COMMIT and the ledger's own (`Statement`) go to the driver, which costs a fifth
-(docs/decisions.md, 15).
+at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction, if that is
+still the server of that transaction, and by waiting until its standby has it too.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 import sqlalchemy
 from sqlalchemy import text
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.engine import (
+    FAILURES,
+    NEVER_SCANS,
+    POOL_IS_DEAD,
+    Statement,
+    Timeouts,
+    create_engine,
+    driver_of,
+    milliseconds,
+    sqlstate,
+)
 
 T = TypeVar("T")
-
-NEVER_SCANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-"""Planner settings switched off on our connections: the ledger only looks keys up. A plan cached
-while a table was empty must not scan it when it is full, and a nested loop in the order of its
-keys is what makes every transaction lock rows in the same order. `scanning` lifts them."""
-
-FAILURES = (
-    DBAPIError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
-"""Whatever a statement may end with, sent through SQLAlchemy or past it."""
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
 AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
+STANDBY_WAIT = Statement("""
+    SELECT pg_logical_emit_message(true, 'holdfast', ''), CAST(pg_current_xact_id() AS text) AS id
+    WHERE current_setting('synchronous_standby_names') <> ''
+""")
 
 
 class DatabaseError(Exception):
@@ -77,51 +74,20 @@ class OutcomeUnknown(DatabaseError):
     """The connection died at COMMIT and what became of the transaction could not be read back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long anything may wait for the database, in seconds."""
-
-    pool: float = 0.5  # a longer queue for a connection is a hang, not patience
-    connect: float = 2.0  # a frozen server accepts and then says nothing
-    lock: float = 1.0  # longer than any commit of ours, short enough to split a stuck batch
-    statement: float = 4.0  # the largest batch takes well under one second
-    transaction: float = 5.0  # seen from here, should the server itself be frozen
-    settle: float = 3.0  # to find out what became of a COMMIT
-
-
-class Statement:
-    """A statement with `:named` parameters that is sent past SQLAlchemy, prepared once."""
-
-    def __init__(self, sql: str) -> None:
-        compiled: Any = text(sql).compile(dialect=DIALECT)
-        self.sql = str(compiled)
-        self._names = tuple(compiled.positiontup)
-
-    async def fetch(
-        self, connection: AsyncConnection, parameters: Mapping[str, Any]
-    ) -> list[asyncpg.Record]:
-        """Run it on a connection and return its rows. Raises one of `FAILURES`."""
-        values = [parameters[name] for name in self._names]
-        rows: list[asyncpg.Record] = await driver_of(connection).fetch(self.sql, *values)
-        return rows
-
-
-DIALECT = PGDialect_asyncpg()
-
-
-def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
-    """Return the driver's connection beneath SQLAlchemy's."""
-    checked_out: Any = connection.sync_connection
-    driver: asyncpg.Connection = checked_out.connection.driver_connection
-    return driver
-
-
 @dataclass(slots=True)
 class Transaction:
-    """A transaction on one connection; whoever writes leaves the transaction's id here."""
+    """A transaction under way; whoever writes leaves the transaction's id here."""
 
     connection: AsyncConnection
     id: int | None = None
+    is_empty: bool = False
+    """Nothing is written, so it does not matter what becomes of its COMMIT."""
+
+    @property
+    def history(self) -> str | None:
+        """The history of the database to which the id belongs, if that can be told."""
+        history: str | None = self.connection.info.get("history")
+        return history
 
     async def begin(self, isolation: str = "READ COMMITTED") -> None:
         """Begin it."""
@@ -147,6 +113,8 @@ class Database:
     def __init__(self, url: str, *, pool_size: int, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
         self.engine = create_engine(url, pool_size, self.timeouts)
+        self._trusted_since = 0.0
+        """Connections made before that moment lead to a server that is no longer the right one."""
 
     async def transact(
         self,
@@ -164,6 +132,7 @@ class Database:
         """
         connection = await self._connect()
         transaction = Transaction(connection)
+        history = transaction.history  # a connection that died knows it no longer
         committing = is_clean = False
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
@@ -176,9 +145,11 @@ class Database:
                 is_clean = True
                 return result
         except FAILURES as error:
+            if sqlstate(error) in POOL_IS_DEAD:
+                self._trusted_since = time.monotonic()
             if committing and not _rolled_back(error):
                 await _discard(connection)
-                if await self._committed(transaction.id):
+                if transaction.is_empty or await self._committed(transaction.id, history):
                     return result
                 raise ConnectionLost from error
             is_clean = sqlstate(error) is not None and await transaction.roll_back()
@@ -196,6 +167,7 @@ class Database:
         """Run `work`, which only reads, on a connection of its own. Raises `Unavailable`."""
 
         async def reading(transaction: Transaction) -> T:
+            transaction.is_empty = True
             return await work(transaction.connection)
 
         try:
@@ -218,7 +190,11 @@ class Database:
     async def _connect(self) -> AsyncConnection:
         try:
             async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
-                return await self.engine.connect()
+                connection = await self.engine.connect()
+                while connection.info["connected_at"] < self._trusted_since:
+                    await _discard(connection)
+                    connection = await self.engine.connect()
+                return connection
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("no database connection was free in time") from error
         except FAILURES as error:
@@ -233,90 +209,84 @@ class Database:
             return LockTimeout()
         if isinstance(error, TimeoutError):
             return Unavailable("the database did not answer in time")
-        if state == "25006":  # the primary became a standby: every pooled connection leads there
-            self.engine.sync_engine.pool.dispose()
+        if state == "25006":
             return Unavailable("the database is read-only")
         if state is not None and state.startswith("53"):
             return Unavailable("the database has no room or no memory left")
-        is_ours = isinstance(error, asyncpg.DataError)  # a value the driver can't send: a bug
-        if (state is None and not is_ours) or (state or "").startswith(AWAY):
+        is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
+        if (state is None and not is_bug) or (state or "").startswith(AWAY):
             return ConnectionLost()
         return DatabaseError(f"unexpected database error {state}")
 
-    async def _committed(self, transaction_id: int | None) -> bool:
+    async def _committed(self, transaction_id: int | None, history: str | None) -> bool:
         """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
 
         A backend may go on committing after its client is gone, so "in progress" is waited for.
         """
-        if transaction_id is None:
-            return True  # it wrote nothing
+        if transaction_id is None or history is None:
+            raise OutcomeUnknown
         try:
             async with asyncio.timeout(self.timeouts.settle):
-                while True:
-                    status = await self._transaction_status(transaction_id)
-                    if status != "in progress":
-                        break
+                status = await self._ask(transaction_id, history)
+                while status == "in progress":
                     await asyncio.sleep(0.02)
+                    status = await self._ask(transaction_id, history)
         except TimeoutError as error:
             raise OutcomeUnknown from error
         if status is None:
             raise OutcomeUnknown
         return status == "committed"
 
-    async def _transaction_status(self, transaction_id: int) -> str | None:
-        question = text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))")
+    async def _ask(self, transaction_id: int, history: str) -> str | None:
+        """The transaction's status, asked until the database answers; the caller bounds it."""
         while True:
             try:
                 connection = await self._connect()
-                try:
-                    answer = await connection.execute(question, {"id": str(transaction_id)})
-                    status: str | None = answer.scalar_one()
-                    return status
-                finally:
-                    await connection.close()
-            except (Unavailable, *FAILURES):
-                await asyncio.sleep(0.1)  # bounded by the caller's timeout
+            except Unavailable:
+                await asyncio.sleep(0.1)
+                continue
+            is_clean = False
+            try:
+                status = await _status(Transaction(connection), transaction_id, history)
+                is_clean = True
+            except FAILURES:
+                await asyncio.sleep(0.1)
+            else:
+                return status
+            finally:
+                await (connection.close() if is_clean else _discard(connection))
 
 
-def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
-    """Build an engine whose every wait is bounded.
-
-    asyncpg reads the URL as libpq does: several hosts, `target_session_attrs`, `sslmode`.
-    """
-    server_settings = {
-        "application_name": "holdfast",
-        "timezone": "UTC",
-        "lock_timeout": _milliseconds(timeouts.lock),
-        "statement_timeout": _milliseconds(timeouts.statement),
-        "idle_in_transaction_session_timeout": _milliseconds(timeouts.transaction),
-        "jit": "off",  # compiling costs more than any statement of ours
-        "plan_cache_mode": "force_generic_plan",  # planning costs more than running them, too
-        **dict.fromkeys(NEVER_SCANS, "off"),
-    }
-
-    async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            url.replace("postgresql+asyncpg:", "postgresql:", 1),
-            timeout=timeouts.connect,
-            server_settings=server_settings,
-            max_cached_statement_lifetime=0,  # statements are few and stay as they are
-            max_cacheable_statement_size=0,  # of any length
-        )
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are `Transaction`'s
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=timeouts.pool,
-        pool_use_lifo=True,  # keep few connections warm rather than many lukewarm
+async def _status(transaction: Transaction, transaction_id: int, history: str | None) -> str | None:
+    """The status of another transaction; None where its id may mean another one."""
+    if transaction.history != history:
+        return None
+    await transaction.begin()
+    answer = await transaction.connection.execute(
+        text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))"), {"id": str(transaction_id)}
     )
+    status: str | None = answer.scalar_one()
+    if status == "committed":  # here, but perhaps not yet on the standby
+        await wait_for_standby(transaction)
+    await transaction.commit()
+    return status
+
+
+async def wait_for_standby(transaction: Transaction) -> None:
+    """Make the COMMIT to come wait for the synchronous standbys, though nothing was changed.
+
+    What was read may be the work of a transaction that is still waiting there, or whose wait was
+    cut short; this puts a record behind its own in the log, and a COMMIT waits for all that is
+    before it. Without synchronous standbys the transaction stays empty.
+    """
+    rows = await STANDBY_WAIT.fetch(transaction.connection, {})
+    transaction.id = int(rows[0]["id"]) if rows else None
+    transaction.is_empty = not rows
 
 
 async def _allow(connection: AsyncConnection, seconds: float) -> None:
     for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        await connection.execute(text(f"SET LOCAL {setting} = {_milliseconds(seconds)}"))
+        await connection.execute(text(f"SET LOCAL {setting} = {milliseconds(seconds)}"))
 
 
 async def scanning(connection: AsyncConnection) -> None:
@@ -325,19 +295,9 @@ async def scanning(connection: AsyncConnection) -> None:
         await connection.execute(text(f"SET LOCAL {setting} = on"))
 
 
-def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of a driver's error, or None."""
-    code = getattr(getattr(error, "orig", error), "sqlstate", None)
-    return None if code is None else str(code)
-
-
 def _rolled_back(error: Exception) -> bool:
     state = sqlstate(error)
     return state is not None and state.startswith(DEFINITE_AT_COMMIT)
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
 
 
 async def _discard(connection: AsyncConnection) -> None:
@@ -345,9 +305,7 @@ async def _discard(connection: AsyncConnection) -> None:
     if connection.closed:
         return
     try:
-        raw = await connection.get_raw_connection()
-        if raw.driver_connection is not None:
-            raw.driver_connection.terminate()
+        driver_of(connection).terminate()
         await connection.invalidate()
     except (*FAILURES, sqlalchemy.exc.SQLAlchemyError):
         pass  # it is gone already

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Statement
+from db.engine import Statement
 from db.rows import (
     Adjustment,
     ImportJob,

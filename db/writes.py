@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Conflict, Statement, Transaction
+from db.database import Conflict, Transaction
+from db.engine import Statement
 from db.reads import CLOCK
 from db.rows import Writes
 
@@ -255,21 +255,6 @@ async def apply(transaction: Transaction, writes: Writes) -> None:
     if writes.apply_before is not None and written["clock"] >= writes.apply_before:
         raise Conflict("deadline")
     transaction.id = int(written["transaction_id"])
-
-
-async def wait_for_standby(connection: AsyncConnection) -> None:
-    """Make the COMMIT to come wait for the synchronous standbys, though nothing was changed.
-
-    A replay may answer for a row whose own COMMIT is still waiting there; this puts a record
-    behind that one in the log, and a COMMIT waits for all that is before it.
-    """
-    await WAIT_FOR_STANDBY.fetch(connection, {})
-
-
-WAIT_FOR_STANDBY = Statement(
-    "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''"
-    " THEN pg_logical_emit_message(true, 'holdfast', '') END"
-)
 
 
 def _statement(names: tuple[str, ...]) -> Statement:

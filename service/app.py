@@ -20,6 +20,7 @@ from service.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    OutcomeUnknown,
     ServiceError,
     Unavailable,
 )
@@ -137,7 +138,9 @@ def _refuse(request: HttpRequest, error: ServiceError, *headers: Header) -> Answ
 
 
 def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
-    if isinstance(error, db.Unavailable | db.Conflict | db.OutcomeUnknown):
+    if isinstance(error, db.OutcomeUnknown):
+        return _refuse(request, OutcomeUnknown("The connection to the database died at COMMIT."))
+    if isinstance(error, db.Unavailable | db.Conflict):
         return _refuse(request, Unavailable(str(error) or "The database did not answer."))
     return _fail(request, error)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from service import metrics
 from service.commands import Command, Outcome, names_of, weight_of
-from service.errors import Contention, Overloaded, ServiceError, Unavailable
+from service.errors import Contention, OutcomeUnknown, Overloaded, ServiceError, Unavailable
 from service.ledger import Indivisible, Ledger
 
 
@@ -29,6 +29,8 @@ class Limits:
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
+    answer_seconds_max: float = 8.0  # nor to be answered, whatever adds up; a client gave up at 10
+    large_answer_seconds_max: float = 70.0  # for a large job: its transaction may take 60
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
     stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock
 
@@ -41,6 +43,7 @@ class Job:
     outcomes: asyncio.Future[list[Outcome]]
     queued_at: float
     weight: int
+    give_up_at: float
 
     def names(self) -> set[Any]:
         """Return the ids and stock keys that the commands name."""
@@ -58,6 +61,7 @@ class Coalescer:
         self._queued = 0
         self._lanes_busy = 0
         self._pump_due = False
+        self._unanswered: set[Job] = set()
         self._stuck: set[Any] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._large = asyncio.Semaphore(self.limits.large_jobs_max)
@@ -68,21 +72,31 @@ class Coalescer:
         """Return the commands' outcomes once they are durable.
 
         Raises `Overloaded` when too much waits already, or for too long, and whatever holds for
-        the batch as a whole: `Contention`, `Unavailable`, `OutcomeUnknown`.
+        the batch as a whole: `Contention`, `Unavailable`, `OutcomeUnknown`; the last one also when
+        the answer is not there in time.
         """
         if self._closing:
             raise Unavailable("The service is shutting down.")
         if self._queued + len(commands) > max(self.limits.queued_commands_max, len(commands)):
             raise Overloaded("Too many requests are waiting.")
         weight = sum(map(weight_of, commands))
-        job = Job(commands, self._loop.create_future(), self._loop.time(), weight)
+        is_large = weight > self.limits.lane_lines_max
+        patience = (
+            self.limits.large_answer_seconds_max if is_large else self.limits.answer_seconds_max
+        )
+        now = self._loop.time()
+        job = Job(commands, self._loop.create_future(), now, weight, now + patience)
         self._queued += len(commands)
-        if weight > self.limits.lane_lines_max:
+        if is_large:
             self._spawn(self._run_large(job))
         else:
             self._queue.append(job)
             self._pump_soon()
-        return await job.outcomes
+        self._unanswered.add(job)
+        try:
+            return await job.outcomes
+        finally:
+            self._unanswered.discard(job)
 
     async def drain(self) -> None:
         """Take no more work and return when all that was taken is answered."""
@@ -211,12 +225,19 @@ class Coalescer:
         return [next(done) if has_run else _contention(stuck_attempts) for has_run in is_free]
 
     def _shed_late(self) -> None:
-        """Answer what has waited too long to be begun with."""
-        oldest = self._loop.time() - self.limits.queued_seconds_max
+        """Answer what has waited too long: to be begun with, or at all.
+
+        What was begun goes on, within its own bounds, and is found by its seq.
+        """
+        now = self._loop.time()
+        oldest = now - self.limits.queued_seconds_max
         while self._queue and self._queue[0].queued_at < oldest:
             job = self._queue.popleft()
             self._queued -= len(job.commands)
             _refuse(job, Overloaded("The request waited too long."))
+        for job in self._unanswered:
+            if job.give_up_at < now:
+                _refuse(job, OutcomeUnknown("The request took too long and is still under way."))
         self._watch = self._loop.call_later(0.25, self._shed_late)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

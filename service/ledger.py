@@ -15,7 +15,6 @@ from db import database as db
 from db.reads import load, locked_elsewhere
 from db.rows import Snapshot, Wanted
 from db.strategies.guard import Guard
-from db.writes import wait_for_standby
 from service import metrics
 from service.commands import Command, Done, Outcome, wanted_by
 from service.contention import LostRows
@@ -110,8 +109,10 @@ class Ledger:
                 planned = await self._plan(snapshot, commands)
             if planned.writes:
                 await self.strategy.apply(transaction, planned.writes, held)
-            elif any(isinstance(outcome, Done) for outcome in planned.outcomes):
-                await wait_for_standby(connection)
+            else:
+                transaction.is_empty = True
+                if any(map(_relies_on_a_commit, planned.outcomes)):
+                    await db.wait_for_standby(transaction)
             return planned.outcomes
 
         async with self.strategy.hold(self.database, wanted) as held:
@@ -141,6 +142,11 @@ class Ledger:
             for reservation in snapshot.reservations.values()
             if any(line.key in blocked for line in reservation.lines)
         }
+
+
+def _relies_on_a_commit(outcome: Outcome) -> bool:
+    """True for what tells of an earlier transaction, which may not be on the standby yet."""
+    return isinstance(outcome, Done) or outcome.replayed
 
 
 def _is_large(wanted: Wanted) -> bool:

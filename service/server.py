@@ -108,6 +108,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._renew)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for workers; a new one must survive it
         try:
             self._start_missing()
             if not self._await_first_answer():
@@ -194,7 +195,10 @@ class Supervisor:
         return False
 
     def _end_workers(self) -> None:
-        """Let every worker drain, then end those that do not."""
+        """Have every worker go unready, then drain; end those that do not."""
+        for pid in self.workers:
+            os.kill(pid, signal.SIGUSR1)
+        time.sleep(self.settings.unready_seconds)  # until those who send us requests have noticed
         self.listener.close()
         for pid in self.workers:
             os.kill(pid, signal.SIGTERM)
@@ -211,7 +215,7 @@ class Supervisor:
 
 
 class _Worker(uvicorn.Server):
-    """Uvicorn that goes unready before it stops accepting."""
+    """Uvicorn that goes unready when it is told to, at the latest when it stops accepting."""
 
     def __init__(self, config: uvicorn.Config, app: Application) -> None:
         super().__init__(config)
@@ -219,10 +223,14 @@ class _Worker(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Turn /health/ready off, then shut down as always."""
+        self.go_unready(sig, frame)
+        super().handle_exit(sig, frame)
+
+    def go_unready(self, _signal: int, _frame: FrameType | None) -> None:
+        """Turn /health/ready off and go on serving."""
         services = self.app.state.get("services")
         if services is not None:
             services.draining = True
-        super().handle_exit(sig, frame)
 
 
 def run_worker(settings: Settings, listener: socket.socket) -> int:
@@ -241,6 +249,7 @@ def run_worker(settings: Settings, listener: socket.socket) -> int:
         timeout_graceful_shutdown=int(settings.drain_seconds + 1),
     )
     server = _Worker(config, app)
+    signal.signal(signal.SIGUSR1, server.go_unready)
     server.run(sockets=[listener])
     return 0 if server.started else 1
 

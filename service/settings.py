@@ -87,6 +87,12 @@ class Settings(BaseSettings):
     rate_limit: int = Field(
         0, ge=0, description="Requests per second per key and worker; 0 sets no limit."
     )
+    unready_seconds: float = Field(
+        0.5,
+        ge=0,
+        description="How long the service goes on serving after /health/ready went off at"
+        " shutdown, in seconds.",
+    )
     drain_seconds: float = Field(
         10.0, ge=0, description="Grace time for work in flight at shutdown, in seconds."
     )

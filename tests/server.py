@@ -36,11 +36,13 @@ class Server:
 
 
 @contextmanager
-def running_server(database_url: str | None, workers: int = 1, **settings: Any) -> Iterator[Server]:
+def running_server(
+    database_url: str | None, workers: int = 1, module: str = "service", **settings: Any
+) -> Iterator[Server]:
     """Serve on a free port until the block ends; whatever else is a setting: `rate_limit=5`.
 
-    Without an address it has a private PostgreSQL. It must stop when it is told to, with exit code
-    0, unless the test has killed it.
+    Without an address it has a private PostgreSQL. `module` may be a variant of it. It must stop
+    when it is told to, with exit code 0, unless the test has killed it.
     """
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
         Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
@@ -55,7 +57,7 @@ def running_server(database_url: str | None, workers: int = 1, **settings: Any) 
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve"],
+                [sys.executable, "-m", module, "serve"],
                 env=environment(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from tests.sessions import session
+
 OVERDUE = "UPDATE reservation SET expires_at = clock_timestamp() WHERE seq = $1"
 
 
@@ -123,7 +125,8 @@ async def test_a_confirm_that_waited_on_a_lock_past_the_deadline_is_refused(
     service = service_without_sweeper
     await service.stock("A", 3)
     address = await hold(service, ("A", 3))
-    async with service.database.engine.connect() as other:
+    async with session(service.database) as transaction:
+        other = transaction.connection
         await other.exec_driver_sql("SELECT FROM stock FOR UPDATE")
         await service.sql(
             "UPDATE reservation SET expires_at = clock_timestamp() + interval '0.3 s'"
@@ -133,7 +136,7 @@ async def test_a_confirm_that_waited_on_a_lock_past_the_deadline_is_refused(
             "SELECT pg_sleep_until(expires_at + interval '1 ms') FROM reservation"
         )
         assert not confirming.done()
-        await other.rollback()
+        await transaction.roll_back()
     response = await confirming
     assert (response.status_code, response.json()["state"]) == (409, "expired")
     assert await service.on_hand("A") == (3, 0)

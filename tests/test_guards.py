@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import IntegrityError
+from asyncpg import IntegrityConstraintViolationError
 
 from db import writes
 from db.database import Conflict, Database, Transaction
@@ -241,8 +241,15 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 async def begin(database: Database, commands: list[Command]) -> tuple[Transaction, Plan]:
     """Read and plan in a transaction that stays open."""
     transaction = Transaction(await database.engine.connect())
+    await transaction.begin()
     snapshot = await Guard().load(transaction.connection, wanted_by(commands), locked=False)
     return transaction, plan(snapshot, commands)
+
+
+async def end(transaction: Transaction) -> None:
+    """Undo what was not committed and give the connection back."""
+    await transaction.roll_back()
+    await transaction.connection.close()
 
 
 async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
@@ -254,11 +261,11 @@ async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
     try:
         await ledger.execute(case.fast)
         fresh, right = await begin(database, case.slow)
-        await fresh.connection.close()
+        await end(fresh)
         await apply(slow, planned.writes)
-        await slow.connection.commit()
+        await slow.commit()
     finally:
-        await slow.connection.close()
+        await end(slow)
     return [told(each) for each in planned.outcomes], [told(each) for each in right.outcomes]
 
 
@@ -282,7 +289,7 @@ async def test_without_its_guard_it_goes_wrong(postgres_url, monkeypatch, name, 
         try:
             answers, right = await overtaken(database, case)
             assert answers != right
-        except IntegrityError:
+        except IntegrityConstraintViolationError:
             pass  # only a CHECK or a key stopped it
         finally:
             await database.close()

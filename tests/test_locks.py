@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from db import database as db
 from db import reads, writes
@@ -24,8 +25,9 @@ from service.commands import (
     wanted_by,
 )
 from service.ledger import Ledger
-from service.planner import Plan, plan
+from service.planner import plan
 from tests.conftest import fresh_database
+from tests.sessions import session
 
 US = Caller("us")
 A_AND_B = Reserve(
@@ -60,10 +62,9 @@ def put(sku: str) -> SetStock:
 @asynccontextmanager
 async def holding(database: Database, statement: str) -> AsyncIterator[Any]:
     """Another session that has run a statement and not committed."""
-    async with database.engine.connect() as connection:
-        await connection.execute(text(statement))
-        yield connection
-        await connection.rollback()
+    async with session(database) as transaction:
+        await transaction.connection.execute(text(statement))
+        yield transaction.connection
 
 
 async def waits_for_a_lock(database: Database) -> None:
@@ -74,7 +75,6 @@ async def waits_for_a_lock(database: Database) -> None:
     )
     async with asyncio.timeout(5), database.engine.connect() as connection:
         while not await connection.scalar(question):
-            await connection.rollback()
             await asyncio.sleep(0.005)  # bounded by the timeout; PostgreSQL can't call us
 
 
@@ -92,10 +92,9 @@ async def keeps_b_free(
     database: Database, work: Callable[[Transaction], Any], prepare: tuple[str, ...] = ()
 ) -> bool:
     """Whether a session that waits for row A, of the rows A and B, has not locked B yet."""
-    async with database.engine.connect() as waiting:
-        transaction = Transaction(waiting)
+    async with session(database) as transaction:
         for statement in prepare:
-            await waiting.execute(text(statement))
+            await transaction.connection.execute(text(statement))
         async with holding(database, LOCK_A):
             task = asyncio.create_task(work(transaction))
             await waits_for_a_lock(database)
@@ -129,7 +128,7 @@ async def test_without_its_order_the_lock_would_take_rows_crosswise(database, mo
 
 async def test_with_scans_the_update_would_take_rows_crosswise(postgres_url, monkeypatch):
     """A scan meets rows in the order they lie in."""
-    monkeypatch.setattr(db, "NEVER_SCANS", ())
+    monkeypatch.setattr("db.engine.NEVER_SCANS", ())
     async with fresh_database(postgres_url) as url:
         database = Database(url, pool_size=4)
         await run(database, put("B"), put("A"))
@@ -149,9 +148,9 @@ MANY_ROWS = text("""
 async def test_reservations_are_locked_before_stock(database):
     await run(database, put("A"), HOLD)
     wanted = Wanted(reservations={HOLD.effective_id}, stock={("A", "main")})
-    async with database.engine.connect() as connection:
+    async with session(database) as transaction:
         async with holding(database, "SELECT 1 FROM reservation FOR UPDATE"):
-            task = asyncio.create_task(lock(connection, wanted))
+            task = asyncio.create_task(lock(transaction.connection, wanted))
             await waits_for_a_lock(database)
             assert await can_be_locked_now(database, "A")
         await task
@@ -171,36 +170,36 @@ async def test_without_skip_locked_looking_would_be_waiting(database_url, databa
     impatient = Database(database_url, pool_size=1, timeouts=Timeouts(lock=0.05))
     async with holding(database, LOCK_A), impatient.engine.connect() as connection:
         snapshot = await load(connection, wanted_by([A_AND_B]))
-        with pytest.raises(db.DBAPIError) as error:
+        with pytest.raises(DBAPIError) as error:
             await locked_elsewhere(connection, snapshot)
         assert db.sqlstate(error.value) == "55P03"
     await impatient.close()
 
 
-async def confirm_behind_a_lock(database: Database) -> tuple[Transaction, Plan]:
+async def confirm_behind_a_lock(database: Database) -> None:
     """A confirm that was planned in time and gets its locks after the deadline."""
     await run(database, put("A"), HOLD)
     connection = await database.engine.connect()
     await connection.execute(
         text("UPDATE reservation SET expires_at = clock_timestamp() + interval '0.3 s'")
     )
-    await connection.commit()
     transaction = Transaction(connection)
+    await transaction.begin()
     planned = plan(await load(connection, wanted_by([CONFIRM])), [CONFIRM])
     assert planned.outcomes[0].status == 200
-    async with holding(database, LOCK_A) as other:
+    async with AsyncExitStack() as stack:
+        other = await stack.enter_async_context(holding(database, LOCK_A))
         task = asyncio.create_task(writes.apply(transaction, planned.writes))
         await waits_for_a_lock(database)
         await other.execute(
             text("SELECT pg_sleep_until(expires_at + interval '1 ms') FROM reservation")
         )
-        await other.rollback()
+        await stack.aclose()
         try:
             await task
-        except BaseException:
+        finally:
+            await transaction.roll_back()
             await connection.close()
-            raise
-    return transaction, planned
 
 
 async def test_a_confirm_that_waited_until_after_the_deadline_is_refused(database):
@@ -214,8 +213,7 @@ async def test_with_the_time_of_begin_a_late_confirm_would_go_through(database, 
     """`now()` stands still from BEGIN on."""
     monkeypatch.setattr(writes, "CLOCK", "now()")
     monkeypatch.setattr(writes, "_STATEMENTS", {})
-    transaction, _ = await confirm_behind_a_lock(database)
-    await transaction.connection.close()
+    await confirm_behind_a_lock(database)
 
 
 async def test_without_the_clocks_check_a_late_confirm_would_go_through(database, monkeypatch):
@@ -226,16 +224,15 @@ async def test_without_the_clocks_check_a_late_confirm_would_go_through(database
         await apply(transaction, planned)
 
     monkeypatch.setattr(writes, "apply", careless)
-    transaction, _ = await confirm_behind_a_lock(database)
-    await transaction.connection.close()
+    await confirm_behind_a_lock(database)
 
 
 async def overdue_after_begin(database: Database) -> bool:
     """Whether a plan sees a deadline that passed after BEGIN, as when it waited for locks."""
     await run(database, put("A"), HOLD)
-    async with database.engine.connect() as connection:
-        await connection.execute(text("SELECT now()"))
-        async with database.engine.begin() as other:
+    async with session(database) as transaction:
+        connection = transaction.connection
+        async with database.engine.connect() as other:
             await other.execute(text("UPDATE reservation SET expires_at = clock_timestamp()"))
         wanted = Wanted(reservations={HOLD.effective_id}, overdue={("A", "main")})
         snapshot = await load(connection, wanted)

@@ -16,7 +16,7 @@ from service.commands import RefundUnits, Reserve, reservation_id
 from service.ledger import Ledger
 from service.web.forms import seq_of_token
 from tests.conftest import fresh_database, running_service
-from tests.test_guards import US, begin, put, reserve, without
+from tests.test_guards import US, begin, end, put, reserve, without
 
 COOKIE = re.compile(r"^(?P<name>\S+?)=(?P<value>[^;]*); (?P<attributes>.*)$")
 
@@ -569,9 +569,9 @@ async def overtaken(url: str) -> Any:
     try:
         await Ledger(database, Guard()).execute([spending("2")])
         await writes.apply(slow, planned.writes)
-        await slow.connection.commit()
+        await slow.commit()
     finally:
-        await slow.connection.close()
+        await end(slow)
         await database.close()
 
 

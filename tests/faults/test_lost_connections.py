@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -12,7 +13,7 @@ from db.strategies.guard import Guard
 from service.commands import Command, Outcome, SetStock
 from service.errors import Contention, OutcomeUnknown, Unavailable
 from service.ledger import Ledger
-from tests.proxy import Proxy, proxy
+from tests.faults.proxy import Fault, Proxy, proxy
 from tests.test_coalescer import reserve, working
 
 
@@ -44,23 +45,26 @@ async def effects(url: str) -> int:
     return count
 
 
-@pytest.mark.parametrize("lost", ["commit", "answer"])
+ENDS = pytest.mark.parametrize("action", ["cut", "swallow"])  # COMMIT is lost, or its answer
+
+
+@ENDS
 async def test_a_commit_that_gets_no_answer_is_settled_and_has_one_effect(
-    ledger, wire, database_url, lost
+    ledger, wire, database_url, action
 ):
-    wire.loses = lost
+    wire.fault = Fault(action, at=b"COMMIT\0")
     outcome = await run(ledger, reserve(1))
-    assert (outcome.status, outcome.replayed, wire.lost) == (201, False, 1)
+    assert (outcome.status, outcome.replayed, wire.struck) == (201, False, 1)
     assert await effects(database_url) == 1
     again = await run(ledger, reserve(1))
     assert (again.status, again.replayed, again.value) == (200, True, outcome.value)
 
 
-@pytest.mark.parametrize(("lost", "status"), [("commit", 201), ("answer", 200)])
+@pytest.mark.parametrize(("action", "status"), [("cut", 201), ("swallow", 200)])
 async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_converges(
-    ledger, wire, database_url, lost, status
+    ledger, wire, database_url, action, status
 ):
-    wire.loses, wire.refuses = lost, True
+    wire.fault, wire.refuses = Fault(action, at=b"COMMIT\0"), True
     with pytest.raises(OutcomeUnknown):
         await run(ledger, reserve(1))
     wire.refuses = False
@@ -68,13 +72,67 @@ async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_conver
     assert await effects(database_url) == 1
 
 
-@pytest.mark.parametrize("lost", ["commit", "answer"])
-async def test_a_merged_batch_is_settled_as_one(wire, database_url, lost):
+async def test_five_hundred_commits_without_an_answer_end_as_exactly_one_effect_each(
+    ledger, wire, database_url
+):
+    """Each on its own connection; now and then the outcome can't be read back either."""
+    await run(ledger, SetStock("A", "main", 1000, None, None, 1))
+    chance = random.Random(500)
+    answers: Counter[str] = Counter()
+    for n in range(500):
+        wire.fault = Fault(chance.choice(["cut", "swallow"]), at=b"COMMIT\0")
+        wire.refuses = n % 50 == 49
+        try:
+            outcome = await run(ledger, reserve(n))
+        except OutcomeUnknown:
+            wire.refuses = False
+            outcome = await run(ledger, reserve(n))
+            answers["unknown, then"] += 1
+        assert outcome.status in (200, 201)
+    assert (wire.struck, answers["unknown, then"]) == (500, 10)
+    assert await effects(database_url) == 500
+
+
+async def test_a_connection_cut_anywhere_before_commit_costs_nobody_anything(
+    ledger, wire, database_url
+):
+    """At every twentieth byte that a transaction sends, from BEGIN to the end of its COMMIT."""
+    await run(ledger, SetStock("A", "main", 1000, None, None, 1))
+    await run(ledger, reserve("to prepare the statements"))
+    before = wire.passed
+    await run(ledger, reserve("9999"))  # to measure
+    places = range(0, wire.passed - before, 20)
+    for place in places:
+        wire.fault = Fault("cut", after=place)
+        assert (await run(ledger, reserve(f"{place:04}"))).status == 201
+    assert wire.struck == len(places)
+    assert await effects(database_url) == len(places) + 2
+
+
+async def test_a_server_that_falls_silent_is_not_waited_for(wire, database_url):
+    """Between BEGIN and COMMIT as well as at COMMIT, and a retry converges."""
+    database = Database(wire.url, pool_size=2, timeouts=Timeouts(transaction=0.3))
+    ledger = Ledger(database, Guard())
+    await run(ledger, SetStock("A", "main", 10, None, None, None))
+    for fault in (Fault("stall", after=100), Fault("stall", at=b"COMMIT\0")):
+        wire.fault = fault
+        try:
+            outcome = await run(ledger, reserve("1"))
+        except Unavailable:
+            outcome = await run(ledger, reserve("1"))
+        assert outcome.status in (200, 201)
+    assert wire.struck == 2
+    await database.close()
+    assert await effects(database_url) == 1
+
+
+@ENDS
+async def test_a_merged_batch_is_settled_as_one(wire, database_url, action):
     async with working(wire.url) as coalescer:
-        wire.loses = lost
+        wire.fault = Fault(action, at=b"COMMIT\0")
         answers = await asyncio.gather(*(coalescer.submit([reserve(n)]) for n in range(20)))
         assert [(o[0].status, o[0].replayed) for o in answers] == [(201, False)] * 20
-        assert wire.lost == 1
+        assert wire.struck == 1
     assert await effects(database_url) == 20
 
 

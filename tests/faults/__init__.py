@@ -1,0 +1,1 @@
+"""Failures that are really caused, and what must hold afterwards: see docs/reliability.md."""

@@ -1,0 +1,203 @@
+"""Whoever is cancelled, disconnected or terminated in the middle leaves no half of anything."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import text
+
+from db.database import Database
+from db.engine import driver_of
+from db.rows import Line
+from db.strategies.guard import Guard
+from service.commands import Reserve, SetStock, reservation_id
+from service.ledger import Ledger
+from tests.server import running_server
+
+POOL_SIZE = 4
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    made = Database(database_url, pool_size=POOL_SIZE)
+    ledger = Ledger(made, Guard())
+    for sku in "AB":
+        await ledger.execute([SetStock(sku, "main", 10_000, None, None, None)])
+    yield made
+    await made.close()
+
+
+def both(seq: Any) -> Reserve:
+    """A reservation of two lines, so that there is a half to be left."""
+    lines = (Line("A", "main", 1), Line("B", "main", 1))
+    return Reserve("us", str(seq), None, lines, 600, {}, reservation_id("us", str(seq)))
+
+
+async def halves(url: str) -> int:
+    """How many reservations have not exactly two lines and two movements."""
+    connection = await asyncpg.connect(url)
+    count = await connection.fetchval(
+        "SELECT count(*) FROM reservation WHERE"
+        " (SELECT count(*) FROM reservation_line WHERE reservation_id = id) <> 2"
+        " OR (SELECT count(*) FROM movement WHERE reservation_id = id) <> 2"
+    )
+    await connection.close()
+    return count
+
+
+async def open_transactions(url: str) -> int:
+    """How many sessions sit in a transaction and do nothing, once those that are ending have."""
+    connection = await asyncpg.connect(url)
+    async with asyncio.timeout(10):
+        while count := await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND xact_start IS NOT NULL"
+        ):
+            await asyncio.sleep(0.05)
+    await connection.close()
+    return count
+
+
+async def test_hundreds_of_transactions_cancelled_anywhere_leave_no_half_and_a_clean_pool(
+    database, database_url
+):
+    """The unit of work itself is cancelled, which no client can do, at every step it has."""
+    ledger = Ledger(database, Guard())
+    chance = random.Random(3)
+    cancelled = 0
+    for n in range(300):
+        task = asyncio.create_task(ledger.execute([both(n)]))
+        await asyncio.sleep(chance.uniform(0, 0.03))
+        cancelled += task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert cancelled > 100
+    assert await open_transactions(database_url) == 0
+    assert await halves(database_url) == 0
+    again = await ledger.execute([both(n) for n in range(300)])
+    assert {outcome.status for outcome in again} == {200, 201}
+    assert await halves(database_url) == 0
+    await every_connection_works(database)
+
+
+async def every_connection_works(database: Database) -> None:
+    connections = [await database.engine.connect() for _ in range(POOL_SIZE)]
+    for connection in connections:
+        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+        await connection.close()
+
+
+STEPS = ("before load", "before apply", "after apply")
+
+
+class Saboteur(Guard):
+    """Has its session ended at one step of a transaction, the first time it gets there."""
+
+    def __init__(self, step: str, how: str, url: str) -> None:
+        self.step: str | None = step
+        self.how = how
+        self.url = url
+
+    async def strike(self, step: str, connection: Any) -> None:
+        if self.step != step:
+            return
+        self.step = None
+        if self.how == "terminated":
+            pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            other = await asyncpg.connect(self.url)
+            await other.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+            await other.close()
+        else:  # as when a network goes: no SQLSTATE is ever seen
+            driver_of(connection).terminate()
+
+    async def load(self, connection: Any, wanted: Any, *, locked: bool) -> Any:
+        await self.strike("before load", connection)
+        return await super().load(connection, wanted, locked=locked)
+
+    async def apply(self, transaction: Any, writes: Any, held: Any) -> None:
+        await self.strike("before apply", transaction.connection)
+        await super().apply(transaction, writes, held)
+        await self.strike("after apply", transaction.connection)
+
+
+@pytest.mark.parametrize("how", ["terminated", "without a SQLSTATE"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_session_that_ends_at_any_step_is_replaced_and_the_request_has_one_effect(
+    database, database_url, step, how
+):
+    saboteur = Saboteur(step, how, database_url)
+    (outcome,) = await Ledger(database, saboteur).execute([both(1)])
+    assert (outcome.status, outcome.replayed, saboteur.step) == (201, False, None)
+    assert await halves(database_url) == 0
+    await every_connection_works(database)
+
+
+async def test_sessions_that_all_ended_while_idle_are_replaced_at_once(database, database_url):
+    """One failure tells of all: the others are not tried one after another."""
+    await every_connection_works(database)
+    async with database.engine.connect() as connection:
+        before = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    other = await asyncpg.connect(database_url)
+    await other.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'holdfast'"
+    )
+    await other.close()
+    ledger = Ledger(database, Guard())
+    outcomes = await asyncio.gather(*(ledger.execute([both(n)]) for n in range(POOL_SIZE)))
+    assert [outcome.status for (outcome,) in outcomes] == [201] * POOL_SIZE
+    async with database.engine.connect() as connection:
+        assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() != before
+
+
+def request_bytes(server: Any, seq: str) -> bytes:
+    body = (
+        f'{{"seq": "{seq}", "hold_seconds": 600, "lines": ['
+        '{"sku": "A", "quantity": 1}, {"sku": "B", "quantity": 1}]}'
+    )
+    return (
+        "POST /v1/reservations HTTP/1.1\r\nHost: holdfast\r\n"
+        f"Authorization: Bearer {server.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+async def hang_up(server: Any, seq: str, chance: random.Random) -> None:
+    """Send a request, whole or in part, and close the socket, politely or not, some time later."""
+    url = httpx.URL(server.url)
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    whole = request_bytes(server, seq)
+    writer.write(whole if chance.random() < 0.8 else whole[: chance.randrange(len(whole))])
+    await asyncio.sleep(chance.uniform(0, 0.03))
+    if chance.random() < 0.5:
+        writer.transport.abort()
+    else:
+        writer.close()
+
+
+async def test_clients_that_hang_up_in_the_middle_leave_whole_requests_or_none(database_url):
+    chance = random.Random(2)
+    with running_server(database_url) as server:
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as http:
+            for sku in "AB":
+                await http.put(
+                    f"/v1/stock/{sku}/main",
+                    json={"available": 10_000},
+                    headers={"If-None-Match": "*"},
+                )
+            for first in range(0, 600, 20):
+                await asyncio.gather(
+                    *(hang_up(server, str(n), chance) for n in range(first, first + 20))
+                )
+            for n in range(600):
+                lines = [{"sku": "A", "quantity": 1}, {"sku": "B", "quantity": 1}]
+                body = {"seq": str(n), "hold_seconds": 600, "lines": lines}
+                assert (await http.post("/v1/reservations", json=body)).status_code in (200, 201)
+        assert await open_transactions(database_url) == 0
+    assert await halves(database_url) == 0

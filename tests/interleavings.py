@@ -1,0 +1,143 @@
+"""Every order in which the steps of batches can come; tests/stage.py plays them.
+
+A batch is carried out by the real ledger against a real PostgreSQL, but waits for its turn before
+each step: load, apply, COMMIT, and those of every further attempt. At each point any batch that
+waits may go on; one that PostgreSQL makes wait on a lock may not, as in PostgreSQL's own
+isolationtester. All choices are gone through, depth first, each order from the beginning.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.database import Transaction, sqlstate
+from db.engine import FAILURES, driver_of
+from db.rows import Snapshot, Wanted, Writes
+from db.strategies.guard import Guard, Held
+from service.commands import Command, Outcome
+from service.errors import ServiceError
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = timedelta(hours=1)
+
+
+@dataclass
+class Case:
+    """What was there, the batches that meet, and what else happens meanwhile."""
+
+    before: list[Command]
+    batches: list[list[Command]]
+    deadline_passes: bool = False
+    is_locked: str | None = None
+    """A SKU whose row somebody locks and lets go again, so that batches meet halfway."""
+
+
+class Order:
+    """One order of the steps: which of those that waited was chosen at each point."""
+
+    def __init__(self, choices: list[int]) -> None:
+        self.choices = choices
+        self.steps: list[str] = []
+        self._counts: list[int] = []
+
+    def choose(self, waiting: list["Side"]) -> "Side":
+        place = len(self._counts)
+        self._counts.append(len(waiting))
+        if place == len(self.choices):
+            self.choices.append(0)
+        chosen = waiting[self.choices[place]]
+        self.steps.append(f"{chosen.name} {chosen.step}")
+        return chosen
+
+    def next(self) -> list[int] | None:
+        """The choices of the order after this one."""
+        choices = list(self.choices)
+        for place in reversed(range(len(self._counts))):
+            if choices[place] + 1 < self._counts[place]:
+                return [*choices[:place], choices[place] + 1]
+        return None
+
+
+def every_order() -> Iterator[Order]:
+    choices: list[int] | None = []
+    while choices is not None:
+        order = Order(choices)
+        yield order
+        choices = order.next()
+
+
+@dataclass
+class Side:
+    """One batch on its way, or the deadline; `step` is what it waits to do."""
+
+    name: str
+    commands: list[Command]
+    changed: asyncio.Event
+    step: str | None = None
+    is_over: bool = False
+    began: int | None = None
+    """At which point of the order its first step was taken, and at which its last was over."""
+    ended: int | None = None
+    read_at: datetime = START
+    applied_at: datetime | None = None
+    """When the last attempt's writes were under its locks; None if it wrote nothing."""
+    outcomes: list[Outcome] | ServiceError = field(default_factory=list)
+    process_id: int = 0
+    is_deadlocked: bool = False
+    _turn: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def turn(self, step: str) -> None:
+        self.step = step
+        self.changed.set()
+        await self._turn.wait()
+        self._turn.clear()
+
+    def go_on(self, place: int) -> None:
+        self.began = place if self.began is None else self.began
+        self.step = None
+        self._turn.set()
+
+    def end(self) -> None:
+        self.is_over = True
+        self.changed.set()
+
+
+class Stepped(Guard):
+    """A strategy whose every step waits for its turn."""
+
+    def __init__(self, strategy: Guard, side: Side, clock: "Clock") -> None:
+        self.name, self.isolation = strategy.name, strategy.isolation
+        self.pins_rows = strategy.pins_rows
+        self.strategy, self.side, self.clock = strategy, side, clock
+
+    async def load(self, connection: AsyncConnection, wanted: Wanted, *, locked: bool) -> Snapshot:
+        self.side.process_id = driver_of(connection).get_server_pid()
+        await self.side.turn("load")
+        snapshot = await self.strategy.load(connection, wanted, locked=locked)
+        self.side.read_at, self.side.applied_at = snapshot.now, None
+        return snapshot
+
+    async def apply(self, transaction: Transaction, planned: Writes, held: Held) -> None:
+        await self.side.turn("apply")
+        try:
+            await self.strategy.apply(transaction, planned, held)
+        except FAILURES as error:
+            self.side.is_deadlocked |= sqlstate(error) == "40P01"
+            raise
+        self.side.applied_at = self.clock.now
+        await self.side.turn("commit")
+
+
+@dataclass
+class Clock:
+    now: datetime
+    connection: asyncpg.Connection
+
+    async def set(self, now: datetime) -> None:
+        hours = int((now - START) / timedelta(hours=1))
+        await self.connection.execute("SELECT setval('passed', $1)", hours)
+        self.now = now

@@ -1,0 +1,230 @@
+"""A database in which one case after another is played, and what each must come to.
+
+The clock is a sequence, which knows no transactions: it moves when it is told to, and is seen at
+once by whoever reads it. That the deadline passes is one more step among the others.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from db import reads, writes
+from db.audit import audit
+from db.database import Database, Timeouts
+from db.engine import driver_of
+from db.rows import Wanted
+from db.strategies import open_strategy
+from service.commands import Cancel, Confirm, Extend
+from service.errors import InternalError, ServiceError
+from service.ledger import Indivisible, Ledger
+from service.planner import MICROSECOND
+from service.retry import RetryPolicy
+from tests.interleavings import LATER, START, Case, Clock, Order, Side, Stepped, every_order
+from tests.model import Model
+from tests.sessions import session
+from tests.tables import seen, told
+
+PATIENT = Timeouts(pool=10, lock=20, statement=20, transaction=30)
+"""Whoever waits for a lock waits for its turn, however slow the machine is."""
+
+CLOCK = "stepped_clock()"
+TABLES = (
+    "movement", "refund_line", "refund", "adjustment", "import_job", "reservation_line",
+    "reservation", "stock",
+)  # fmt: skip
+PREPARE = f"""
+    CREATE SEQUENCE passed MINVALUE 0 START 0;
+    SELECT setval('passed', 0);
+    CREATE FUNCTION {CLOCK} RETURNS timestamptz VOLATILE LANGUAGE sql AS $$
+        SELECT timestamptz '{START.isoformat()}' + last_value * interval '1 hour' FROM passed
+    $$;
+    CREATE FUNCTION clock_of_begin() RETURNS timestamptz VOLATILE LANGUAGE plpgsql AS $$
+    BEGIN
+        IF coalesce(current_setting('stepped.begin', true), '') = '' THEN
+            PERFORM set_config('stepped.begin', {CLOCK}::text, true);
+        END IF;
+        RETURN current_setting('stepped.begin')::timestamptz;
+    END $$;
+"""
+"""`clock_of_begin` is to the stepped clock what `now()` is to `clock_timestamp()`."""
+
+
+class Stage:
+    """A database where one case after another is played in one order after another."""
+
+    def __init__(self, database: Database, connection: asyncpg.Connection, strategy: str) -> None:
+        self.database = database
+        self.connection = connection
+        self.clock = Clock(START, connection)
+        self.strategy = open_strategy(strategy)
+
+    async def play(self, case: Case, order: Order) -> str | None:
+        """Play the case in that order; return what is wrong about it, if anything."""
+        await self.connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
+        await self.clock.set(START)
+        ledger = Ledger(self.database, self.strategy)
+        for command in case.before:
+            assert told((await ledger.execute([command]))[0])[0] in (200, 201)
+        changed = asyncio.Event()
+        sides = [Side(chr(97 + n), batch, changed) for n, batch in enumerate(case.batches)]
+        acts = [self.carry_out(side) for side in sides]
+        if case.deadline_passes:
+            sides.append(Side("the", [], changed))
+            acts.append(self.pass_deadline(sides[-1]))
+        if case.is_locked:
+            sides.append(Side("somebody", [], changed))
+            acts.append(self.lock_row(sides[-1], case.is_locked))
+        async with asyncio.TaskGroup() as group:
+            for act in acts:
+                group.create_task(act)
+            while waiting := await self.settled(sides, changed):
+                place = len(order.steps)
+                for side in sides:
+                    if side.is_over and side.ended is None:
+                        side.ended = place
+                order.choose(waiting).go_on(place)
+        return await self.unexplained(case, [side for side in sides if side.commands])
+
+    async def carry_out(self, side: Side) -> None:
+        ledger = Ledger(self.database, Stepped(self.strategy, side, self.clock), EAGER)
+        try:
+            side.outcomes = await ledger.execute(side.commands)
+        except ServiceError as error:
+            side.outcomes = error
+        except Indivisible:  # no batch of ours has anything to be split for
+            side.outcomes = InternalError("to be split")
+        finally:
+            side.end()
+
+    async def pass_deadline(self, side: Side) -> None:
+        await side.turn("deadline passes")
+        await self.clock.set(START + LATER)
+        side.end()
+
+    async def lock_row(self, side: Side, sku: str) -> None:
+        async with session(self.database) as transaction:
+            side.process_id = driver_of(transaction.connection).get_server_pid()
+            await side.turn("locks")
+            await transaction.connection.execute(LOCK, {"sku": sku})
+            await side.turn("lets go")
+        side.end()
+
+    async def settled(self, sides: list[Side], changed: asyncio.Event) -> list[Side]:
+        """Who waits for its turn, once everybody does, is over, or waits for another's lock."""
+        async with asyncio.timeout(30):
+            while True:
+                changed.clear()
+                waiting = [side for side in sides if side.step]
+                running = [side for side in sides if not side.step and not side.is_over]
+                if not running or (waiting and await self.are_blocked(running)):
+                    return waiting
+                try:
+                    await asyncio.wait_for(changed.wait(), 0.003)
+                except TimeoutError:
+                    continue
+
+    async def are_blocked(self, sides: list[Side]) -> bool:
+        """PostgreSQL can't call us, so it is asked."""
+        if not all(side.process_id for side in sides):
+            return False
+        return await self.connection.fetchval(
+            "SELECT bool_and(cardinality(pg_blocking_pids(id)) > 0) FROM unnest($1::int[]) AS id",
+            [side.process_id for side in sides],
+        )
+
+    async def unexplained(self, case: Case, sides: list[Side]) -> str | None:
+        """None if nobody deadlocked, the books balance and a serial order explains all there is."""
+        if drift := (await audit(self.database, seconds_max=30)).drift:
+            return f"the books drift: {drift}"
+        for side in sides:
+            if side.is_deadlocked:
+                return f"{side.name} was chosen to end a deadlock"
+            if isinstance(side.outcomes, ServiceError):
+                return f"{side.name} was answered {side.outcomes.code}"
+        for serial in orders_of_commands(sides):
+            model = Model()
+            for command in case.before:
+                model.execute(command, START)
+            if all(
+                told(side.outcomes[place]) == model.execute(side.commands[place], at)
+                for side, place in serial
+                if (at := moment_of(side, place))
+            ) and await self.equals(model):
+                return None
+        answers = {side.name: [told(each) for each in side.outcomes] for side in sides}
+        return f"no serial order explains {answers}"
+
+    async def equals(self, model: Model) -> bool:
+        """Whether the tables hold what the model holds."""
+        async with self.database.engine.connect() as connection:
+            wanted = Wanted(reservations=set(model.reservations), stock=set(model.stock))
+            snapshot = await reads.load(connection, wanted)
+            rows = await connection.execute(MOVEMENTS)
+            movements = sorted(tuple(row) for row in rows)
+        return (
+            {key: seen(row) for key, row in snapshot.stock.items()} == model.stock
+            and {id_: seen(row) for id_, row in snapshot.reservations.items()} == model.reservations
+            and movements == sorted(model.movements, key=lambda movement: movement[:3])
+        )
+
+
+EAGER = RetryPolicy(attempts_max=20, wait_first_seconds=0, seconds_max=60)
+"""Nobody waits between two attempts: when each begins is the order's to say."""
+
+LOCK = text("SELECT 1 FROM stock WHERE sku = :sku FOR UPDATE")
+
+MOVEMENTS = text(
+    "SELECT sku, location, version, kind, available_delta, held_delta, reservation_id,"
+    " reservation_version FROM movement ORDER BY sku, location, version"
+)
+
+
+def orders_of_commands(sides: list[Side]) -> Iterator[tuple[tuple[Side, int], ...]]:
+    """Each order of all the commands that keeps what was over before what began after it."""
+    commands = [(side, place) for side in sides for place in range(len(side.commands))]
+    for serial in itertools.permutations(commands):
+        if not any(
+            after.ended is not None and before.began is not None and after.ended <= before.began
+            for (before, _), (after, _) in itertools.combinations(serial, 2)
+        ):
+            yield serial
+
+
+def moment_of(side: Side, place: int) -> datetime:
+    """When a command happened: as it was read; one that must beat a deadline, as it was written."""
+    command = side.commands[place]
+    is_bound = isinstance(command, Confirm | Cancel | Extend) and side.applied_at
+    return (side.applied_at if is_bound else side.read_at) + place * MICROSECOND
+
+
+@asynccontextmanager
+async def open_stage(
+    database_url: str, strategy: str, monkeypatch: pytest.MonkeyPatch, clock: str = CLOCK
+) -> AsyncIterator[Stage]:
+    """A stage in an empty database, whose clock every statement reads."""
+    for module in (reads, writes):
+        monkeypatch.setattr(module, "_STATEMENTS", {})
+    monkeypatch.setattr(reads, "OVERDUE", reads.OVERDUE.replace(reads.CLOCK, clock))
+    monkeypatch.setattr(reads, "CLOCK", clock)
+    monkeypatch.setattr(writes, "CLOCK", clock)
+    connection = await asyncpg.connect(database_url)
+    database = Database(database_url, pool_size=6, timeouts=PATIENT)
+    try:
+        await connection.execute(PREPARE)
+        yield Stage(database, connection, strategy)
+    finally:
+        await database.close()
+        await connection.close()
+
+
+async def wrong_orders(stage: Stage, case: Case) -> AsyncIterator[str | None]:
+    """For every order of the case's steps what is wrong about it, or None."""
+    for order in every_order():
+        finding = await stage.play(case, order)
+        yield finding and f"{', '.join(order.steps)}: {finding}"
