@@ -25,10 +25,10 @@ HISTORY = """
 """
 """Which cluster, on which timeline, since which crash: a transaction's id means nothing beyond.
 
-A promotion begins another timeline, on which the id may be another transaction's. So it may be after
-a crash: PostgreSQL gives an id out again if nothing of its transaction had reached the disk; and it
-resets its statistics then, but not at an orderly restart. A standby has no history to go by, for it
-may be promoted under a connection.
+A promotion begins another timeline, on which the id may be another transaction's. So it may be
+after a crash: PostgreSQL gives an id out again if nothing of its transaction had reached the disk;
+and it resets its statistics then, but not at an orderly restart. A standby has no history to go
+by, for it may be promoted under a connection.
 """
 
 

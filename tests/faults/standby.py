@@ -1,11 +1,10 @@
 """A streaming standby of a primary that the tests have started, and its promotion."""
 
 import asyncio
-import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,23 +12,50 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from db.embedded import EmbeddedPostgres
-from db.installation import find_binaries
-from db.postmaster import choose_account, find_processes, launch, run
+from db.installation import SETTINGS, find_binaries
+from db.postmaster import Account, choose_account, find_processes, launch, run
 from tests.brokers import free_port
 from tests.faults.processes import family_of, frozen, kill_all
 
-SECONDS_MAX = 30.0
+SECONDS_MAX = 15.0
 FAST = {"fsync": "off", "full_page_writes": "off"}
 
 
 @dataclass
+class Standby:
+    """A copy of a primary that streams from it whenever both run."""
+
+    copy: Path
+    binaries: Path
+    account: Account
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = (
+            "--listen_addresses=127.0.0.1",
+            "--unix_socket_directories=",
+            f"--port={self.port}",
+            f"--max_connections={SETTINGS['max_connections']}",  # not fewer than the primary
+        )
+        command = [self.binaries / "postgres", *settings]
+        with self.copy.with_suffix(".log").open("ab") as log:
+            self.process = launch(command, self.account, self.copy, output=log)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            kill_all(family_of(self.process.pid))
+            self.process.wait(SECONDS_MAX)
+
+
+@dataclass
 class Pair:
-    """A primary and the standby that streams from it, asynchronously to begin with."""
+    """A primary and its standby, which is asynchronous to begin with."""
 
     url: str
     standby_url: str
     cluster: Path
-    standby: subprocess.Popen[bytes]
+    standby: Standby
 
     @property
     def both(self) -> str:
@@ -42,7 +68,8 @@ class Pair:
 
     def frozen_standby(self) -> AbstractContextManager[None]:
         """It neither takes nor confirms anything until the block ends."""
-        return frozen(family_of(self.standby.pid))
+        assert self.standby.process is not None
+        return frozen(family_of(self.standby.process.pid))
 
     async def synchronous(self) -> None:
         """From now on a COMMIT waits for the standby."""
@@ -55,7 +82,7 @@ class Pair:
 
     async def promote(self) -> None:
         """Make the standby a primary."""
-        assert await _ask(self.standby_url, "SELECT pg_promote(true, 30)")
+        await _until(self.standby_url, "SELECT pg_promote(true, 15)")
 
 
 @asynccontextmanager
@@ -64,11 +91,11 @@ async def running_pair() -> AsyncIterator[Pair]:
     with (
         open_directory() as directory,
         EmbeddedPostgres(directory / "primary", settings=FAST) as primary,
-        _standby_of(primary.url, directory) as (standby, port),
+        _standby_of(primary.url, directory) as standby,
     ):
         parts = urlsplit(primary.url)
         credentials = parts.netloc.rpartition("@")[0]
-        standby_url = parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+        standby_url = parts._replace(netloc=f"{credentials}@127.0.0.1:{standby.port}").geturl()
         await _until(primary.url, "SELECT state = 'streaming' FROM pg_stat_replication")
         yield Pair(primary.url, standby_url, directory / "primary" / "postgresql", standby)
 
@@ -82,26 +109,26 @@ def open_directory() -> Iterator[Path]:
 
 
 @contextmanager
-def _standby_of(url: str, directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _standby_of(url: str, directory: Path) -> Iterator[Standby]:
     account = choose_account(directory / "primary" / "postgresql")
     binaries = find_binaries(None, directory, account)
-    copy, port = directory / "standby", free_port()
-    copy.mkdir(mode=0o700)
-    account.own(copy)
-    run([binaries / "pg_basebackup", "-d", url, "-D", copy, "-R", "-c", "fast"], account)
-    settings = ("--listen_addresses=127.0.0.1", "--unix_socket_directories=", f"--port={port}")
-    with (directory / "standby.log").open("ab") as log:
-        process = launch([binaries / "postgres", *settings], account, copy, output=log)
+    standby = Standby(directory / "standby", binaries, account, free_port())
+    standby.copy.mkdir(mode=0o700)
+    account.own(standby.copy)
+    run([binaries / "pg_basebackup", "-d", url, "-D", standby.copy, "-R", "-c", "fast"], account)
+    standby.start()
     try:
-        yield process, port
+        yield standby
     finally:
-        process.send_signal(signal.SIGQUIT)
-        process.wait(SECONDS_MAX)
+        standby.kill()
 
 
 async def _until(url: str, question: str) -> None:
     async with asyncio.timeout(SECONDS_MAX):
-        while not await _ask(url, question):
+        while True:
+            with suppress(OSError, asyncpg.CannotConnectNowError):
+                if await _ask(url, question):
+                    return
             await asyncio.sleep(0.02)
 
 
