@@ -105,8 +105,14 @@ class Coalescer:
         while (self._tasks or self._queue) and self._loop.time() < give_up_at:  # noqa: ASYNC110 - several things end
             await asyncio.sleep(0.01)
         self._watch.cancel()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Answer all that is still owed, before the connections are cut."""
         for job in self._queue:
             _refuse(job, Unavailable("The service is shutting down."))
+        for job in self._unanswered:
+            _refuse(job, OutcomeUnknown("The service shut down while this was under way."))
 
     def _pump_soon(self) -> None:
         """Start lanes when this turn of the event loop is over, so that its requests merge."""
