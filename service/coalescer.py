@@ -29,7 +29,7 @@ class Limits:
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
-    answer_seconds_max: float = 8.0  # nor to be answered, whatever adds up; a client gave up at 10
+    answer_seconds_max: float = 7.5  # nor to be answered, whatever adds up: ten are promised
     large_answer_seconds_max: float = 70.0  # for a large job: its transaction may take 60
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
     stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock

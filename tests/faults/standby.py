@@ -15,7 +15,7 @@ from db.embedded import EmbeddedPostgres
 from db.installation import SETTINGS, find_binaries
 from db.postmaster import Account, choose_account, find_processes, launch, run
 from tests.brokers import free_port
-from tests.faults.processes import family_of, frozen, kill_all
+from tests.faults.processes import family_of, frozen, kill_for_good
 
 SECONDS_MAX = 15.0
 FAST = {"fsync": "off", "full_page_writes": "off"}
@@ -44,7 +44,7 @@ class Standby:
 
     def kill(self) -> None:
         if self.process is not None:
-            kill_all(family_of(self.process.pid))
+            kill_for_good(family_of(self.process.pid))
             self.process.wait(SECONDS_MAX)
 
 
@@ -64,7 +64,7 @@ class Pair:
         return here._replace(netloc=f"{here.netloc},127.0.0.1:{there.port}").geturl()
 
     def kill_primary(self) -> None:
-        kill_all(find_processes(self.cluster))
+        kill_for_good(find_processes(self.cluster))
 
     def frozen_standby(self) -> AbstractContextManager[None]:
         """It neither takes nor confirms anything until the block ends."""

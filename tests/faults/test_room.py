@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -11,12 +12,16 @@ import pytest
 
 from db.database import Timeouts
 from db.embedded import EmbeddedPostgres
+from service.commands import Command, Outcome
+from service.errors import Overloaded
+from service.ledger import Ledger
 from tests.brokers import missing
 from tests.conftest import assert_books_balance, running_service
 from tests.faults.acknowledged import AcknowledgedLog
 from tests.faults.shoppers import Shoppers
 from tests.faults.standby import open_directory
 from tests.server import running_server
+from tests.test_coalescer import reserve, working
 
 
 @pytest.fixture
@@ -99,3 +104,72 @@ async def test_an_exhausted_pool_is_503_at_once_and_heals(database_url):
         assert [(await service.reserve(str(n), ("A", 1))).status_code for n in range(3)] == [
             201
         ] * 3
+
+
+class Turns:
+    """Stands before a ledger and lets one batch through at each turn; notes how large it was."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.batches: list[int] = []
+        self._turns = asyncio.Semaphore(0)
+        self._done = asyncio.Event()
+        self._execute = ledger.execute
+        ledger.execute = self.execute  # type: ignore[method-assign]
+
+    async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
+        await self._turns.acquire()
+        outcomes = await self._execute(commands)
+        self.batches.append(len(commands))
+        self._done.set()
+        return outcomes
+
+    async def next(self) -> None:
+        self._done.clear()
+        self._turns.release()
+        await self._done.wait()
+
+    def open(self) -> None:
+        """Let all that is to come through."""
+        for _ in range(2 * QUEUE):
+            self._turns.release()
+
+
+CAPACITY, QUEUE, ROUNDS = 10, 30, 40
+"""Commands in a batch, commands that may wait, and batches."""
+
+
+async def test_at_ten_times_the_capacity_goodput_stays_and_nobody_else_waits_longer(database_url):
+    """Nine of ten want one SKU. Every batch is full; what does not fit is told so at once."""
+    waited: Counter[int] = Counter()
+    elsewhere: Counter[int] = Counter()
+    told_late: Counter[int] = Counter()
+    shed = 0
+
+    async def ask(number: int, round_: int) -> None:
+        nonlocal shed
+        sku = "B" if number % 10 == 0 else "A"
+        try:
+            await coalescer.submit([reserve(f"{round_}-{number}", sku)])
+        except Overloaded:
+            shed += 1
+            told_late[len(turns.batches) - round_] += 1
+        else:
+            rounds = len(turns.batches) - round_
+            (elsewhere if sku == "B" else waited)[rounds] += 1
+
+    async with working(
+        database_url, batch_lines_max=CAPACITY, lane_lines_max=CAPACITY, queued_commands_max=QUEUE
+    ) as coalescer:
+        turns = Turns(coalescer.ledger)
+        tasks = []
+        for round_ in range(ROUNDS):
+            tasks += [asyncio.create_task(ask(number, round_)) for number in range(10 * CAPACITY)]
+            await asyncio.sleep(0)
+            await turns.next()
+        turns.open()
+        await asyncio.gather(*tasks)
+    assert set(turns.batches[:ROUNDS]) == {CAPACITY}
+    assert shed > 8 * CAPACITY * (ROUNDS - QUEUE // CAPACITY)
+    assert set(told_late) == {0}
+    assert max(waited) <= QUEUE // CAPACITY + 2
+    assert max(elsewhere) <= QUEUE // CAPACITY + 2

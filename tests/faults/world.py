@@ -225,7 +225,7 @@ async def restart(world: World) -> None:
 
 SERVICE_KILLS: dict[str, Callable[[World], Awaitable[None]]] = {
     "kill a worker at a random moment": kill_worker,
-    **{f"kill a worker: {point}": kill_worker_at(point) for point in POINTS if point != "draining"},
+    **{f"kill a worker: {point}": kill_worker_at(point) for point in POINTS[:-2]},
     "kill a worker: draining": kill_draining_worker,
     "kill the supervisor": kill_supervisor,
     "kill the supervisor beside a starting worker": kill_supervisor_beside_a_starting_worker,
