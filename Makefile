@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies services check setup bench lock clean
+.PHONY: run test test-strategies campaign services check setup bench lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -24,6 +24,9 @@ test-strategies: $(VENV)/dev  ## run the contract's tests with each strategy in 
 STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
 	imports batch two_services races page))
+
+campaign: $(VENV)/dev  ## hurt a running service for an hour (ARGS="--minutes 5 --seed 7")
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 services:  ## install Debian's Redis and ZooKeeper, which the strategies of those names need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \

@@ -39,11 +39,17 @@ POOL_IS_DEAD = ("25006", "57P01", "57P02", "57P03")
 """The server became a standby or goes down: every connection of the pool leads to the same one."""
 
 HISTORY = """
-    SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
+    SELECT concat_ws('/', system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
+                     (SELECT stats_reset FROM pg_stat_bgwriter))
     FROM pg_control_system() WHERE NOT pg_is_in_recovery()
 """
-"""Which cluster on which timeline. Every promotion begins another timeline, and transaction ids
-mean nothing beyond their own. A standby gives none: it may be promoted under a connection."""
+"""Which cluster, on which timeline, since which crash: a transaction's id means nothing beyond.
+
+A promotion begins another timeline, on which the id may be another transaction's. So it may be
+after a crash: PostgreSQL gives an id out again if nothing of its transaction had reached the disk;
+and it resets its statistics then, but not at an orderly restart. A standby has no history to go
+by, for it may be promoted under a connection.
+"""
 
 
 @dataclass(frozen=True, slots=True)

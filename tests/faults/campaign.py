@@ -14,7 +14,7 @@ import asyncpg
 
 from tests.conftest import assert_books_balance
 from tests.faults.acknowledged import AcknowledgedLog
-from tests.faults.shoppers import Shoppers
+from tests.faults.shoppers import Contradiction, Shoppers
 from tests.faults.world import FAULTS, POSTGRESQL_KILLS, SERVICE_KILLS, World, running_world
 
 CLIENTS = 8
@@ -117,6 +117,8 @@ async def _cause(world: World, shoppers: Shoppers, name: str, figures: Figures) 
         raise Broken(
             f"not back after {name!r}; seed {figures.seed}; answers {dict(shoppers.answers)}"
         ) from error
+    except Contradiction as error:
+        raise Broken(f"after {name!r}: {error}; seed {figures.seed}") from error
     figures.faults[name] += 1
     figures.recovery_seconds.append(time.monotonic() - before)
 
@@ -125,7 +127,8 @@ async def _check_acks(world: World, log: AcknowledgedLog, figures: Figures) -> N
     async with asyncio.timeout(RECOVERY_SECONDS_MAX):
         lost = await log.lost(world.database_url)
     if lost:
-        raise Broken(f"acknowledged and lost: {lost[:5]}; seed {figures.seed}")
+        last = list(figures.faults)[-ROUNDS_BETWEEN_CHECKS:]
+        raise Broken(f"acknowledged and lost after {last}: {lost[:5]}; seed {figures.seed}")
 
 
 async def _check_everything(world: World, log: AcknowledgedLog, figures: Figures) -> None:
