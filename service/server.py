@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -221,6 +222,12 @@ class _Worker(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: Application) -> None:
         super().__init__(config)
         self.app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then have the garbage collector leave alone what is there to stay."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Turn /health/ready off, then shut down as always."""

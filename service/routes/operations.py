@@ -14,6 +14,7 @@ from service.answers import Answer, json_answer
 from service.documentation import Success, documented
 from service.errors import NotFound, Unavailable, all_errors
 from service.requests import HttpRequest, caller_of, services_of
+from service.routes.endpoint import endpoint
 from service.schemas import AuditAnswer, StatusAnswer
 
 AUDIT_SECONDS_MAX = 60  # over HTTP; `holdfast audit` takes as long as it takes
@@ -26,6 +27,7 @@ LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsa
     "/health/live",
     opt=documented("Live?", Success(200, "The process answers.", StatusAnswer)),
 )
+@endpoint
 async def live(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
     """Say that the process answers; nothing else is looked at."""
     return json_answer(200, {"status": "live"})
@@ -39,6 +41,7 @@ async def live(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
         errors=(Unavailable,),
     ),
 )
+@endpoint
 async def ready(request: HttpRequest) -> ASGIApp:
     """Say whether requests can be served: 503 while the database is away or the server drains."""
     services = services_of(request)
@@ -55,6 +58,7 @@ async def ready(request: HttpRequest) -> ASGIApp:
         Success(200, "In the text format of Prometheus.", media_type="text/plain"),
     ),
 )
+@endpoint
 async def metrics(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
     """Return the metrics of all workers together."""
     registry = REGISTRY
@@ -72,6 +76,7 @@ async def metrics(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
         scope="read",
     ),
 )
+@endpoint
 async def read_audit(request: HttpRequest) -> ASGIApp:
     """Check that rows, ledger and reservations tell the same story."""
     await caller_of(request, "read")
@@ -93,6 +98,7 @@ async def read_audit(request: HttpRequest) -> ASGIApp:
     "/schema/openapi.json",
     opt=documented("OpenAPI document", Success(200, "OpenAPI 3.1.")),
 )
+@endpoint
 async def openapi_document(request: HttpRequest) -> ASGIApp:
     """Return the OpenAPI document."""
     return json_answer(200, openapi.document(request.app))
@@ -102,6 +108,7 @@ async def openapi_document(request: HttpRequest) -> ASGIApp:
     "/schema",
     opt=documented("OpenAPI page", Success(200, "A page.", media_type="text/html")),
 )
+@endpoint
 async def openapi_page(request: HttpRequest) -> ASGIApp:
     """Return the OpenAPI document as a page."""
     return _page(openapi.page(openapi.document(request.app)))
@@ -115,6 +122,7 @@ async def openapi_page(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def problem_page(request: HttpRequest) -> ASGIApp:
     """Explain an error code."""
     code = str(request.scope["path_params"]["code"]).replace("-", "_")

@@ -28,6 +28,7 @@ from service.errors import (
     UnknownSku,
 )
 from service.requests import HttpRequest, Query, identifier, prefers_html, services_of
+from service.routes.endpoint import endpoint
 from service.web import rendering
 from service.web.forms import Form, complaints, read_form, refund_of, reserve_of
 from service.web.lookups import check_may_look, named_reservation, reservation_of, stock_of
@@ -43,12 +44,14 @@ API = (b"v1", b"health", b"metrics", b"schema", b"problems")
 
 
 @get("/sign-in")
+@endpoint
 async def sign_in_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
     """Ask for a key."""
     return rendering.page("sign_in.html", 200, error=None)
 
 
 @post("/sign-in")
+@endpoint
 async def begin_session(request: HttpRequest) -> ASGIApp:
     """Begin a session with the key that was typed."""
     check_same_site(request)
@@ -57,6 +60,7 @@ async def begin_session(request: HttpRequest) -> ASGIApp:
 
 
 @post("/sign-out")
+@endpoint
 async def end_session(request: HttpRequest) -> ASGIApp:
     """End the session; one that is over stays so."""
     check_same_site(request)
@@ -70,18 +74,21 @@ async def end_session(request: HttpRequest) -> ASGIApp:
 
 
 @get("/")
+@endpoint
 async def home(request: HttpRequest) -> ASGIApp:
     """Show stock and the forms; the query searches, and may fill a form in."""
     return await _home(request, await session_of(request))
 
 
 @get(["/reserve", "/refund", "/sign-out"])
+@endpoint
 async def form_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
     """Send whoever comes back to a form's address to the page that has the form."""
     return rendering.see_other("/")
 
 
 @post("/reserve")
+@endpoint
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Reserve by hand, once for each token."""
     session, form = await _submitted(request)
@@ -99,6 +106,7 @@ async def reserve(request: HttpRequest) -> ASGIApp:
 
 
 @post("/refund")
+@endpoint
 async def refund(request: HttpRequest) -> ASGIApp:
     """Refund by hand, once for each token."""
     session, form = await _submitted(request)
@@ -114,6 +122,7 @@ async def refund(request: HttpRequest) -> ASGIApp:
 
 
 @get("/reservations/{id:str}")
+@endpoint
 async def reservation_page(request: HttpRequest) -> ASGIApp:
     """Show a reservation as it is now, and offer to refund what can be."""
     session = await session_of(request)
@@ -123,6 +132,7 @@ async def reservation_page(request: HttpRequest) -> ASGIApp:
 
 
 @get("/reservations/{id:str}/refunds/{refund_id:str}")
+@endpoint
 async def refund_page(request: HttpRequest) -> ASGIApp:
     """Show a refund."""
     session = await session_of(request)
@@ -138,6 +148,7 @@ async def refund_page(request: HttpRequest) -> ASGIApp:
 
 
 @get("/assets/{name:str}")
+@endpoint
 async def asset(request: HttpRequest) -> ASGIApp:
     """Return the style sheet or the icon."""
     found = rendering.asset(str(request.scope["path_params"]["name"]))

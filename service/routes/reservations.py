@@ -69,6 +69,7 @@ from service.requests import (
     seq_of,
     services_of,
 )
+from service.routes.endpoint import endpoint
 from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
 from service.schemas import (
     BatchAnswer,
@@ -100,6 +101,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
         errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
     ),
 )
+@endpoint
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
     caller = await caller_of(request, "reserve")
@@ -117,6 +119,7 @@ async def reserve(request: HttpRequest) -> ASGIApp:
         body=BatchBody,
     ),
 )
+@endpoint
 async def reserve_batch(request: HttpRequest) -> ASGIApp:
     """Carry out up to 1,000 reservations as if they were sent one after another."""
     caller = await caller_of(request, "reserve")
@@ -155,6 +158,7 @@ async def reserve_batch(request: HttpRequest) -> ASGIApp:
         ),
     ),
 )
+@endpoint
 async def list_reservations(request: HttpRequest) -> ASGIApp:
     """List the caller's reservations; with the scope admin, everybody's."""
     caller = await caller_of(request, "read")
@@ -193,6 +197,7 @@ async def list_reservations(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def read_reservation(request: HttpRequest) -> ASGIApp:
     """Return a reservation; an overdue hold may read `held` until it is released."""
     row = await _visible(request)
@@ -211,6 +216,7 @@ async def read_reservation(request: HttpRequest) -> ASGIApp:
         errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
     ),
 )
+@endpoint
 async def confirm(request: HttpRequest) -> ASGIApp:
     """Sell what is held, or the given lines of it; the rest is released in the same step."""
     caller = await caller_of(request, "reserve")
@@ -231,6 +237,7 @@ async def confirm(request: HttpRequest) -> ASGIApp:
         errors=LIFECYCLE_ERRORS,
     ),
 )
+@endpoint
 async def cancel(request: HttpRequest) -> ASGIApp:
     """Give all units of a hold back to available."""
     caller = await caller_of(request, "reserve")
@@ -249,6 +256,7 @@ async def cancel(request: HttpRequest) -> ASGIApp:
         errors=LIFECYCLE_ERRORS,
     ),
 )
+@endpoint
 async def extend(request: HttpRequest) -> ASGIApp:
     """Move a hold's deadline to `hold_seconds` from now."""
     caller = await caller_of(request, "reserve")
@@ -273,6 +281,7 @@ async def extend(request: HttpRequest) -> ASGIApp:
         errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
     ),
 )
+@endpoint
 async def refund(request: HttpRequest) -> ASGIApp:
     """Give units of a sale back to available: the given lines, or all that is left."""
     caller = await caller_of(request, "reserve")
@@ -299,6 +308,7 @@ async def refund(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def list_refunds(request: HttpRequest) -> ASGIApp:
     """List what was given back of a reservation."""
     row = await _visible(request)
@@ -327,6 +337,7 @@ async def list_refunds(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def read_refund(request: HttpRequest) -> ASGIApp:
     """Return one refund."""
     row = await _visible(request)
@@ -349,6 +360,7 @@ async def read_refund(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def list_movements(request: HttpRequest) -> ASGIApp:
     """List what a reservation moved, in the ledger's words."""
     row = await _visible(request)

@@ -58,6 +58,7 @@ from service.requests import (
     seq_of,
     services_of,
 )
+from service.routes.endpoint import endpoint
 from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
 from service.schemas import (
     AdjustmentAnswer,
@@ -92,6 +93,7 @@ IMPORT_COLUMNS = ["sku", "location", "available", "name"]
         errors=(VersionMismatch, PreconditionRequired),
     ),
 )
+@endpoint
 async def set_stock(request: HttpRequest) -> ASGIApp:
     """Create or replace a stock row, version-checked; `held` stays."""
     await caller_of(request, "stock")
@@ -133,6 +135,7 @@ async def set_stock(request: HttpRequest) -> ASGIApp:
         errors=(AdjustmentBelowZero, UnknownSku, VersionMismatch, IdempotencyMismatch),
     ),
 )
+@endpoint
 async def adjust_stock(request: HttpRequest) -> ASGIApp:
     """Correct `available` by `delta`, once. `Location` is the stock row, `ETag` its version."""
     caller = await caller_of(request, "stock")
@@ -169,6 +172,7 @@ async def adjust_stock(request: HttpRequest) -> ASGIApp:
     ),
     status_code=200,  # what Litestar checks; the answer itself says 204
 )
+@endpoint
 async def delete_stock(request: HttpRequest) -> ASGIApp:
     """Take a stock row away. Deleting twice is deleting once; the history stays."""
     await caller_of(request, "stock")
@@ -199,6 +203,7 @@ async def delete_stock(request: HttpRequest) -> ASGIApp:
         ),
     ),
 )
+@endpoint
 async def list_stock(request: HttpRequest) -> ASGIApp:
     """List stock rows."""
     await caller_of(request, "read")
@@ -222,6 +227,7 @@ async def list_stock(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def list_sku(request: HttpRequest) -> ASGIApp:
     """List where a SKU lies."""
     await caller_of(request, "read")
@@ -241,6 +247,7 @@ async def list_sku(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def read_stock(request: HttpRequest) -> ASGIApp:
     """Return one stock row."""
     await caller_of(request, "read")
@@ -264,6 +271,7 @@ async def read_stock(request: HttpRequest) -> ASGIApp:
         errors=(NotFound,),
     ),
 )
+@endpoint
 async def list_movements(request: HttpRequest) -> ASGIApp:
     """List every change of a stock row, also after it was deleted."""
     await caller_of(request, "read")
@@ -302,6 +310,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
         errors=(IdempotencyMismatch,),
     ),
 )
+@endpoint
 async def import_stock(request: HttpRequest) -> ASGIApp:
     """Create the stock rows that are missing from a CSV file, once for each job name."""
     caller = await caller_of(request, "stock")
