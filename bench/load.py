@@ -7,27 +7,117 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+SKUS_MAX = 100_000
+
 SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer {key}"
+local skus, zipf, lines, batch = {skus}, {zipf}, {lines}, {batch}
 local number = 0
-request = function()
-  number = number + 1
-  return wrk.format(nil, nil, nil, '{{"seq":"{prefix}-' .. number
-    .. '","lines":[{{"sku":"S' .. math.random({skus}) .. '","quantity":1}}]}}')
+
+-- Popularity as 1 / rank ^ zipf: cumulated once, then looked up by halving.
+local cumulated = {{}}
+if zipf > 0 then
+  local sum = 0
+  for rank = 1, skus do
+    sum = sum + 1 / rank ^ zipf
+    cumulated[rank] = sum
+  end
 end
+
+local function sku()
+  if zipf == 0 then return math.random(skus) end
+  local wanted, low, high = math.random() * cumulated[skus], 1, skus
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if cumulated[middle] < wanted then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+local function order(serial, more)
+  local first, parts = sku(), {{}}
+  for line = 1, lines do
+    parts[line] = '{{"sku":"{sku}' .. (first + line - 2) % skus + 1 .. '","quantity":1}}'
+  end
+  return '{{"seq":"{prefix}-' .. serial .. '"' .. more
+    .. ',"lines":[' .. table.concat(parts, ",") .. ']}}'
+end
+
+local function id(serial)
+  return string.format("{uuid}-%04x-4000-8000-%012x", serial % 65536, serial)
+end
+
+function one()
+  number = number + 1
+  return wrk.format(nil, nil, nil, order(number, ""))
+end
+
+-- Every request is sent twice, so that half of them are answered with what is there.
+function replayed()
+  number = number + 0.5
+  local serial = math.ceil(number)
+  math.randomseed(serial)
+  return wrk.format(nil, nil, nil, order(serial, ""))
+end
+
+-- Hold, confirm, refund. A step follows the one before it so much later that it has been answered.
+local LATER = 1000
+function cycle()
+  number = number + 1
+  local serial, step = math.floor(number / 3), number % 3
+  local before = serial - step * LATER
+  if step == 0 or before < 1 then
+    return wrk.format(nil, nil, nil,
+      order(number, ',"hold_seconds":900,"id":"' .. id(step == 0 and serial or number + 1e9) .. '"'))
+  end
+  local address = "/v1/reservations/" .. id(before)
+  if step == 1 then return wrk.format(nil, address .. "/confirm", nil, "") end
+  return wrk.format(nil, address .. "/refunds", nil, '{{"seq":"{prefix}-r' .. before .. '"}}')
+end
+
+function many()
+  local orders = {{}}
+  for place = 1, batch do
+    number = number + 1
+    orders[place] = order(number, "")
+  end
+  return wrk.format(nil, "/v1/reservations/batch", nil,
+    '{{"reservations":[' .. table.concat(orders, ",") .. ']}}')
+end
+
+request = {request}
 """
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent: how, to how many SKUs, from how many connections."""
+
+    request: str = "one"
+    """`one` reservation each; `replayed`: each of them twice; `cycle`: hold, confirm, refund;
+    `many`: a batch."""
+    skus: int = 1
+    zipf: float = 0.0
+    lines: int = 1
+    batch: int = 1
+    """Reservations in a request."""
+    connections: int = 64
+    sku: str = "S"
+    """What the SKUs' names begin with; `T` is stock that is sold out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """What one round gave: answers per second, latencies in milliseconds, answers not 2xx."""
+    """What one round gave: per second, latencies in milliseconds, how many answers not 2xx."""
 
     requests_per_second: float
     p50_milliseconds: float
     p99_milliseconds: float
     refused: int
+    failed: int
+    """Requests without an answer."""
 
 
 def check_wrk() -> None:
@@ -36,25 +126,44 @@ def check_wrk() -> None:
         raise SystemExit("bench needs wrk: apt-get install wrk")
 
 
-def load(url: str, *, key: str, prefix: str, skus: int, connections: int, seconds: int) -> Measured:
-    """Send reservations with new seqs for some seconds and return what came back."""
+def load(url: str, *, key: str, prefix: str, sent: Load, seconds: int) -> Measured:
+    """Send requests with new seqs for some seconds and return what came back."""
+    script_text = SCRIPT.format(
+        key=key,
+        prefix=prefix,
+        uuid=f"{abs(hash(prefix)) % 16**8:08x}",
+        request=sent.request,
+        skus=sent.skus,
+        zipf=sent.zipf,
+        lines=sent.lines,
+        batch=sent.batch,
+        sku=sent.sku,
+    )
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory) / "load.lua"
-        script.write_text(SCRIPT.format(key=key, prefix=prefix, skus=skus))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        script.write_text(script_text)
+        command = ["wrk", "-t1", f"-c{sent.connections}", f"-d{seconds}s", "--latency"]
         printed = subprocess.run(  # noqa: S603 - our own command line
-            [*command, "-s", str(script), f"{url}/v1/reservations"],
+            [*command, "--timeout", "10s", "-s", str(script), f"{url}/v1/reservations"],
             check=True,
             capture_output=True,
             text=True,
-            timeout=seconds + 30,
+            timeout=seconds + 60,
         ).stdout
+    return _measured(printed)
+
+
+def _measured(printed: str) -> Measured:
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
+    errors = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", printed
+    )
     return Measured(
         requests_per_second=float(_find(r"Requests/sec:\s+([\d.]+)", printed)),
         p50_milliseconds=_milliseconds(_find(r"(?m)^\s+50%\s+(\S+)", printed)),
         p99_milliseconds=_milliseconds(_find(r"(?m)^\s+99%\s+(\S+)", printed)),
         refused=int(refused[1]) if refused else 0,
+        failed=sum(map(int, errors.groups())) if errors else 0,
     )
 
 

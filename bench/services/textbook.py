@@ -70,7 +70,7 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
 @asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+async def tables_and_stock(_app: FastAPI) -> AsyncIterator[None]:
     """Make the tables and the stock."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
@@ -81,7 +81,22 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     await engine.dispose()
 
 
-app = FastAPI(lifespan=lifespan)
+def application(*, makes_tables: bool) -> FastAPI:
+    """Return a service on the textbook's tables; one of them makes them."""
+    return FastAPI(lifespan=tables_and_stock if makes_tables else None)
+
+
+def answer(order: Order, body: ReserveRequest) -> dict[str, Any]:
+    """Return what the client gets."""
+    return {
+        "id": order.id,
+        "seq": order.seq,
+        "lines": [line.model_dump() for line in body.lines],
+        "created_at": order.created_at,
+    }
+
+
+app = application(makes_tables=True)
 
 
 @app.post("/v1/reservations", status_code=201)
@@ -99,9 +114,4 @@ async def reserve(body: ReserveRequest) -> dict[str, Any]:
                 raise HTTPException(409, "insufficient stock")
             item.available -= line.quantity
             session.add(OrderLine(order_id=order.id, sku=line.sku, quantity=line.quantity))
-    return {
-        "id": order.id,
-        "seq": order.seq,
-        "lines": [line.model_dump() for line in body.lines],
-        "created_at": order.created_at,
-    }
+    return answer(order, body)

@@ -1,0 +1,64 @@
+"""What is measured: what is sent, and to whom."""
+
+from dataclasses import dataclass
+
+from bench.load import SKUS_MAX, Load
+
+HOLDFAST, TWO_WORKERS, FOUR_WORKERS = "holdfast", "holdfast, 2 workers", "holdfast, 4 workers"
+BARE, TEXTBOOK, GUARDED, CAREFUL = "bare route", "textbook", "guarded ORM", "careful asyncpg"
+LUA, STATEMENT = "Redis + Lua", "bare statement"
+
+SERVICES = {
+    BARE: "a Litestar route on the same server that validates the same body and builds the same"
+    " answer, and writes nothing: the limit",
+    TEXTBOOK: "what teams write: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, a transaction"
+    " for each request; no ledger, no replays",
+    GUARDED: "the same with a guarded update in place of the lock",
+    CAREFUL: "FastAPI and asyncpg without an ORM: one transaction for each request, unique key,"
+    " guarded update, ledger",
+    LUA: "FastAPI, the whole reservation as a Lua script in Redis; when it answers, nothing is on"
+    " disk",
+    STATEMENT: "no service: one connection that sends the ledger's own statement and COMMIT, with"
+    " rows made beforehand",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of load and the services that get it, Holdfast first."""
+
+    name: str
+    sent: Load
+    services: tuple[str, ...] = (HOLDFAST,)
+    is_short: bool = False
+    """Part of `--short` too."""
+
+
+CASES = (
+    Case("hot, 64 connections", Load(), (HOLDFAST, BARE, TEXTBOOK, GUARDED, CAREFUL, LUA), True),
+    Case("10,000 SKUs", Load(skus=10_000), (HOLDFAST, BARE, TEXTBOOK, CAREFUL), True),
+    Case("idle: one connection", Load(connections=1), (HOLDFAST, BARE, TEXTBOOK, CAREFUL), True),
+    Case("hot, 16 connections", Load(connections=16), (HOLDFAST, BARE, TEXTBOOK)),
+    Case("hot, 256 connections", Load(connections=256), (HOLDFAST, BARE, TEXTBOOK)),
+    Case("hot, more workers", Load(), (HOLDFAST, TWO_WORKERS, FOUR_WORKERS)),
+    Case("10,000 SKUs, more workers", Load(skus=10_000), (HOLDFAST, TWO_WORKERS, FOUR_WORKERS)),
+    Case("Zipf 1.0 over 100,000 SKUs", Load(skus=SKUS_MAX, zipf=1.0), (HOLDFAST, BARE)),
+    Case("Zipf 2.0 over 100,000 SKUs", Load(skus=SKUS_MAX, zipf=2.0), (HOLDFAST, BARE)),
+    Case("half are replays", Load("replayed", skus=10_000), (HOLDFAST, BARE)),
+    Case("orders of 5 lines", Load(skus=10_000, lines=5), (HOLDFAST, BARE)),
+    Case("orders of 50 lines", Load(skus=10_000, lines=50), (HOLDFAST, BARE)),
+    Case("sold out", Load(sku="T"), (HOLDFAST, BARE)),
+    Case("hold, confirm, refund", Load("cycle", skus=10_000)),
+    Case(
+        "batches of 100",
+        Load("many", skus=10_000, batch=100, connections=2),
+        (HOLDFAST, STATEMENT),
+        True,
+    ),
+    Case(
+        "batches of 1,000",
+        Load("many", skus=10_000, batch=1000, connections=2),
+        (HOLDFAST, STATEMENT),
+        True,
+    ),
+)

@@ -1,0 +1,160 @@
+"""What came out: medians, ratios with their spread, the goals, and the page with all of them."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cases import BARE, CAREFUL, CASES, FOUR_WORKERS, HOLDFAST, SERVICES, STATEMENT, TEXTBOOK
+from bench.load import Measured
+from service.lab import svg
+
+Results = dict[tuple[str, str], list[Measured]]
+"""The rounds of each (case, service)."""
+
+HEADINGS = ("case", "service", "requests/s", "p50 ms", "p99 ms", "not 2xx", "holdfast is")
+GOAL_HEADINGS = ("goal", "asked", "measured")
+SIZES = {case.name: case.sent.batch for case in CASES}
+
+PAGE = """# Benchmarks
+
+Made by `{command}` on {day}: {cores} cores, shared by the load generator (wrk), the services and
+PostgreSQL 18 (fsync and synchronous_commit on), Python {python}, load average {load} at the start.
+
+Only the ratios mean something, and only within this run: the services stand side by side and are
+loaded in turn, {rounds} rounds of {seconds} seconds each; figures are medians, ratios have their
+smallest and largest in brackets. Where a case says nothing else there are 64 connections.
+
+{goals}
+
+![Requests a second on one hot SKU]({plot})
+
+{table}
+
+{services}
+"""
+
+
+def rate(one: Measured) -> float:
+    """Return requests per second."""
+    return one.requests_per_second
+
+
+def quickness(one: Measured) -> float:
+    """Return how quick the median answer was: more is better, as with a rate."""
+    return 1 / one.p50_milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One line of the table of goals: ours against theirs, by what, and how much is asked."""
+
+    name: str
+    at_least: float
+    ours: tuple[str, str]
+    theirs: tuple[str, str]
+    by: Callable[[Measured], float] = rate
+
+    def ratios(self, results: Results) -> list[float]:
+        """Return the ratio of each round; a batch counts as often as it has reservations."""
+        factor = SIZES[self.ours[0]] / SIZES[self.theirs[0]]
+        return [
+            factor * self.by(mine) / self.by(other)
+            for mine, other in zip(results[self.ours], results[self.theirs], strict=True)
+        ]
+
+
+HOT, MANY, IDLE = "hot, 64 connections", "10,000 SKUs", "idle: one connection"
+BATCH = "batches of 1,000"
+GOALS = (
+    Goal("one hot SKU, against the bare route", 0.85, (HOT, HOLDFAST), (HOT, BARE)),
+    Goal("10,000 SKUs, against the bare route", 0.75, (MANY, HOLDFAST), (MANY, BARE)),
+    Goal("one hot SKU, against the textbook", 12, (HOT, HOLDFAST), (HOT, TEXTBOOK)),
+    Goal("one hot SKU, against careful asyncpg", 4.5, (HOT, HOLDFAST), (HOT, CAREFUL)),
+    Goal("batches, against single requests", 8, (BATCH, HOLDFAST), (HOT, HOLDFAST)),
+    Goal("batches, against the bare statement", 0.5, (BATCH, HOLDFAST), (BATCH, STATEMENT)),
+    Goal("idle: p50 of the textbook to ours", 1.3, (IDLE, HOLDFAST), (IDLE, TEXTBOOK), quickness),
+    Goal(
+        "4 workers against 1, one hot SKU",
+        0.9,
+        ("hot, more workers", FOUR_WORKERS),
+        ("hot, more workers", HOLDFAST),
+    ),
+)
+
+
+def rows(results: Results) -> list[list[str]]:
+    """Return a row for each case and service: medians, and how Holdfast compares."""
+    return [_row(case, name, results) for case, name in results]
+
+
+def goals(results: Results) -> list[list[str]]:
+    """Return a row for each goal that was measured."""
+    return [
+        [goal.name, f"{goal.at_least:g} x", _spread(goal.ratios(results))]
+        for goal in GOALS
+        if {goal.ours, goal.theirs} <= results.keys()
+    ]
+
+
+def write(path: Path, results: Results, command: str, rounds: int, seconds: int, load: str) -> None:
+    """Write the page and, beside it, its plot."""
+    plot = path.with_suffix(".svg")
+    hot = {
+        name: _median(measured, rate) for (case, name), measured in results.items() if case == HOT
+    }
+    plot.write_text(svg.bars("requests a second, one hot SKU", list(hot), {"": list(hot.values())}))
+    path.write_text(
+        PAGE.format(
+            command=command,
+            table=_markdown(HEADINGS, rows(results)),
+            goals=_markdown(GOAL_HEADINGS, goals(results)),
+            services="\n".join(
+                f"- **{name}**: {text}."
+                for name, text in SERVICES.items()
+                if any(name == measured for _, measured in results)
+            ),
+            plot=plot.name,
+            rounds=rounds,
+            seconds=seconds,
+            cores=os.cpu_count(),
+            python=platform.python_version(),
+            day=time.strftime("%Y-%m-%d"),
+            load=load,
+        )
+    )
+
+
+def _row(case: str, name: str, results: Results) -> list[str]:
+    measured = results[case, name]
+    ratios = [
+        rate(mine) / rate(other)
+        for mine, other in zip(results[case, HOLDFAST], measured, strict=True)
+    ]
+    return [
+        case,
+        name,
+        f"{_median(measured, rate):,.0f}"
+        if SIZES[case] == 1
+        else f"{_median(measured, rate):,.1f}",
+        f"{_median(measured, lambda one: one.p50_milliseconds):.2f}",
+        f"{_median(measured, lambda one: one.p99_milliseconds):.2f}",
+        str(sum(one.refused + one.failed for one in measured)),
+        "" if name == HOLDFAST else _spread(ratios),
+    ]
+
+
+def _median(measured: Sequence[Measured], by: Callable[[Measured], float]) -> float:
+    return statistics.median(map(by, measured))
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)])

@@ -1,0 +1,37 @@
+"""For scale: the reservation as a script in Redis, in memory, and nothing promised beyond."""
+
+import os
+from typing import Any
+
+import redis.asyncio
+from fastapi import FastAPI, HTTPException
+
+from bench.services.textbook import ReserveRequest
+
+SCRIPT = """
+    if not redis.call('SET', KEYS[1], '1', 'NX') then return 1 end
+    for place = 2, #KEYS do
+        if tonumber(redis.call('GET', KEYS[place]) or 1000000000) < tonumber(ARGV[place - 1]) then
+            redis.call('DEL', KEYS[1])
+            return 0
+        end
+    end
+    for place = 2, #KEYS do
+        redis.call('SETNX', KEYS[place], 1000000000)
+        redis.call('DECRBY', KEYS[place], ARGV[place - 1])
+    end
+    return 1
+"""
+
+client = redis.asyncio.Redis.from_url(os.environ["BENCH_REDIS_URL"])
+take = client.register_script(SCRIPT)
+app = FastAPI()
+
+
+@app.post("/v1/reservations", status_code=201)
+async def reserve(body: ReserveRequest) -> dict[str, Any]:
+    """Take the units."""
+    keys = [f"seq/{body.seq}", *(f"stock/{line.sku}" for line in body.lines)]
+    if not await take(keys=keys, args=[line.quantity for line in body.lines]):
+        raise HTTPException(409, "insufficient stock")
+    return {"seq": body.seq, "lines": [line.model_dump() for line in body.lines]}

@@ -1,0 +1,142 @@
+"""The stand: every service side by side on one PostgreSQL, for as long as the measurements take."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.cases import (
+    BARE,
+    CAREFUL,
+    FOUR_WORKERS,
+    GUARDED,
+    HOLDFAST,
+    LUA,
+    TEXTBOOK,
+    TWO_WORKERS,
+)
+from bench.load import SKUS_MAX
+
+PORTS = {
+    HOLDFAST: 8101,
+    TWO_WORKERS: 8102,
+    FOUR_WORKERS: 8104,
+    BARE: 8111,
+    TEXTBOOK: 8112,
+    GUARDED: 8113,
+    CAREFUL: 8114,
+    LUA: 8115,
+}
+REDIS_PORT = 8116
+MODULES = {BARE: "bare", TEXTBOOK: "textbook", GUARDED: "guarded", CAREFUL: "careful", LUA: "lua"}
+START_SECONDS_MAX = 120
+
+
+@dataclass
+class Stand:
+    """Running services: their addresses, the key that works for all, PostgreSQL's address."""
+
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    database_url: str = ""
+    urls: dict[str, str] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def running(directory: Path, names: set[str]) -> Iterator[Stand]:
+    """Start the named services and fill the shelves; without Redis `Redis + Lua` is left out."""
+    stand = Stand()
+    with contextlib.ExitStack() as stack:
+        _serve(stack, stand, HOLDFAST, directory, 1)
+        stand.database_url = (directory / "database.url").read_text().strip()
+        _seed(stand)
+        for name, workers in ((TWO_WORKERS, 2), (FOUR_WORKERS, 4)):
+            if name in names:
+                _serve(stack, stand, name, directory / str(workers), workers)
+        if LUA in names and shutil.which("redis-server"):
+            stack.enter_context(_process(_redis(directory)))
+        for name in MODULES:
+            if name in names and (name != LUA or shutil.which("redis-server")):
+                stack.enter_context(_process(_uvicorn(name), **_environment(stand)))
+                _await(stand, name)
+        yield stand
+
+
+def _serve(
+    stack: contextlib.ExitStack, stand: Stand, name: str, directory: Path, workers: int
+) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--port", str(PORTS[name])]
+    command += ["--data-dir", str(directory), "--workers", str(workers)]
+    if stand.database_url:
+        command += ["--database-url", stand.database_url]
+    stack.enter_context(_process(command, HOLDFAST_ADMIN_KEY=stand.key))
+    _await(stand, name)
+
+
+def _uvicorn(name: str) -> list[str]:
+    command = [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning"]
+    return [*command, f"bench.services.{MODULES[name]}:app", "--port", str(PORTS[name])]
+
+
+def _redis(directory: Path) -> list[str]:
+    command = ["redis-server", "--port", str(REDIS_PORT), "--bind", "127.0.0.1"]
+    return [*command, "--save", "", "--appendonly", "no", "--dir", str(directory)]
+
+
+def _environment(stand: Stand) -> dict[str, str]:
+    url = stand.database_url.replace("postgresql://", "postgresql+asyncpg://")
+    return {
+        "BENCH_DATABASE_URL": url,
+        "BENCH_SKUS": "10000",
+        "BENCH_REDIS_URL": f"redis://127.0.0.1:{REDIS_PORT}",
+    }
+
+
+@contextlib.contextmanager
+def _process(command: list[str], **environment: str) -> Iterator[None]:
+    """Run a server until the end of the block."""
+    running_process = subprocess.Popen(  # noqa: S603 - our own command line
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        running_process.terminate()
+        running_process.wait(timeout=30)
+
+
+def _await(stand: Stand, name: str) -> None:
+    """Note the service's address once anything answers there."""
+    url = f"http://127.0.0.1:{PORTS[name]}"
+    give_up_at = time.monotonic() + START_SECONDS_MAX
+    while time.monotonic() < give_up_at:
+        try:
+            urllib.request.urlopen(f"{url}/health/ready", timeout=1).close()  # noqa: S310 - loopback
+        except urllib.error.HTTPError as error:
+            if error.code != 404:  # Holdfast, not ready yet; the others have no such address
+                time.sleep(0.1)
+                continue
+        except OSError:
+            time.sleep(0.1)
+            continue
+        stand.urls[name] = url
+        return
+    raise SystemExit(f"nothing answers at {url}")
+
+
+def _seed(stand: Stand) -> None:
+    """Import plenty of stock, and one SKU of which there is none."""
+    rows = "".join(f"S{number},main,1000000000\n" for number in range(1, SKUS_MAX + 1))
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{stand.urls[HOLDFAST]}/v1/imports?job=bench",
+        data=f"sku,location,available\n{rows}T1,main,0\n".encode(),
+        headers={"Content-Type": "text/csv", "Authorization": f"Bearer {stand.key}"},
+    )
+    urllib.request.urlopen(request, timeout=120).close()  # noqa: S310 - loopback
