@@ -1,10 +1,13 @@
 """The engine: its bounded waits, and which history of the database a connection belongs to."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
+from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -61,15 +64,23 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
         **dict.fromkeys(NEVER_SCANS, "off"),
     }
 
+    urls = _urls(url.replace("postgresql+asyncpg:", "postgresql:", 1))
+
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            url.replace("postgresql+asyncpg:", "postgresql:", 1),
-            timeout=timeouts.connect,
-            server_settings=server_settings,
-            target_session_attrs=None
-            if "target_session_attrs" in url
-            else SessionAttribute.read_write,
-        )
+        for place, each in enumerate(urls, start=1):
+            try:
+                return await asyncpg.connect(
+                    each,
+                    timeout=timeouts.connect / len(urls),
+                    server_settings=server_settings,
+                    target_session_attrs=None
+                    if "target_session_attrs" in each
+                    else SessionAttribute.read_write,
+                )
+            except (OSError, TimeoutError, TargetServerAttributeNotMatched, CannotConnectNowError):
+                if place == len(urls):
+                    raise
+        raise AssertionError("a URL names at least one host")
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -84,7 +95,20 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
     return engine
 
 
+def _urls(url: str) -> list[str]:
+    """The URL once for each of its hosts, so that one that hangs leaves time for the others.
+
+    Whoever says which kind of server is wanted leaves the choice to asyncpg.
+    """
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts or "target_session_attrs" in url:
+        return [url]
+    return [parts._replace(netloc=f"{credentials}{at}{host}").geturl() for host in hosts.split(",")]
+
+
 def _note_history(raw: Any, record: ConnectionPoolEntry) -> None:
+    record.info["made_at"] = time.monotonic()
     record.info["history"] = raw.run_async(lambda driver: driver.fetchval(HISTORY))
 
 

@@ -156,6 +156,19 @@ async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
     await assert_books_balance(pair.standby_url)
 
 
+async def test_a_primary_that_hangs_is_passed_over(pair):
+    """Its name comes first, and it accepts connections as ever; one failure tells of the pool."""
+    async with shop(pair.both, Timeouts()) as ledger:
+        assert len(await backends(ledger.database)) == 3
+        with pair.frozen_primary():
+            await pair.promote()
+            with pytest.raises(Unavailable):
+                await run(ledger, reserve(1))
+            assert (await run(ledger, reserve(1))).status == 201
+        pair.kill_primary()
+    await assert_books_balance(pair.standby_url)
+
+
 async def test_a_failover_under_load_loses_no_ack_and_the_service_follows(pair, tmp_path):
     """With a synchronous standby; the address names both servers, and nobody restarts anything."""
     with closing(AcknowledgedLog(tmp_path / "acknowledged")) as log, ExitStack() as stack:
