@@ -69,8 +69,8 @@ function cycle()
   local serial, step = math.floor(number / 3), number % 3
   local before = serial - step * LATER
   if step == 0 or before < 1 then
-    return wrk.format(nil, nil, nil,
-      order(number, ',"hold_seconds":900,"id":"' .. id(step == 0 and serial or number + 1e9) .. '"'))
+    local more = ',"hold_seconds":900,"id":"' .. id(step == 0 and serial or number + 1e9) .. '"'
+    return wrk.format(nil, nil, nil, order(number, more))
   end
   local address = "/v1/reservations/" .. id(before)
   if step == 1 then return wrk.format(nil, address .. "/confirm", nil, "") end

@@ -9,10 +9,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
-from asyncpg.exceptions import TargetServerAttributeNotMatched
+from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
 from sqlalchemy import event, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
@@ -81,17 +82,25 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
         **dict.fromkeys(NEVER_SCANS, "off"),
     }
 
+    urls = _urls(url.replace("postgresql+asyncpg:", "postgresql:", 1))
+
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            url.replace("postgresql+asyncpg:", "postgresql:", 1),
-            timeout=timeouts.connect,
-            server_settings=server_settings,
-            target_session_attrs=None
-            if "target_session_attrs" in url
-            else SessionAttribute.read_write,
-            max_cached_statement_lifetime=0,  # statements are few and stay as they are
-            max_cacheable_statement_size=0,  # of any length
-        )
+        for place, each in enumerate(urls, start=1):
+            try:
+                return await asyncpg.connect(
+                    each,
+                    timeout=timeouts.connect / len(urls),
+                    server_settings=server_settings,
+                    target_session_attrs=None
+                    if "target_session_attrs" in each
+                    else SessionAttribute.read_write,
+                    max_cached_statement_lifetime=0,  # statements are few and stay as they are
+                    max_cacheable_statement_size=0,  # of any length
+                )
+            except (OSError, TimeoutError, TargetServerAttributeNotMatched, CannotConnectNowError):
+                if place == len(urls):
+                    raise
+        raise AssertionError("a URL names at least one host")
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -106,8 +115,20 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
     return engine
 
 
+def _urls(url: str) -> list[str]:
+    """The URL once for each of its hosts, so that one that hangs leaves time for the others.
+
+    Whoever says which kind of server is wanted leaves the choice to asyncpg.
+    """
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts or "target_session_attrs" in url:
+        return [url]
+    return [parts._replace(netloc=f"{credentials}{at}{host}").geturl() for host in hosts.split(",")]
+
+
 def _note_origin(raw: Any, record: ConnectionPoolEntry) -> None:
-    record.info["connected_at"] = time.monotonic()
+    record.info["made_at"] = time.monotonic()
     record.info["history"] = raw.run_async(lambda driver: driver.fetchval(HISTORY))
 
 

@@ -22,6 +22,8 @@ NORMAL = 40
 """Final answers after a fault that show that all is well again."""
 RECOVERY_SECONDS_MAX = 30.0
 """To start processes and recover on a busy machine; the figures say how long it took."""
+PROMISED_SECONDS_MAX = {"freeze PostgreSQL": 10.0, "take PostgreSQL away": 10.0}
+"""How soon all must be well again where nothing of ours has to be started."""
 ROUNDS_BETWEEN_CHECKS = 10
 
 
@@ -112,7 +114,8 @@ async def _cause(world: World, shoppers: Shoppers, name: str, figures: Figures) 
     try:
         await FAULTS[name](world)
         before = time.monotonic()
-        await shoppers.progress(NORMAL, RECOVERY_SECONDS_MAX)
+        promised = PROMISED_SECONDS_MAX.get(name, RECOVERY_SECONDS_MAX)
+        await shoppers.progress(NORMAL, promised)
     except TimeoutError as error:
         raise Broken(
             f"not back after {name!r}; seed {figures.seed}; answers {dict(shoppers.answers)}"

@@ -71,6 +71,10 @@ class Pair:
         assert self.standby.process is not None
         return frozen(family_of(self.standby.process.pid))
 
+    def frozen_primary(self) -> AbstractContextManager[None]:
+        """It accepts connections and says nothing until the block ends."""
+        return frozen(find_processes(self.cluster))
+
     async def synchronous(self) -> None:
         """From now on a COMMIT waits for the standby."""
         connection = await asyncpg.connect(self.url)

@@ -90,7 +90,7 @@ async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[int | str
     """The answer to a reservation and its effects: its id is another transaction's by now."""
     async with proxy(pair.url) as wire, shop(wire.url, PATIENT) as ledger:
         pair.standby.kill()
-        wire.fault = Fault("swallow", at=b"COMMIT")
+        wire.fault = Fault("swallow", at=b"COMMIT\0")
         reserving = asyncio.create_task(status(ledger, reserve(1)))
         while not wire.struck:
             await asyncio.sleep(0.005)
@@ -153,6 +153,19 @@ async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
             await run(ledger, reserve(1))
         await pair.promote()
         assert (await run(ledger, reserve(1))).status == 201
+    await assert_books_balance(pair.standby_url)
+
+
+async def test_a_primary_that_hangs_is_passed_over(pair):
+    """Its name comes first, and it accepts connections as ever; one failure tells of the pool."""
+    async with shop(pair.both, Timeouts()) as ledger:
+        assert len(await backends(ledger.database)) == 3
+        with pair.frozen_primary():
+            await pair.promote()
+            with pytest.raises(Unavailable):
+                await run(ledger, reserve(1))
+            assert (await run(ledger, reserve(1))).status == 201
+        pair.kill_primary()
     await assert_books_balance(pair.standby_url)
 
 
