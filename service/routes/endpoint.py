@@ -15,7 +15,7 @@ def endpoint(
 
     To Litestar it is a handler without parameters that returns an ASGI application: it validates
     nothing and serializes nothing, which the routes do themselves, and is spared the time for both
-    (docs/decisions.md, 16).
+    (docs/decisions.md, 6).
     """
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
