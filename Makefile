@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies services check setup bench lock clean
+.PHONY: run test test-strategies services check setup bench failover histories mutants lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -37,6 +37,15 @@ check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+failover: $(VENV)/dev  ## kill the primary of a Patroni cluster under load, again and again
+	@$(BIN)/python -m tests.faults.failover $(ARGS)
+
+histories: $(VENV)/dev  ## check many histories of real clients, while workers and connections die
+	@HOLDFAST_TEST_ROUNDS=$(or $(ROUNDS),200) $(BIN)/python -m pytest -s tests/test_histories.py $(ARGS)
+
+mutants: $(VENV)/dev  ## change the rules in every small way and see whether a test notices
+	@$(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
 
 bench: $(VENV)/dev  ## measure against a bare route and a textbook service (needs wrk)
 	@$(BIN)/python -m bench $(ARGS)

@@ -115,6 +115,14 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
         await assert_books_balance(url)
 
 
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool of connections to it."""
+    opened = Database(database_url, pool_size=4)
+    yield opened
+    await opened.close()
+
+
 async def assert_books_balance(url: str) -> None:
     database = Database(url, pool_size=1)
     try:

@@ -1,0 +1,1 @@
+"""The rules' own words: what a refusal tells, and what only a token or a limit decides."""
