@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies services check setup bench failover histories mutants lock clean
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
 	imports batch two_services races))
 
-services:  ## install Debian's Redis and ZooKeeper for the strategies of those names, etcd for failover
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench lock clean
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \
 	else echo "Not root, so nothing was installed. As root: $(INSTALL_SERVICES)"; fi
 

@@ -7,6 +7,7 @@ still the server of that transaction, and by waiting until its standby has it to
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -86,6 +87,8 @@ class Database:
     def __init__(self, url: str, *, pool_size: int, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
         self.engine = create_engine(url, pool_size, self.timeouts)
+        self._hung_at = 0.0
+        """When a transaction got no answer; all connections from before may lead to that server."""
 
     async def transact(
         self,
@@ -117,6 +120,8 @@ class Database:
                 is_clean = True
                 return result
         except (DBAPIError, OSError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self._hung_at = time.monotonic()
             if committing and not _rolled_back(error):
                 await _discard(connection)
                 if transaction.is_empty or await self._committed(transaction.id, history):
@@ -160,7 +165,11 @@ class Database:
     async def _connect(self) -> AsyncConnection:
         try:
             async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
-                return await self.engine.connect()
+                connection = await self.engine.connect()
+                while connection.info["made_at"] < self._hung_at:
+                    await _discard(connection)
+                    connection = await self.engine.connect()
+                return connection
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("no database connection was free in time") from error
         except (DBAPIError, OSError, TimeoutError, TargetServerAttributeNotMatched) as error:

@@ -1,10 +1,13 @@
 """The engine: its bounded waits, and which history of the database a connection belongs to."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
+from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -19,11 +22,17 @@ POOL_IS_DEAD = ("25006", "57P01", "57P02", "57P03")
 """The server became a standby or goes down: every connection of the pool leads to the same one."""
 
 HISTORY = """
-    SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
+    SELECT concat_ws('/', system_identifier, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
+                     (SELECT stats_reset FROM pg_stat_bgwriter))
     FROM pg_control_system() WHERE NOT pg_is_in_recovery()
 """
-"""Which cluster on which timeline. Every promotion begins another timeline, and transaction ids
-mean nothing beyond their own. A standby gives none: it may be promoted under a connection."""
+"""Which cluster, on which timeline, since which crash: a transaction's id means nothing beyond.
+
+A promotion begins another timeline, on which the id may be another transaction's. So it may be
+after a crash: PostgreSQL gives an id out again if nothing of its transaction had reached the disk;
+and it resets its statistics then, but not at an orderly restart. A standby has no history to go
+by, for it may be promoted under a connection.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +64,23 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
         **dict.fromkeys(NEVER_SCANS, "off"),
     }
 
+    urls = _urls(url.replace("postgresql+asyncpg:", "postgresql:", 1))
+
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            url.replace("postgresql+asyncpg:", "postgresql:", 1),
-            timeout=timeouts.connect,
-            server_settings=server_settings,
-            target_session_attrs=None
-            if "target_session_attrs" in url
-            else SessionAttribute.read_write,
-        )
+        for place, each in enumerate(urls, start=1):
+            try:
+                return await asyncpg.connect(
+                    each,
+                    timeout=timeouts.connect / len(urls),
+                    server_settings=server_settings,
+                    target_session_attrs=None
+                    if "target_session_attrs" in each
+                    else SessionAttribute.read_write,
+                )
+            except (OSError, TimeoutError, TargetServerAttributeNotMatched, CannotConnectNowError):
+                if place == len(urls):
+                    raise
+        raise AssertionError("a URL names at least one host")
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -78,7 +95,20 @@ def create_engine(url: str, pool_size: int, timeouts: Timeouts) -> AsyncEngine:
     return engine
 
 
+def _urls(url: str) -> list[str]:
+    """The URL once for each of its hosts, so that one that hangs leaves time for the others.
+
+    Whoever says which kind of server is wanted leaves the choice to asyncpg.
+    """
+    parts = urlsplit(url)
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts or "target_session_attrs" in url:
+        return [url]
+    return [parts._replace(netloc=f"{credentials}{at}{host}").geturl() for host in hosts.split(",")]
+
+
 def _note_history(raw: Any, record: ConnectionPoolEntry) -> None:
+    record.info["made_at"] = time.monotonic()
     record.info["history"] = raw.run_async(lambda driver: driver.fetchval(HISTORY))
 
 

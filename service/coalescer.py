@@ -29,7 +29,7 @@ class Limits:
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
-    answer_seconds_max: float = 8.0  # nor to be answered, whatever adds up; a client gave up at 10
+    answer_seconds_max: float = 7.5  # nor to be answered, whatever adds up: ten are promised
     large_answer_seconds_max: float = 70.0  # for a large job: its transaction may take 60
     drain_seconds_max: float = 10.0  # for work in flight at shutdown
     stuck_attempts_max: int = 4  # apart from the lanes; each waits as long as for any lock
@@ -105,8 +105,14 @@ class Coalescer:
         while (self._tasks or self._queue) and self._loop.time() < give_up_at:  # noqa: ASYNC110 - several things end
             await asyncio.sleep(0.01)
         self._watch.cancel()
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Answer all that is still owed, before the connections are cut."""
         for job in self._queue:
             _refuse(job, Unavailable("The service is shutting down."))
+        for job in self._unanswered:
+            _refuse(job, OutcomeUnknown("The service shut down while this was under way."))
 
     def _pump_soon(self) -> None:
         """Start lanes when this turn of the event loop is over, so that its requests merge."""

@@ -158,6 +158,7 @@ class Supervisor:
         """In the child: serve, and never return into the supervisor's code."""
         code = 1
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ours only notes it: we would live on
             _die_with_parent()
             if self.postgres is not None:
                 self.postgres.disown()
@@ -225,6 +226,14 @@ class _Worker(uvicorn.Server):
         """Turn /health/ready off, then shut down as always."""
         self.go_unready(sig, frame)
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, answer what is owed within the grace time, then end."""
+        services = self.app.state.get("services")
+        if services is not None:
+            grace = services.settings.drain_seconds
+            asyncio.get_running_loop().call_later(grace, services.coalescer.give_up)
+        await super().shutdown(sockets)
 
     def go_unready(self, _signal: int, _frame: FrameType | None) -> None:
         """Turn /health/ready off and go on serving."""

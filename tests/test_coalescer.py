@@ -16,7 +16,7 @@ from db.strategies.guard import Guard
 from service import planner
 from service.coalescer import Coalescer, Limits
 from service.commands import Command, Done, Reserve, SetStock, reservation_id
-from service.errors import Contention, InternalError, Overloaded, Unavailable
+from service.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
 from service.ledger import Ledger, RetryPolicy
 
 IMPATIENT = Timeouts(lock=0.1)
@@ -202,6 +202,23 @@ async def test_who_has_waited_too_long_is_refused_and_leaves_nothing_behind(data
         gate.opened.set()
         assert (await settled(first))[0][0].status == 201
         assert not (await coalescer.submit([reserve(1)]))[0].replayed
+
+
+@pytest.mark.parametrize(
+    ("jobs", "bound"), [(1, "answer_seconds_max"), (3, "large_answer_seconds_max")]
+)
+async def test_who_has_waited_too_long_for_an_answer_is_told_and_finds_it_later(
+    database_url, jobs, bound
+):
+    """It has begun, and perhaps it is done: nobody knows yet."""
+    async with working(database_url, lane_lines_max=2, **{bound: 0.01}) as coalescer:
+        gate = Gate(coalescer.ledger)
+        with pytest.raises(OutcomeUnknown):
+            await coalescer.submit([reserve(n) for n in range(jobs)])
+        assert gate.batches == [jobs]
+        gate.opened.set()
+        again = await coalescer.submit([reserve(n) for n in range(jobs)])
+        assert statuses(again) == [200] * jobs
 
 
 async def test_a_client_who_goes_away_cancels_nothing(coalescer):

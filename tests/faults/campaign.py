@@ -14,7 +14,7 @@ import asyncpg
 
 from tests.conftest import assert_books_balance
 from tests.faults.acknowledged import AcknowledgedLog
-from tests.faults.shoppers import Shoppers
+from tests.faults.shoppers import Contradiction, Shoppers
 from tests.faults.world import FAULTS, POSTGRESQL_KILLS, SERVICE_KILLS, World, running_world
 
 CLIENTS = 8
@@ -22,6 +22,8 @@ NORMAL = 40
 """Final answers after a fault that show that all is well again."""
 RECOVERY_SECONDS_MAX = 30.0
 """To start processes and recover on a busy machine; the figures say how long it took."""
+PROMISED_SECONDS_MAX = {"freeze PostgreSQL": 10.0, "take PostgreSQL away": 10.0}
+"""How soon all must be well again where nothing of ours has to be started."""
 ROUNDS_BETWEEN_CHECKS = 10
 
 
@@ -112,11 +114,14 @@ async def _cause(world: World, shoppers: Shoppers, name: str, figures: Figures) 
     try:
         await FAULTS[name](world)
         before = time.monotonic()
-        await shoppers.progress(NORMAL, RECOVERY_SECONDS_MAX)
+        promised = PROMISED_SECONDS_MAX.get(name, RECOVERY_SECONDS_MAX)
+        await shoppers.progress(NORMAL, promised)
     except TimeoutError as error:
         raise Broken(
             f"not back after {name!r}; seed {figures.seed}; answers {dict(shoppers.answers)}"
         ) from error
+    except Contradiction as error:
+        raise Broken(f"after {name!r}: {error}; seed {figures.seed}") from error
     figures.faults[name] += 1
     figures.recovery_seconds.append(time.monotonic() - before)
 
@@ -125,7 +130,8 @@ async def _check_acks(world: World, log: AcknowledgedLog, figures: Figures) -> N
     async with asyncio.timeout(RECOVERY_SECONDS_MAX):
         lost = await log.lost(world.database_url)
     if lost:
-        raise Broken(f"acknowledged and lost: {lost[:5]}; seed {figures.seed}")
+        last = list(figures.faults)[-ROUNDS_BETWEEN_CHECKS:]
+        raise Broken(f"acknowledged and lost after {last}: {lost[:5]}; seed {figures.seed}")
 
 
 async def _check_everything(world: World, log: AcknowledgedLog, figures: Figures) -> None:

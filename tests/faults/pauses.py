@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import lists
 from db.strategies.guard import Guard
+from service import server
 from service.answers import Answer
 from service.cli import main
 from service.coalescer import Coalescer
@@ -31,8 +32,9 @@ POINTS = (
     "answer written",
     "overdue holds found",
     "draining",
+    "worker starting",
 )
-"""In the order in which a request meets them; the last two are not on its way."""
+"""In the order in which a request meets them; the last three are not on its way."""
 
 
 def arm(data_dir: Path, point: str) -> None:
@@ -83,7 +85,19 @@ def pause_while(owner: Any, name: str, point: str) -> None:
     setattr(owner, name, wrapped)
 
 
+def start_with_a_pause() -> None:
+    """Put a pause point where a worker has been forked and does not serve yet."""
+    run_worker = server.run_worker
+
+    def wrapped(*arguments: Any) -> int:
+        pause("worker starting")
+        return run_worker(*arguments)
+
+    server.run_worker = wrapped
+
+
 if __name__ == "__main__":
+    start_with_a_pause()
     wrap(Coalescer, "submit", before="request read")
     wrap(Coalescer, "drain", before="draining")
     wrap(Guard, "load", before="transaction begun")

@@ -1,6 +1,7 @@
 """Processes under test: whose child is whose, killing without goodbye, freezing."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -51,6 +52,19 @@ def kill_all(pids: Iterable[int]) -> None:
     give_up_at = time.monotonic() + SECONDS_MAX
     while any(map(is_running, pids)) and time.monotonic() < give_up_at:
         time.sleep(0.005)
+
+
+def kill_for_good(pids: Iterable[int]) -> None:
+    """Kill PostgreSQL processes whose next start nobody waits for, and free their shared memory."""
+    pids = list(pids)
+    segments: set[str] = set()
+    for pid in pids:
+        with suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            segments |= set(re.findall(r"/dev/shm/PostgreSQL\S+", maps))
+    kill_all(pids)
+    for segment in segments:
+        Path(segment).unlink(missing_ok=True)
 
 
 @contextmanager

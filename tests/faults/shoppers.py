@@ -21,6 +21,10 @@ ANSWER_SECONDS_MAX = 12.0  # the service promises ten
 RETRY_SECONDS = (0.05, 0.3)
 
 
+class Contradiction(AssertionError):
+    """An answer that what was answered before does not allow."""
+
+
 class Shoppers:
     """`count` clients at a service; what they were told and how long they waited for it."""
 
@@ -35,6 +39,7 @@ class Shoppers:
         self.done_at: list[float] = []
         """When each request got its final answer."""
         self._leaving = False
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open_shop(self) -> None:
         """Put the units on the shelves."""
@@ -46,13 +51,17 @@ class Shoppers:
     async def shopping(self, count: int) -> AsyncIterator[None]:
         """Have them order until the block ends; each finishes what it has begun."""
         self._leaving = False
-        tasks = [asyncio.create_task(self._shop(number)) for number in range(count)]
+        self._tasks = [asyncio.create_task(self._shop(number)) for number in range(count)]
         try:
             yield
-        finally:
-            self._leaving = True
-            async with asyncio.timeout(60):
-                await asyncio.gather(*tasks)
+        except BaseException:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
+        self._leaving = True
+        async with asyncio.timeout(60):
+            await asyncio.gather(*self._tasks)
 
     async def progress(self, answers: int, seconds: float) -> float:
         """Wait for so many final answers; return how long the first one took."""
@@ -60,6 +69,9 @@ class Shoppers:
         async with asyncio.timeout(seconds):
             while len(self.done_at) < before + answers:
                 await asyncio.sleep(0.01)
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
         return self.done_at[before] - start
 
     async def _shop(self, number: int) -> None:
@@ -98,7 +110,8 @@ class Shoppers:
             self.log.add(Ack(reservation["id"], version, "refunded", refund.json()["id"]))
 
     def _note(self, response: httpx.Response) -> dict[str, Any]:
-        assert response.is_success, response.text
+        if not response.is_success:
+            raise Contradiction(response.text)
         reservation: dict[str, Any] = response.json()
         ack = Ack(reservation["id"], reservation["version"], reservation["state"])
         self.log.add(ack)

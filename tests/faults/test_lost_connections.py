@@ -4,15 +4,21 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
 from db.database import Database, Timeouts
+from db.embedded import EmbeddedPostgres
+from db.migrate import upgrade
+from db.postmaster import find_processes
 from db.strategies.guard import Guard
 from service.commands import Command, Outcome, SetStock
 from service.errors import Contention, OutcomeUnknown, Unavailable
 from service.ledger import Ledger
+from tests.faults.processes import kill_all
 from tests.faults.proxy import Fault, Proxy, proxy
 from tests.test_coalescer import reserve, working
 
@@ -153,6 +159,48 @@ async def test_backends_that_are_terminated_at_random_lose_and_double_nothing(da
         await killing
         assert {status for five in statuses for status in five} <= {200, 201}
     assert await effects(database_url) == 5 * len(ROUNDS)
+
+
+async def a_commit_that_never_reached_a_server_that_crashed(directory: Path) -> tuple[Any, int]:
+    """The answer to a reservation and its effects: its id is another transaction's by now."""
+    slow = {"wal_writer_delay": "10s"}  # so that nothing of it has reached the disk
+    with EmbeddedPostgres(directory, settings=slow) as postgres:
+        async with proxy(postgres.url) as wire:
+            database = Database(wire.url, pool_size=2, timeouts=Timeouts(settle=20))
+            await upgrade(database)
+            ledger = Ledger(database, Guard())
+            await run(ledger, SetStock("A", "main", 10, None, None, None))
+            wire.fault = Fault("cut", at=b"COMMIT")
+            reserving = asyncio.create_task(run(ledger, reserve(1)))
+            while not wire.struck:
+                await asyncio.sleep(0.001)
+            wire.refuses = True
+            kill_all(find_processes(directory / "postgresql"))
+            while not postgres.ensure_running():
+                await asyncio.sleep(0.05)
+            await spend_transaction_ids(postgres.url)
+            wire.refuses = False
+            (answer,) = await asyncio.gather(reserving, return_exceptions=True)
+            await database.close()
+        return answer, await effects(postgres.url)
+
+
+async def spend_transaction_ids(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    for _ in range(100):
+        await connection.execute("SELECT pg_current_xact_id()")
+    await connection.close()
+
+
+async def test_after_a_crash_no_other_transaction_answers_for_a_lost_one(tmp_path):
+    answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
+    assert (type(answer), count) == (OutcomeUnknown, 0)
+
+
+async def test_without_its_history_a_lost_commit_would_be_acknowledged(tmp_path, monkeypatch):
+    monkeypatch.setattr("db.engine.HISTORY", "SELECT 'always the same'")
+    answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
+    assert (answer.status, count) == (201, 0)
 
 
 ROUNDS = range(0, 300, 5)

@@ -134,6 +134,18 @@ async def kill_supervisor(world: World) -> None:
     await world.start()
 
 
+async def kill_supervisor_beside_a_starting_worker(world: World) -> None:
+    """The worker must not live on by itself, on the port that the next supervisor needs."""
+    pausing = asyncio.create_task(world.pause_worker("worker starting"))
+    await asyncio.sleep(0.05)
+    os.kill(world.supervisor, signal.SIGHUP)
+    worker = await pausing
+    kill_all([world.supervisor])
+    os.kill(worker, signal.SIGCONT)
+    await world.stop()
+    await world.start()
+
+
 async def kill_everything(world: World) -> None:
     await world.wait()
     kill_all(family_of(world.supervisor))
@@ -213,9 +225,10 @@ async def restart(world: World) -> None:
 
 SERVICE_KILLS: dict[str, Callable[[World], Awaitable[None]]] = {
     "kill a worker at a random moment": kill_worker,
-    **{f"kill a worker: {point}": kill_worker_at(point) for point in POINTS if point != "draining"},
+    **{f"kill a worker: {point}": kill_worker_at(point) for point in POINTS[:-2]},
     "kill a worker: draining": kill_draining_worker,
     "kill the supervisor": kill_supervisor,
+    "kill the supervisor beside a starting worker": kill_supervisor_beside_a_starting_worker,
 }
 POSTGRESQL_KILLS: dict[str, Callable[[World], Awaitable[None]]] = {
     "kill the postmaster": kill_postmaster,

@@ -1,0 +1,144 @@
+"""A streaming standby of a primary that the tests have started, and its promotion."""
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from db.embedded import EmbeddedPostgres
+from db.installation import SETTINGS, find_binaries
+from db.postmaster import Account, choose_account, find_processes, launch, run
+from tests.brokers import free_port
+from tests.faults.processes import family_of, frozen, kill_for_good
+
+SECONDS_MAX = 15.0
+FAST = {"fsync": "off", "full_page_writes": "off"}
+
+
+@dataclass
+class Standby:
+    """A copy of a primary that streams from it whenever both run."""
+
+    copy: Path
+    binaries: Path
+    account: Account
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = (
+            "--listen_addresses=127.0.0.1",
+            "--unix_socket_directories=",
+            f"--port={self.port}",
+            f"--max_connections={SETTINGS['max_connections']}",  # not fewer than the primary
+        )
+        command = [self.binaries / "postgres", *settings]
+        with self.copy.with_suffix(".log").open("ab") as log:
+            self.process = launch(command, self.account, self.copy, output=log)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            kill_for_good(family_of(self.process.pid))
+            self.process.wait(SECONDS_MAX)
+
+
+@dataclass
+class Pair:
+    """A primary and its standby, which is asynchronous to begin with."""
+
+    url: str
+    standby_url: str
+    cluster: Path
+    standby: Standby
+
+    @property
+    def both(self) -> str:
+        """One address that names both, as a service that is to follow a failover has it."""
+        here, there = urlsplit(self.url), urlsplit(self.standby_url)
+        return here._replace(netloc=f"{here.netloc},127.0.0.1:{there.port}").geturl()
+
+    def kill_primary(self) -> None:
+        kill_for_good(find_processes(self.cluster))
+
+    def frozen_standby(self) -> AbstractContextManager[None]:
+        """It neither takes nor confirms anything until the block ends."""
+        assert self.standby.process is not None
+        return frozen(family_of(self.standby.process.pid))
+
+    def frozen_primary(self) -> AbstractContextManager[None]:
+        """It accepts connections and says nothing until the block ends."""
+        return frozen(find_processes(self.cluster))
+
+    async def synchronous(self) -> None:
+        """From now on a COMMIT waits for the standby."""
+        connection = await asyncpg.connect(self.url)
+        await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.close()
+        await _until(self.url, "SELECT sync_state = 'sync' FROM pg_stat_replication")
+        await _until(self.url, "SELECT current_setting('synchronous_standby_names') = '*'")
+
+    async def promote(self) -> None:
+        """Make the standby a primary."""
+        await _until(self.standby_url, "SELECT pg_promote(true, 15)")
+
+
+@asynccontextmanager
+async def running_pair() -> AsyncIterator[Pair]:
+    """Start a primary and a standby; both are gone when the block ends."""
+    with (
+        open_directory() as directory,
+        EmbeddedPostgres(directory / "primary", settings=FAST) as primary,
+        _standby_of(primary.url, directory) as standby,
+    ):
+        parts = urlsplit(primary.url)
+        credentials = parts.netloc.rpartition("@")[0]
+        standby_url = parts._replace(netloc=f"{credentials}@127.0.0.1:{standby.port}").geturl()
+        await _until(primary.url, "SELECT state = 'streaming' FROM pg_stat_replication")
+        yield Pair(primary.url, standby_url, directory / "primary" / "postgresql", standby)
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that PostgreSQL's programs reach, whoever they run as."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextmanager
+def _standby_of(url: str, directory: Path) -> Iterator[Standby]:
+    account = choose_account(directory / "primary" / "postgresql")
+    binaries = find_binaries(None, directory, account)
+    standby = Standby(directory / "standby", binaries, account, free_port())
+    standby.copy.mkdir(mode=0o700)
+    account.own(standby.copy)
+    run([binaries / "pg_basebackup", "-d", url, "-D", standby.copy, "-R", "-c", "fast"], account)
+    standby.start()
+    try:
+        yield standby
+    finally:
+        standby.kill()
+
+
+async def _until(url: str, question: str) -> None:
+    async with asyncio.timeout(SECONDS_MAX):
+        while True:
+            with suppress(OSError, asyncpg.CannotConnectNowError):
+                if await _ask(url, question):
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def _ask(url: str, question: str) -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(question)
+    finally:
+        await connection.close()

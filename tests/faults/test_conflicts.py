@@ -1,0 +1,98 @@
+"""What PostgreSQL itself breaks off is run again as a whole: one effect in the end, or none."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from db.database import Database, Timeouts
+from db.strategies.guard import Guard
+from service import metrics
+from service.commands import SetStock
+from service.errors import Contention
+from service.ledger import Ledger
+from service.retry import RetryPolicy
+from tests.faults.test_cancelled import both
+from tests.faults.test_lost_connections import effects, run
+
+LOCK = "SELECT FROM stock WHERE sku = $1 FOR UPDATE"
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session that detects no deadlock, so that it is always ours that is broken off."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("SET deadlock_timeout = '60s'")
+    yield connection
+    await connection.close()
+
+
+async def opened(url: str, **timeouts: float) -> Ledger:
+    connection = await asyncpg.connect(url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '300ms'")
+    await connection.close()
+    database = Database(url, pool_size=2, timeouts=Timeouts(**timeouts))
+    ledger = Ledger(database, Guard(), RetryPolicy(attempts_max=3))
+    for sku in "AB":
+        await run(ledger, SetStock(sku, "main", 10, None, None, None))
+    return ledger
+
+
+async def waits(url: str) -> None:
+    watcher = await asyncpg.connect(url)
+    async with asyncio.timeout(10):
+        while not await watcher.fetchval(WAITING):
+            await asyncio.sleep(0.002)
+    await watcher.close()
+
+
+def seen(kind: str) -> float:
+    return metrics.CONFLICTS.labels(kind)._value.get()
+
+
+async def test_a_deadlock_that_we_lose_is_run_again(database_url, other):
+    """Nobody of ours takes rows crosswise, but somebody with psql may."""
+    ledger = await opened(database_url, lock=5)
+    before = seen("deadlock")
+    async with other.transaction():
+        await other.execute(LOCK, "B")
+        reserving = asyncio.create_task(run(ledger, both(1)))
+        await waits(database_url)
+        await other.execute(LOCK, "A")
+    assert (await reserving).status == 201
+    assert seen("deadlock") == before + 1
+    assert await effects(database_url) == 2
+    await ledger.database.close()
+
+
+async def test_a_statement_that_takes_too_long_is_run_again(database_url, other):
+    ledger = await opened(database_url, lock=5, statement=0.3)
+    before = seen("lock_timeout")
+    async with other.transaction():
+        await other.execute(LOCK, "A")
+        reserving = asyncio.create_task(run(ledger, both(1)))
+        while seen("lock_timeout") == before:
+            await asyncio.sleep(0.005)
+    assert (await reserving).status == 201
+    assert await effects(database_url) == 2
+    await ledger.database.close()
+
+
+@pytest.mark.parametrize("timeouts", [{"statement": 0.1}, {"lock": 0.1}], ids=str)
+async def test_what_never_gets_its_turn_is_contention_and_nothing_is_written(
+    database_url, other, timeouts
+):
+    ledger = await opened(database_url, **timeouts)
+    async with other.transaction():
+        await other.execute(LOCK, "B")
+        with pytest.raises(Contention) as refusal:
+            await run(ledger, both(1))
+        assert refusal.value.fields["attempts"] == 3
+    assert await effects(database_url) == 0
+    await ledger.database.close()

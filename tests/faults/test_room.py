@@ -1,0 +1,175 @@
+"""No room: the disk is full, the pool is empty, too many come at once. It is told, and passes."""
+
+import asyncio
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from db.database import Timeouts
+from db.embedded import EmbeddedPostgres
+from service.commands import Command, Outcome
+from service.errors import Overloaded
+from service.ledger import Ledger
+from tests.brokers import missing
+from tests.conftest import assert_books_balance, running_service
+from tests.faults.acknowledged import AcknowledgedLog
+from tests.faults.shoppers import Shoppers
+from tests.faults.standby import open_directory
+from tests.server import running_server
+from tests.test_coalescer import reserve, working
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of its own, of 160 MB."""
+    with open_directory() as directory:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=755", "tmpfs", str(directory)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+            missing("a tmpfs can only be mounted by root")
+        try:
+            yield directory
+        finally:
+            subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+async def test_a_full_disk_is_503_and_heals_when_there_is_room_and_no_ack_is_false(
+    small_disk, tmp_path
+):
+    """Of PostgreSQL's log as well: then it panics, and comes back when it can."""
+    small = {"max_wal_size": "64MB", "min_wal_size": "32MB", "shared_buffers": "16MB"}
+    with (
+        EmbeddedPostgres(small_disk, settings=small) as postgres,
+        closing(AcknowledgedLog(tmp_path / "acknowledged")) as log,
+        running_server(postgres.url) as server,
+    ):
+        shoppers = Shoppers(server.url, server.headers, log, seed=15)
+        await shoppers.open_shop()
+        async with shoppers.shopping(8):
+            await shoppers.progress(40, 30)
+            ballast = small_disk / "ballast"
+            await asyncio.to_thread(fill, ballast)
+            async with asyncio.timeout(60):
+                while not shoppers.answers["503 unavailable"]:
+                    postgres.ensure_running()
+                    await asyncio.sleep(0.1)
+            ballast.unlink()
+            restoring = asyncio.create_task(keep_running(postgres))
+            await shoppers.progress(40, 30)
+            restoring.cancel()
+        assert await log.lost(postgres.url) == []
+        assert await log.contradicted(postgres.url) == []
+        assert shoppers.answers["none"] == 0
+        assert not any(answer.startswith("500") for answer in shoppers.answers)
+        await assert_books_balance(postgres.url)
+
+
+def fill(ballast: Path) -> None:
+    """Take all the room there is."""
+    with ballast.open("wb") as file:
+        while (free := shutil.disk_usage(ballast.parent).free) > 0:
+            try:
+                file.write(bytes(min(free, 1 << 20)))
+                file.flush()
+            except OSError:
+                return
+
+
+async def keep_running(postgres: EmbeddedPostgres) -> None:
+    """Do what the service does for a PostgreSQL of its own."""
+    while True:
+        postgres.ensure_running()
+        await asyncio.sleep(0.2)
+
+
+async def test_an_exhausted_pool_is_503_at_once_and_heals(database_url):
+    assert Timeouts().pool <= 0.5
+    async with running_service(database_url, pool_size=3, sweeps=False) as service:
+        await service.stock("A", 10)
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(service.database.engine.connect())
+            answers = await asyncio.gather(
+                *(service.reserve(str(n), ("A", 1)) for n in range(20)),
+                *(service.client.get("/v1/stock/A/main") for _ in range(20)),
+                service.client.get("/health/ready"),
+            )
+        assert {answer.status_code for answer in answers} == {503}
+        assert {answer.json()["code"] for answer in answers} == {"unavailable"}
+        assert all("retry-after" in answer.headers for answer in answers)
+        assert [(await service.reserve(str(n), ("A", 1))).status_code for n in range(3)] == [
+            201
+        ] * 3
+
+
+class Turns:
+    """Stands before a ledger and lets one batch through at each turn; notes how large it was."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.batches: list[int] = []
+        self._turns = asyncio.Semaphore(0)
+        self._done = asyncio.Event()
+        self._execute = ledger.execute
+        ledger.execute = self.execute  # type: ignore[method-assign]
+
+    async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
+        await self._turns.acquire()
+        outcomes = await self._execute(commands)
+        self.batches.append(len(commands))
+        self._done.set()
+        return outcomes
+
+    async def next(self) -> None:
+        self._done.clear()
+        self._turns.release()
+        await self._done.wait()
+
+    def open(self) -> None:
+        """Let all that is to come through."""
+        for _ in range(2 * QUEUE):
+            self._turns.release()
+
+
+CAPACITY, QUEUE, ROUNDS = 10, 30, 40
+"""Commands in a batch, commands that may wait, and batches."""
+
+
+async def test_at_ten_times_the_capacity_goodput_stays_and_nobody_else_waits_longer(database_url):
+    """Nine of ten want one SKU. Every batch is full; what does not fit is told so at once."""
+    waited: Counter[int] = Counter()
+    elsewhere: Counter[int] = Counter()
+    told_late: Counter[int] = Counter()
+    shed = 0
+
+    async def ask(number: int, round_: int) -> None:
+        nonlocal shed
+        sku = "B" if number % 10 == 0 else "A"
+        try:
+            await coalescer.submit([reserve(f"{round_}-{number}", sku)])
+        except Overloaded:
+            shed += 1
+            told_late[len(turns.batches) - round_] += 1
+        else:
+            rounds = len(turns.batches) - round_
+            (elsewhere if sku == "B" else waited)[rounds] += 1
+
+    async with working(
+        database_url, batch_lines_max=CAPACITY, lane_lines_max=CAPACITY, queued_commands_max=QUEUE
+    ) as coalescer:
+        turns = Turns(coalescer.ledger)
+        tasks = []
+        for round_ in range(ROUNDS):
+            tasks += [asyncio.create_task(ask(number, round_)) for number in range(10 * CAPACITY)]
+            await asyncio.sleep(0)
+            await turns.next()
+        turns.open()
+        await asyncio.gather(*tasks)
+    assert set(turns.batches[:ROUNDS]) == {CAPACITY}
+    assert shed > 8 * CAPACITY * (ROUNDS - QUEUE // CAPACITY)
+    assert set(told_late) == {0}
+    assert max(waited) <= QUEUE // CAPACITY + 2
+    assert max(elsewhere) <= QUEUE // CAPACITY + 2

@@ -1,0 +1,105 @@
+"""SIGTERM: first unready, then no new work, then every answer that is owed, then the end."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import httpx
+import pytest
+
+from tests.server import Server, running_server
+
+SECONDS_MAX = 20.0
+BODY = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
+
+
+@pytest.fixture
+async def server(database_url: str) -> AsyncIterator[Server]:
+    with running_server(database_url, unready_seconds=1) as started:
+        async with connected(started) as http:
+            await http.put(
+                "/v1/stock/A/main", json={"available": 10}, headers={"If-None-Match": "*"}
+            )
+        yield started
+
+
+def connected(server: Server) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=SECONDS_MAX)
+
+
+@asynccontextmanager
+async def a_request_under_way(server: Server, url: str) -> AsyncIterator[asyncio.Task]:
+    """A reservation that waits for a row; it gets it when the block ends."""
+    other = await asyncpg.connect(url)
+    async with connected(server) as http:
+        async with other.transaction():
+            await other.execute("SELECT FROM stock FOR UPDATE")
+            task = asyncio.create_task(http.post("/v1/reservations", json=BODY))
+            await waits_for_a_lock(other)
+            yield task
+        await task
+    await other.close()
+
+
+async def waits_for_a_lock(connection: asyncpg.Connection) -> None:
+    """Wait until some session of this database does."""
+    async with asyncio.timeout(SECONDS_MAX):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.005)
+
+
+async def test_ready_goes_off_first_while_requests_are_still_served(server):
+    async with connected(server) as http:
+        assert (await http.get("/health/ready")).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SECONDS_MAX):
+            while (await http.get("/health/ready")).status_code == 200:
+                pass
+        assert (await http.post("/v1/reservations", json=BODY)).status_code == 201
+    assert await asyncio.to_thread(server.process.wait, SECONDS_MAX) == 0
+
+
+async def test_what_is_under_way_is_answered_before_the_end(server, database_url):
+    async with a_request_under_way(server, database_url) as task:
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SECONDS_MAX):
+            while await accepts(server):
+                await asyncio.sleep(0.01)
+        assert not task.done()
+    assert task.result().status_code == 201
+    assert await asyncio.to_thread(server.process.wait, SECONDS_MAX) == 0
+
+
+async def accepts(server: Server) -> bool:
+    url = httpx.URL(server.url)
+    try:
+        _, writer = await asyncio.open_connection(url.host, url.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def test_work_that_never_ends_is_cut_off_after_its_grace_time(database_url):
+    """It is answered, nothing is written, and the process ends all the same."""
+    with running_server(database_url, drain_seconds=1, unready_seconds=0) as server:
+        async with connected(server) as http:
+            await http.put(
+                "/v1/stock/A/main", json={"available": 10}, headers={"If-None-Match": "*"}
+            )
+        other = await asyncpg.connect(database_url)
+        async with other.transaction(), connected(server) as http:
+            await other.execute("SELECT FROM stock FOR UPDATE")
+            task = asyncio.create_task(http.post("/v1/reservations", json=BODY))
+            await waits_for_a_lock(other)
+            server.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(server.process.wait, SECONDS_MAX)
+            answer = await task
+        assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
+        assert await other.fetchval("SELECT count(*) FROM movement WHERE kind = 'reserve'") == 0
+        await other.close()

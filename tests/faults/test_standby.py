@@ -1,0 +1,190 @@
+"""Standbys: what one has not got is not acknowledged, and a failover loses and invents nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from db.database import Database, Timeouts
+from db.migrate import upgrade
+from db.strategies.guard import Guard
+from service.commands import Caller, Cancel, SetStock
+from service.errors import OutcomeUnknown, Unavailable
+from service.ledger import Ledger
+from tests.conftest import assert_books_balance
+from tests.faults.acknowledged import AcknowledgedLog
+from tests.faults.proxy import Fault, proxy
+from tests.faults.shoppers import Shoppers
+from tests.faults.standby import Pair, running_pair
+from tests.faults.test_lost_connections import effects, run, spend_transaction_ids
+from tests.server import running_server
+from tests.test_coalescer import reserve
+
+IMPATIENT = Timeouts(transaction=0.5, settle=0.5)
+PATIENT = Timeouts(settle=20)
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    async with running_pair() as made:
+        yield made
+
+
+@asynccontextmanager
+async def shop(url: str, timeouts: Timeouts) -> AsyncIterator[Ledger]:
+    """A ledger on a fresh schema, with ten units of A and one of B."""
+    database = Database(url, pool_size=3, timeouts=timeouts)
+    await upgrade(database)
+    made = Ledger(database, Guard())
+    await run(made, SetStock("A", "main", 10, None, None, None))
+    await run(made, SetStock("B", "main", 1, None, None, None))
+    yield made
+    await database.close()
+
+
+async def status(ledger: Ledger, command: object) -> int | str:
+    """The answer's status, or the code of what came instead."""
+    try:
+        return (await run(ledger, command)).status
+    except OutcomeUnknown as error:
+        return error.code
+
+
+async def test_what_the_standby_has_not_got_is_not_acknowledged_first_or_again(pair):
+    """A wait that is cut short leaves a transaction visible here and unknown there."""
+    async with shop(pair.url, IMPATIENT) as ledger:
+        await run(ledger, reserve("before", "B"))
+        await pair.synchronous()
+        cancel = Cancel(Caller("us"), reserve("late").effective_id)
+        refused = reserve("refused", "B")
+        with pair.frozen_standby():
+            for command in (reserve("late"), cancel, refused):
+                for _ in range(2):
+                    assert await status(ledger, command) == "outcome_unknown"
+        assert await status(ledger, reserve("late")) == 200
+        assert await status(ledger, cancel) == 200
+        assert await status(ledger, refused) == 409
+        assert await status(ledger, reserve("new")) == 201
+    await assert_books_balance(pair.url)
+
+
+@pytest.mark.parametrize("command", [reserve("late"), reserve("refused", "B")])
+async def test_without_its_own_wait_a_replay_would_acknowledge_what_is_lost(
+    pair, monkeypatch, command
+):
+    async def careless(transaction: object) -> None: ...
+
+    monkeypatch.setattr("db.database.wait_for_standby", careless)
+    async with shop(pair.url, IMPATIENT) as ledger:
+        await run(ledger, reserve("before", "B"))
+        await pair.synchronous()
+        with pair.frozen_standby():
+            await status(ledger, command)
+            assert await status(ledger, command) != "outcome_unknown"
+
+
+async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[int | str, int]:
+    """The answer to a reservation and its effects: its id is another transaction's by now."""
+    async with proxy(pair.url) as wire, shop(wire.url, PATIENT) as ledger:
+        pair.standby.kill()
+        wire.fault = Fault("swallow", at=b"COMMIT")
+        reserving = asyncio.create_task(status(ledger, reserve(1)))
+        while not wire.struck:
+            await asyncio.sleep(0.005)
+        wire.refuses = True
+        pair.kill_primary()
+        pair.standby.start()
+        await pair.promote()
+        await spend_transaction_ids(pair.standby_url)
+        wire.target, wire.refuses = urlsplit(pair.standby_url), False
+        return await reserving, await effects(pair.standby_url)
+
+
+async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair):
+    assert await a_commit_that_only_the_dead_primary_had(pair) == ("outcome_unknown", 0)
+
+
+async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
+    monkeypatch.setattr("db.engine.HISTORY", "SELECT 'always the same'")
+    assert await a_commit_that_only_the_dead_primary_had(pair) == (201, 0)
+
+
+async def test_a_primary_that_turns_read_only_costs_the_whole_pool_but_no_restart(pair):
+    async with shop(pair.url, Timeouts()) as ledger:
+        before = await backends(ledger.database)
+        await set_read_only(pair.url, "on")
+        with pytest.raises(Unavailable):
+            await run(ledger, reserve(1))
+        with pytest.raises(Unavailable):
+            await run(ledger, reserve(1))
+        await set_read_only(pair.url, "off")
+        assert (await run(ledger, reserve(1))).status == 201
+        assert before.isdisjoint(await backends(ledger.database))
+
+
+async def backends(database: Database) -> set[int]:
+    """The server processes behind every connection of the pool."""
+    connections = [await database.engine.connect() for _ in range(3)]
+    pids = {
+        (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
+        for connection in connections
+    }
+    for connection in connections:
+        await connection.close()
+    return pids
+
+
+async def set_read_only(url: str, value: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+
+
+async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
+    async with proxy(pair.url) as wire, shop(wire.url, Timeouts()) as ledger:
+        wire.target = urlsplit(pair.standby_url)
+        pair.kill_primary()
+        with pytest.raises(Unavailable):
+            await run(ledger, reserve(1))
+        await pair.promote()
+        assert (await run(ledger, reserve(1))).status == 201
+    await assert_books_balance(pair.standby_url)
+
+
+async def test_a_primary_that_hangs_is_passed_over(pair):
+    """Its name comes first, and it accepts connections as ever; one failure tells of the pool."""
+    async with shop(pair.both, Timeouts()) as ledger:
+        assert len(await backends(ledger.database)) == 3
+        with pair.frozen_primary():
+            await pair.promote()
+            with pytest.raises(Unavailable):
+                await run(ledger, reserve(1))
+            assert (await run(ledger, reserve(1))).status == 201
+        pair.kill_primary()
+    await assert_books_balance(pair.standby_url)
+
+
+async def test_a_failover_under_load_loses_no_ack_and_the_service_follows(pair, tmp_path):
+    """With a synchronous standby; the address names both servers, and nobody restarts anything."""
+    with closing(AcknowledgedLog(tmp_path / "acknowledged")) as log, ExitStack() as stack:
+        await pair.synchronous()
+        serving = running_server(pair.both, workers=2)
+        server = await asyncio.to_thread(stack.enter_context, serving)
+        shoppers = Shoppers(server.url, server.headers, log, seed=11)
+        await shoppers.open_shop()
+        async with shoppers.shopping(8):
+            await shoppers.progress(100, 30)
+            pair.kill_primary()
+            await asyncio.sleep(1)
+            await pair.promote()
+            await shoppers.progress(100, 10)
+        assert await log.lost(pair.standby_url) == []
+        assert await log.contradicted(pair.standby_url) == []
+        await asyncio.to_thread(stack.close)
+    assert shoppers.answers["none"] == 0
+    await assert_books_balance(pair.standby_url)
