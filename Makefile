@@ -45,7 +45,7 @@ histories: $(VENV)/dev  ## check many histories of real clients, while workers a
 	@HOLDFAST_TEST_ROUNDS=$(or $(ROUNDS),200) $(BIN)/python -m pytest -s tests/test_histories.py $(ARGS)
 
 mutants: $(VENV)/dev  ## change the rules in every small way and see whether a test notices
-	@$(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
+	@HOLDFAST_TEST_EXAMPLES=100 $(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
 
 bench: $(VENV)/dev  ## measure against a bare route and a textbook service (needs wrk)
 	@$(BIN)/python -m bench $(ARGS)

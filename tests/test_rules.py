@@ -174,6 +174,71 @@ def test_a_refund_of_other_content_is_told():
         assert (fields["field"], fields["stored"], fields["sent"]) == problem
 
 
+def sold_two() -> list[Any]:
+    """A sale of two of A and three of B, one of B given back already."""
+    lines = (Line("A", "main", 2, confirmed=2), Line("B", "main", 3, confirmed=3, refunded=1))
+    sale = reservation("sale", State.CONFIRMED, lines=lines, expires_at=None)
+    return [stock("A"), stock("B"), sale]
+
+
+def partly(seq: str, reason: str | None = None, **lines: int) -> RefundUnits:
+    rows = tuple(Line(sku, "main", units) for sku, units in lines.items())
+    return RefundUnits(US, of("sale"), seq, rows, reason)
+
+
+def test_a_refund_of_a_part_leaves_the_rest_and_the_state():
+    planned = plan(snapshot(*sold_two()), [partly("r", "torn", A=1), refund("rest")])
+    part, rest = (outcome.value for outcome in planned.outcomes)
+    assert (part.entire, part.reason, part.lines) == (False, "torn", (Line("A", "main", 1),))
+    assert rest.lines == (Line("A", "main", 1), Line("B", "main", 2))
+    assert [move[:6] for move in planned.writes.movements] == [
+        ("A", "main", 1, "refund", 1, 0),
+        ("A", "main", 2, "refund", 1, 0),
+        ("B", "main", 1, "refund", 2, 0),
+    ]
+    assert planned.writes.movements[0].created_at == START
+    (changed,) = planned.writes.reservations_changed
+    assert (changed.state, changed.version) == (State.REFUNDED, 3)
+    assert changed.updated_at == START + MICROSECOND
+
+
+def test_after_a_refund_of_a_part_the_sale_is_still_a_sale():
+    planned = plan(snapshot(*sold_two()), [partly("r", A=1)])
+    (changed,) = planned.writes.reservations_changed
+    assert (changed.state, changed.updated_at) == (State.CONFIRMED, START)
+    line = Line("A", "main", 2, confirmed=2, refunded=1)
+    assert planned.writes.lines_changed == [(of("sale"), line)]
+
+
+def test_more_than_is_left_tells_what_is():
+    for asked in (partly("r", B=3), partly("r", C=1)):
+        problem = only(plan(snapshot(*sold_two()), [asked])).fields["refundable"]
+        assert problem == [
+            {"sku": "A", "location": "main", "quantity": 2},
+            {"sku": "B", "location": "main", "quantity": 2},
+        ]
+
+
+def test_units_of_a_row_that_was_deleted_since_are_not_given_back():
+    rows = [*sold_two()[1:], stock("A", deleted=True)]
+    planned = plan(snapshot(*rows), [partly("r", A=1), partly("s", B=1)])
+    unknown, given = planned.outcomes
+    assert unknown.fields == {"unknown": [{"sku": "A", "location": "main"}]}
+    assert given.status == 201
+
+
+def test_a_refund_of_a_part_is_the_same_only_with_the_same_lines():
+    seen = snapshot(*sold_two())
+    seen.refunds = {("us", "r"): only(plan(seen, [partly("r", "torn", A=1)])).value}
+    assert only(plan(seen, [partly("r", "torn", A=1)])).replayed
+    fields = only(plan(seen, [partly("r", "torn", B=1)])).fields
+    assert (fields["stored"], fields["sent"][0]["sku"]) == (QUANTITY_OF_A, "B")
+    fields = only(plan(seen, [refund("r")])).fields
+    assert fields == {"field": "lines", "stored": QUANTITY_OF_A, "sent": None}
+    fields = only(plan(seen, [partly("r", "lost", A=1)])).fields
+    assert fields == {"field": "reason", "stored": "torn", "sent": "lost"}
+
+
 QUANTITY_OF_A = [{"sku": "A", "location": "main", "quantity": 1}]
 
 
@@ -189,6 +254,7 @@ def test_an_import_of_other_bytes_is_told():
     done = plan(snapshot(), [first])
     seen = snapshot()
     seen.import_jobs = {("us", "job"): only(done).value}
+    assert only(plan(seen, [first])).replayed is True
     other = ImportStock("us", "job", "two", ())
     problem = only(plan(seen, [other])).fields
     assert problem == {"field": "content", "stored": "one", "sent": "two"}
@@ -328,3 +394,26 @@ def test_a_refusal_names_the_reservation_that_remembers_it():
         outcomes = plan(snapshot(stock()), asked).outcomes
         assert [outcome.replayed for outcome in outcomes] == is_replayed
         assert {outcome.fields["reservation_id"] for outcome in outcomes} == {str(of("1"))}
+
+
+@pytest.mark.parametrize(
+    ("asked", "detail"),
+    [
+        (put("A", 1, version=3), "The version is 4."),
+        (put("B", 1, version=3), "There is no such stock row."),
+        (adjust("1", -9), "The adjustment would take available below zero."),
+        (adjust("1", 1, "B"), "A SKU is not stocked at that location."),
+        (reserve("1", A=9), "There is not enough stock for this reservation."),
+        (reserve("hold", A=1), "The first request with this identity differs in lines."),
+        (refund("r", "hold"), "A reservation that is held can't refund."),
+        (refund("r", "other"), "There is no such reservation."),
+        (
+            Confirm(US, of("hold"), (Line("A", "main", 9),)),
+            "More units than the reservation holds were to be confirmed.",
+        ),
+        (partly("r", A=9), "More units than are left of the reservation were to be refunded."),
+    ],
+)
+def test_a_refusal_says_in_a_sentence_what_is_wrong(asked, detail):
+    rows = [*held(), sold()[1]]
+    assert str(only(plan(snapshot(*rows), [asked]))) == detail
