@@ -9,7 +9,8 @@ from sqlalchemy import text
 
 from db import database as db
 from db import reads, writes
-from db.database import Database, Timeouts, Transaction
+from db.database import Database, Transaction
+from db.engine import Timeouts
 from db.reads import key_parameters, load, lock, locked_elsewhere
 from db.rows import Line, Wanted, Writes
 from db.strategies import advisory
