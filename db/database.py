@@ -64,15 +64,18 @@ class Unavailable(DatabaseError):
 class OutcomeUnknown(DatabaseError):
     """The connection died at COMMIT and what became of the transaction could not be read back."""
 
+    def __init__(self) -> None:
+        super().__init__("the connection died at COMMIT, and it is not known whether it was done")
+
 
 @dataclass(slots=True)
 class Transaction:
-    """A transaction under way; whoever writes leaves the transaction's id here."""
+    """A transaction under way; who writes in a hurry leaves the transaction's id here."""
 
     connection: AsyncConnection
     id: int | None = None
     is_empty: bool = False
-    """Nothing is written, so it does not matter what becomes of its COMMIT."""
+    """Nothing is written, so there is no id to be asked for."""
 
     @property
     def history(self) -> str | None:
@@ -115,6 +118,7 @@ class Database:
                 if timeout_seconds is not None:
                     await _allow(connection, timeout_seconds)
                 result = await work(transaction)
+                await _identify(transaction)
                 committing = True
                 await connection.commit()
                 is_clean = True
@@ -124,7 +128,7 @@ class Database:
                 self._hung_at = time.monotonic()
             if committing and not _rolled_back(error):
                 await _discard(connection)
-                if transaction.is_empty or await self._committed(transaction.id, history):
+                if transaction.id is None or await self._committed(transaction.id, history):
                     return result
                 raise ConnectionLost from error
             is_clean = sqlstate(error) is not None and await _roll_back(connection)
@@ -192,12 +196,12 @@ class Database:
             return ConnectionLost()
         return DatabaseError(f"unexpected database error {state}")
 
-    async def _committed(self, transaction_id: int | None, history: str | None) -> bool:
+    async def _committed(self, transaction_id: int, history: str | None) -> bool:
         """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
 
         A backend may go on committing after its client is gone, so "in progress" is waited for.
         """
-        if transaction_id is None or history is None:
+        if history is None:
             raise OutcomeUnknown
         try:
             async with asyncio.timeout(self.timeouts.settle):
@@ -255,6 +259,14 @@ async def wait_for_standby(transaction: Transaction) -> None:
     row = (await transaction.connection.execute(STANDBY_WAIT)).one_or_none()
     transaction.id = int(row[1]) if row else None
     transaction.is_empty = row is None
+
+
+async def _identify(transaction: Transaction) -> None:
+    """Find the id of what has written without leaving one; without an id nothing was written."""
+    if transaction.id is None and not transaction.is_empty:
+        question = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
+        found = (await transaction.connection.execute(question)).scalar_one()
+        transaction.id = None if found is None else int(found)
 
 
 async def _allow(connection: AsyncConnection, seconds: float) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db.database import Database, Timeouts
+from db.database import ConnectionLost, Database, Timeouts
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
 from db.postmaster import find_processes
 from db.strategies.guard import Guard
+from service.auth import store_key
 from service.commands import Command, Outcome, SetStock
 from service.errors import Contention, OutcomeUnknown, Unavailable
 from service.ledger import Ledger
@@ -159,6 +160,26 @@ async def test_backends_that_are_terminated_at_random_lose_and_double_nothing(da
         await killing
         assert {status for five in statuses for status in five} <= {200, 201}
     assert await effects(database_url) == 5 * len(ROUNDS)
+
+
+@pytest.mark.parametrize(("action", "stored"), [("cut", False), ("swallow", True)])
+async def test_a_key_whose_commit_gets_no_answer_is_there_or_is_told_not_to_be(
+    wire, database_url, action, stored
+):
+    """The same holds for whatever does not go through the ledger."""
+    database = Database(wire.url, pool_size=2)
+    wire.fault = Fault(action, at=b"COMMIT")
+    try:
+        await store_key(database, "hf_a-key", "us", ["read"])
+    except ConnectionLost:
+        told = False
+    else:
+        told = True
+    await database.close()
+    connection = await asyncpg.connect(database_url)
+    found = await connection.fetchval("SELECT count(*) FROM api_key")
+    await connection.close()
+    assert (told, bool(found), wire.struck) == (stored, stored, 1)
 
 
 async def a_commit_that_never_reached_a_server_that_crashed(directory: Path) -> tuple[Any, int]:
