@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies campaign services check setup bench lock clean
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -25,21 +25,30 @@ STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
 	imports batch two_services races page))
 
-campaign: $(VENV)/dev  ## hurt a running service for an hour (ARGS="--minutes 5 --seed 7")
-	@$(BIN)/python -m tests.faults $(ARGS)
-
-services:  ## install Debian's Redis and ZooKeeper, which the strategies of those names need
+services:  ## install Debian's Redis, ZooKeeper and etcd, which some strategies and tests need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \
 	else echo "Not root, so nothing was installed. As root: $(INSTALL_SERVICES)"; fi
 
 INSTALL_SERVICES = DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-	redis-server zookeeper default-jre-headless
+	redis-server zookeeper default-jre-headless etcd-server
 
 check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+campaign: $(VENV)/dev  ## hurt a running service for an hour (ARGS="--minutes 5 --seed 7")
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+failover: $(VENV)/dev  ## kill the primary of a Patroni cluster under load, again and again
+	@$(BIN)/python -m tests.faults.failover $(ARGS)
+
+histories: $(VENV)/dev  ## check many histories of real clients, while workers and connections die
+	@HOLDFAST_TEST_ROUNDS=$(or $(ROUNDS),200) $(BIN)/python -m pytest -s tests/test_histories.py $(ARGS)
+
+mutants: $(VENV)/dev  ## change the rules in every small way and see whether a test notices
+	@HOLDFAST_TEST_EXAMPLES=100 $(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
 
 bench: $(VENV)/dev  ## measure against a bare route and a textbook service (needs wrk)
 	@$(BIN)/python -m bench $(ARGS)

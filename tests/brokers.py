@@ -1,4 +1,4 @@
-"""Debian's Redis and ZooKeeper on loopback, as the strategies of those names need them.
+"""Debian's Redis and ZooKeeper on loopback, as the strategies of those names need them, and etcd.
 
 Where one is not installed its tests are skipped, but under CI they fail: there nothing may be.
 """
@@ -101,6 +101,24 @@ def running_zookeeper() -> Iterator[Broker]:
             "clientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=0\n"
         )
         broker.command = [str(ZOOKEEPER), "start-foreground", str(settings)]
+        broker.start()
+        yield broker
+
+
+@contextmanager
+def running_etcd() -> Iterator[Broker]:
+    """An etcd of one node, in which Patroni's nodes agree who leads."""
+    program = shutil.which("etcd")
+    if program is None:
+        missing("etcd is not installed (make services)")
+    with _running(b"GET /health HTTP/1.0\r\n\r\n", b'"health":"true"') as (broker, directory):
+        clients, peers = (f"http://127.0.0.1:{port}" for port in (broker.port, free_port()))
+        broker.command = [
+            str(program), "--data-dir", str(directory / "etcd"), "--log-level", "warn",
+            "--listen-client-urls", clients, "--advertise-client-urls", clients,
+            "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers,
+            "--initial-cluster", f"default={peers}",
+        ]  # fmt: skip
         broker.start()
         yield broker
 

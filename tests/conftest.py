@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import hypothesis
 import pytest
 
 from db.audit import audit
@@ -28,6 +29,11 @@ from service.settings import Settings
 from tests.brokers import redis_url, running_redis, running_zookeeper, zookeeper_hosts
 
 TEMPLATE = "holdfast_template"
+
+hypothesis.settings.register_profile(
+    "unshrunk",  # for mutants: that a test is red is enough
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 
 if not os.environ.get("HOLDFAST_TEST_DATABASE_URL"):
     os.environ.pop("HOLDFAST_DATABASE_URL", None)
@@ -113,6 +119,14 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
     async with fresh_database(postgres_url) as url:
         yield url
         await assert_books_balance(url)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool of connections to it."""
+    opened = Database(database_url, pool_size=4)
+    yield opened
+    await opened.close()
 
 
 async def assert_books_balance(url: str) -> None:

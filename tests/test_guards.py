@@ -9,7 +9,7 @@ All of it is about `guard`: the other strategies write by the same statement wit
 it, or keep the fast one out altogether (test_strategies.py, test_distributed_locks.py).
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,6 +93,7 @@ def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.Mo
         monkeypatch.setitem(writes.PARTS, part, mutant)
         monkeypatch.setattr(writes, "_STATEMENTS", {})
 
+    mutate.__name__ = f"{part} without {guard}"
     return mutate
 
 
@@ -191,6 +192,7 @@ INTERLEAVINGS = {
         [
             without("reservation_created", ON_CONFLICT, ""),
             without("line_created", "{gate}"),
+            without("movement_created", "{gate}"),
         ],
     ),
     "a refusal comes twice": Interleaving(
@@ -205,7 +207,10 @@ INTERLEAVINGS = {
         [refund("1")],
         [refund("1")],
         "refund_created",
-        [without("refund_created", ON_CONFLICT, "")],
+        [
+            without("refund_created", ON_CONFLICT, ""),
+            without("refund_line_created", "{gate}"),
+        ],
     ),
     "an adjustment comes twice": Interleaving(
         [put("A", 5)],
@@ -229,13 +234,6 @@ INTERLEAVINGS = {
         [without("stock_created", ON_CONFLICT, "")],
     ),
 }
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url, pool_size=4)
-    yield opened
-    await opened.close()
 
 
 async def begin(database: Database, commands: list[Command]) -> tuple[Transaction, Plan]:

@@ -43,13 +43,6 @@ HOLD = Reserve("us", "1", None, (Line("A", "main", 1),), 60, {}, reservation_id(
 CONFIRM = Confirm(US, HOLD.effective_id, None)
 
 
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url, pool_size=4)
-    yield opened
-    await opened.close()
-
-
 async def run(database: Database, *commands: Command) -> None:
     for command in commands:
         await Ledger(database, Guard()).execute([command])

@@ -1,5 +1,6 @@
 """The planner against the serial model, and its guards against whatever may happen in between."""
 
+import os
 from collections import Counter
 from copy import deepcopy
 from datetime import datetime
@@ -13,8 +14,12 @@ from tests.commands import START, batches, histories, shelves
 from tests.model import Model
 from tests.tables import Tables, seen, told
 
+EXAMPLES = int(os.environ.get("HOLDFAST_TEST_EXAMPLES", "400"))
 MANY = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
 )
 
 

@@ -1,0 +1,160 @@
+"""Every guard in the SQL that changes stock is listed, with the test that goes red without it.
+
+A guard is a condition, a lock, an order, an `ON CONFLICT`, a `SKIP LOCKED` or a clock. One that is
+written and not listed here, or listed and no longer there, fails.
+"""
+
+import importlib
+import re
+
+import pytest
+
+from db import reads, writes
+from db.strategies import advisory
+from tests.test_guards import INTERLEAVINGS
+
+SQL = {
+    **{name: part.sql for name, part in writes.PARTS.items()},
+    "VERSIONS": writes.VERSIONS,
+    "OVERDUE": reads.OVERDUE.replace(reads.CLOCK, "CLOCK"),
+    **{name: select for name, select in {**reads.ROWS, **reads.REFUNDS}.items() if "lines" in name},
+    "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND, ""),
+    "LOCK_STOCK": reads.LOCK_STOCK.text.replace(reads.WANTED_KEYS, ""),
+    "FREE_RESERVATIONS": reads.FREE_RESERVATIONS.text,
+    "FREE_STOCK": reads.FREE_STOCK.text,
+    "advisory": advisory.LOCK.text.replace(reads.WANTED_KEYS, ""),
+    "load": reads._statement(reads.Wanted())
+    .text.partition("ARRAY(")[0][-40:]
+    .replace(reads.CLOCK, "CLOCK"),
+    "apply": writes._statement(("stock_pinned",))
+    .text.rpartition("written.*")[2]
+    .replace(writes.CLOCK, "CLOCK"),
+}
+
+GUARDS = re.compile(
+    r"ON CONFLICT DO NOTHING|SKIP LOCKED|FOR (?:NO KEY )?UPDATE OF \w+|CLOCK|\{gate\}"
+    r"|ORDER BY [\w., ]+?(?= FOR|\)| OFFSET| FROM|$)|OFFSET 0|pg_advisory_xact_lock"
+    r"|(?:WHERE|AND|OR) \(?[\w.]+(?: \+ [\w.]+)? (?:<=|>=|=|IS)(?: NOT)? (?:'\w+'|[\w.]+)"
+)
+IS_A_KEY = re.compile(
+    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id) = \w+\.(\1|id)$"
+)
+
+SPARES_WORK = "a part before is a row short, so all is rolled back anyway: the gate spares work"
+SPARES_ROWS = "the planner looks at each hold again: the condition spares rows"
+WAITS_FOR_NOBODY = "who skips what is locked can't be in a deadlock: the order is for the reader"
+PLANNED_SO = "today's PostgreSQL does the same without it: it forbids to merge the two SELECTs"
+
+OVERTAKEN = "test_guards:test_without_its_guard_it_goes_wrong"
+FENCED = "test_distributed_locks:test_without_the_fence_it_would_write"
+LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
+LINES = "test_row_locks:test_without_its_order_a_{}_would_be_read_with_some_of_its_lines"
+
+INVENTORY = {
+    "token_consumed": {
+        "AND page_token.used_at IS NULL": "test_page:test_without_its_guard_a_token_is_used_twice"
+    },
+    "reservation_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
+    "refund_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
+    "adjustment_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
+    "import_job_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
+    "reservation_changed": {"AND reservation.version = new.seen_version": OVERTAKEN},
+    "stock_created": {"{gate}": SPARES_WORK, "ON CONFLICT DO NOTHING": OVERTAKEN},
+    "stock_changed": {
+        "{gate}": OVERTAKEN,
+        "AND stock.available + new.lowest >= 0": OVERTAKEN,
+        "AND (new.seen_version IS NOT NULL": "test_imports:"
+        "test_a_deleted_row_is_missing_and_goes_on_from_its_old_version",
+        "OR stock.deleted_at IS NULL": OVERTAKEN,
+        "AND (new.seen_version IS NULL": "test_races:"
+        "test_two_hundred_buyers_want_the_last_seven_units_and_exactly_seven_get_one",
+        "OR stock.version = new.seen_version": OVERTAKEN,
+        "AND (new.fence IS NULL": FENCED,
+        "OR stock.fence <= new.fence": FENCED,
+    },
+    "stock_pinned": {
+        "{gate}": SPARES_WORK,
+        "AND stock.version = new.version": OVERTAKEN,
+        "ORDER BY stock.sku, stock.location": "test_row_locks:"
+        "test_without_its_order_pinned_rows_would_be_locked_crosswise",
+        "FOR NO KEY UPDATE OF stock": LOCKED,
+    },
+    "line_created": {"{gate}": OVERTAKEN},
+    "line_changed": {"{gate}": SPARES_WORK},
+    "refund_line_created": {"{gate}": OVERTAKEN},
+    "movement_created": {"{gate}": OVERTAKEN},
+    "VERSIONS": {
+        "ORDER BY index": "test_row_locks:"
+        "test_without_its_order_movements_would_get_the_versions_of_other_rows"
+    },
+    "OVERDUE": {
+        "WHERE reservation.state = 'held'": SPARES_ROWS,
+        "AND reservation.expires_at <= CLOCK": SPARES_ROWS,
+    },
+    "lines": {"ORDER BY reservation_id, sku, location": LINES.format("reservation")},
+    "refund_lines": {
+        "ORDER BY refund_line.refund_id, sku, location": LINES.format("refund"),
+    },
+    "LOCK_RESERVATIONS": {
+        "ORDER BY reservation.id": "test_row_locks:"
+        "test_without_its_order_reservations_would_be_locked_crosswise",
+        "FOR UPDATE OF reservation": LOCKED,
+    },
+    "LOCK_STOCK": {
+        "ORDER BY stock.sku, stock.location": "test_locks:"
+        "test_without_its_order_the_lock_would_take_rows_crosswise",
+        "FOR UPDATE OF stock": LOCKED,
+    },
+    "FREE_RESERVATIONS": {
+        "ORDER BY id": WAITS_FOR_NOBODY,
+        "FOR UPDATE OF reservation": "test_row_locks:"
+        "test_a_reservation_that_is_locked_elsewhere_is_found_without_waiting",
+        "SKIP LOCKED": "test_row_locks:"
+        "test_without_skip_locked_looking_for_reservations_would_be_waiting",
+    },
+    "FREE_STOCK": {
+        "ORDER BY sku, location": WAITS_FOR_NOBODY,
+        "FOR UPDATE OF stock": "test_locks:"
+        "test_a_row_that_is_locked_elsewhere_is_found_without_waiting",
+        "SKIP LOCKED": "test_locks:test_without_skip_locked_looking_would_be_waiting",
+    },
+    "advisory": {
+        "pg_advisory_xact_lock": "test_row_locks:test_named_locks_keep_others_out",
+        "ORDER BY hash": "test_row_locks:test_named_locks_are_taken_in_the_order_of_their_hashes",
+        "OFFSET 0": PLANNED_SO,
+    },
+    "load": {"CLOCK": "test_locks:test_with_the_time_of_begin_a_plan_would_miss_a_deadline"},
+    "apply": {
+        "CLOCK": "test_locks:test_with_the_time_of_begin_a_late_confirm_would_go_through",
+        "OFFSET 0": PLANNED_SO,
+    },
+}
+"""For each guard the test that goes red without it, or why nothing does."""
+
+
+def guards_of(sql: str) -> set[str]:
+    found = (match.group() for match in GUARDS.finditer(" ".join(sql.split())))
+    return {guard for guard in found if not IS_A_KEY.match(guard)}
+
+
+@pytest.mark.parametrize("name", SQL)
+def test_every_guard_is_listed(name):
+    assert guards_of(SQL[name]) == INVENTORY.get(name, {}).keys()
+
+
+@pytest.mark.parametrize("name", INVENTORY)
+def test_every_test_that_is_listed_is_there(name):
+    for guard, where in INVENTORY[name].items():
+        if where == OVERTAKEN:
+            assert any(is_mutant(mutant.__name__, name, guard) for mutant in OVERTAKEN_MUTANTS)
+        elif where.startswith("test_"):
+            module, _, test = where.partition(":")
+            assert hasattr(importlib.import_module(f"tests.{module}"), test), where
+
+
+OVERTAKEN_MUTANTS = [mutant for case in INTERLEAVINGS.values() for mutant in case.mutants]
+
+
+def is_mutant(mutant: str, part: str, guard: str) -> bool:
+    """Whether the mutant is that part without that guard, with or without its AND and OR."""
+    return mutant == f"{part} without {re.sub('^(AND|OR|WHERE) ', '', guard)}"
