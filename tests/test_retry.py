@@ -8,6 +8,7 @@ from service.commands import SetStock
 from service.errors import Contention
 from service.ledger import Ledger
 from service.retry import RetryBudget, RetryPolicy
+from tests.counting import counted
 
 QUICK = {"wait_first_seconds": 0.0001, "wait_max_seconds": 0.0002}
 
@@ -85,15 +86,6 @@ async def test_a_process_that_serves_nobody_retries_nothing_more():
     """Requests that failed are no traffic: an outage must not pay for its own retries."""
     loser = Loser(burst_max=1, spare_per_second=0.0, share_max=1.0)
     assert [await loser.lose() for _ in range(3)] == [2, 1, 1]
-
-
-def counted(counter):
-    """How often each kind and SKU class was counted, in this process."""
-    return {
-        tuple(sample.labels.values()): sample.value
-        for sample in counter.collect()[0].samples
-        if sample.name.endswith("_total")
-    }
 
 
 @pytest.mark.parametrize("counter", [metrics.CONFLICTS, metrics.RETRIES])

@@ -16,10 +16,10 @@ import pytest
 from db.database import Database
 from db.strategies import STRATEGIES, open_strategy
 from db.strategies.guard import Guard
-from service import metrics
 from service.commands import SetStock
 from service.ledger import Ledger
 from tests.conftest import assert_books_balance, fresh_database, running_service, settings_of
+from tests.counting import conflicts
 from tests.server import running_server
 from tests.test_distributed_locks import order
 from tests.test_races import Shop, statuses
@@ -72,15 +72,6 @@ async def test_who_comes_after_the_last_unit_is_refused_and_stays_refused(shop):
     first, again = await shop.reserve_all(*orders), await shop.reserve_all(*orders)
     assert statuses(first) == statuses(again) == {409: 20}
     assert all("Idempotency-Replayed" in answer.headers for answer in again)
-
-
-def conflicts(kind: str) -> float:
-    """How many transactions of this process have lost in that way."""
-    return sum(
-        sample.value
-        for sample in metrics.CONFLICTS.collect()[0].samples
-        if sample.labels["kind"] == kind and sample.name.endswith("_total")
-    )
 
 
 async def test_crossed_orders_all_succeed_and_none_by_way_of_a_deadlock(shop):

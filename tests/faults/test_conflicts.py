@@ -8,11 +8,11 @@ import pytest
 
 from db.database import Database, Timeouts
 from db.strategies.guard import Guard
-from service import metrics
 from service.commands import SetStock
 from service.errors import Contention
 from service.ledger import Ledger
 from service.retry import RetryPolicy
+from tests.counting import conflicts
 from tests.faults.test_cancelled import both
 from tests.faults.test_lost_connections import effects, run
 
@@ -52,32 +52,28 @@ async def waits(url: str) -> None:
     await watcher.close()
 
 
-def seen(kind: str) -> float:
-    return metrics.CONFLICTS.labels(kind)._value.get()
-
-
 async def test_a_deadlock_that_we_lose_is_run_again(database_url, other):
     """Nobody of ours takes rows crosswise, but somebody with psql may."""
     ledger = await opened(database_url, lock=5)
-    before = seen("deadlock")
+    before = conflicts("deadlock")
     async with other.transaction():
         await other.execute(LOCK, "B")
         reserving = asyncio.create_task(run(ledger, both(1)))
         await waits(database_url)
         await other.execute(LOCK, "A")
     assert (await reserving).status == 201
-    assert seen("deadlock") == before + 1
+    assert conflicts("deadlock") == before + 1
     assert await effects(database_url) == 2
     await ledger.database.close()
 
 
 async def test_a_statement_that_takes_too_long_is_run_again(database_url, other):
     ledger = await opened(database_url, lock=5, statement=0.3)
-    before = seen("lock_timeout")
+    before = conflicts("lock_timeout")
     async with other.transaction():
         await other.execute(LOCK, "A")
         reserving = asyncio.create_task(run(ledger, both(1)))
-        while seen("lock_timeout") == before:
+        while conflicts("lock_timeout") == before:
             await asyncio.sleep(0.005)
     assert (await reserving).status == 201
     assert await effects(database_url) == 2
