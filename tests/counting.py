@@ -1,0 +1,19 @@
+"""What the metrics of this process say."""
+
+from typing import Any
+
+from service import metrics
+
+
+def counted(counter: Any) -> dict[tuple[str, ...], float]:
+    """A counter's values by their labels."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for sample in counter.collect()[0].samples
+        if sample.name.endswith("_total")
+    }
+
+
+def conflicts(kind: str) -> float:
+    """How many transactions have lost in that way."""
+    return sum(value for labels, value in counted(metrics.CONFLICTS).items() if labels[0] == kind)
