@@ -9,6 +9,7 @@ still the server of that transaction, and by waiting until its standby has it to
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ from db.engine import (
 T = TypeVar("T")
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
+CANCEL_SECONDS = 0.2  # for a cancellation to be sent; a frozen server takes none
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
 AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
 STANDBY_WAIT = Statement("""
@@ -196,7 +198,7 @@ class Database:
             async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
                 connection = await self.engine.connect()
                 while connection.info["made_at"] < self._trusted_since:
-                    await _discard(connection)
+                    await _discard(connection, cancel_seconds=0)  # nothing is under way
                     connection = await self.engine.connect()
                 return connection
         except sqlalchemy.exc.TimeoutError as error:
@@ -312,12 +314,17 @@ def _rolled_back(error: Exception) -> bool:
     return state is not None and state.startswith(DEFINITE_AT_COMMIT)
 
 
-async def _discard(connection: AsyncConnection) -> None:
-    """Drop a connection whose state is not known, without waiting for the other side."""
+async def _discard(connection: AsyncConnection, cancel_seconds: float = CANCEL_SECONDS) -> None:
+    """Drop a connection whose state is not known, without waiting for the other side.
+
+    PostgreSQL is told to cancel what is under way on it, if that can be done at once: it would not
+    notice that the client is gone while it waits for a lock or for a standby.
+    """
     if connection.closed:
         return
     try:
-        driver_of(connection).terminate()
+        with suppress(*FAILURES):
+            await driver_of(connection).close(timeout=cancel_seconds)
         await connection.invalidate()
     except (*FAILURES, sqlalchemy.exc.SQLAlchemyError):
         pass  # it is gone already

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from db import lists
+from db.database import Transaction
 from db.strategies.guard import Guard
 from service import server
 from service.answers import Answer
@@ -102,7 +101,7 @@ if __name__ == "__main__":
     wrap(Coalescer, "drain", before="draining")
     wrap(Guard, "load", before="transaction begun")
     wrap(Guard, "apply", before="planned", after="written")
-    pause_while(AsyncConnection, "commit", "commit sent")
+    pause_while(Transaction, "commit", "commit sent")
     wrap(Ledger, "execute", after="committed")
     wrap(Answer, "__call__", before="answer written")
     wrap(lists, "overdue_holds", after="overdue holds found")

@@ -84,6 +84,11 @@ class Pair:
         await _until(self.url, "SELECT sync_state = 'sync' FROM pg_stat_replication")
         await _until(self.url, "SELECT current_setting('synchronous_standby_names') = '*'")
 
+    async def caught_up(self) -> None:
+        """Return when the standby has all that the primary has now."""
+        caught_up = "SELECT replay_lsn >= pg_current_wal_insert_lsn() FROM pg_stat_replication"
+        await _until(self.url, caught_up)
+
     async def promote(self) -> None:
         """Make the standby a primary."""
         await _until(self.standby_url, "SELECT pg_promote(true, 15)")

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.database import Database, Timeouts
 from db.migrate import upgrade
@@ -89,6 +90,7 @@ async def test_without_its_own_wait_a_replay_would_acknowledge_what_is_lost(
 async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[int | str, int]:
     """The answer to a reservation and its effects: its id is another transaction's by now."""
     async with proxy(pair.url) as wire, shop(wire.url, PATIENT) as ledger:
+        await pair.caught_up()
         pair.standby.kill()
         wire.fault = Fault("swallow", at=b"COMMIT\0")
         reserving = asyncio.create_task(status(ledger, reserve(1)))
@@ -127,14 +129,13 @@ async def test_a_primary_that_turns_read_only_costs_the_whole_pool_but_no_restar
 
 async def backends(database: Database) -> set[int]:
     """The server processes behind every connection of the pool."""
-    connections = [await database.engine.connect() for _ in range(3)]
-    pids = {
-        (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
-        for connection in connections
-    }
-    for connection in connections:
-        await connection.close()
-    return pids
+    everybody_has_one = asyncio.Barrier(3)
+
+    async def ask(connection: AsyncConnection) -> int:
+        await everybody_has_one.wait()
+        return (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
+
+    return set(await asyncio.gather(*(database.read(ask) for _ in range(3))))
 
 
 async def set_read_only(url: str, value: str) -> None:
