@@ -141,7 +141,7 @@ async def test_services_in_processes_of_their_own_share_one_history(postgres_url
         async with Sandbox(postgres_url).opened() as sandbox:
             lab = Lab(sandbox, processes)
             for merge in (True, False):
-                result = await lab.run(replace(SHORT, processes=2, merge=merge, stock=60))
+                result = await lab.run(replace(SHORT, processes=2, merge=merge, twins=0.2))
                 assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
                 assert result.outcomes["replayed"] > 0, "twins meet across processes"
 
@@ -161,7 +161,7 @@ def without_guards(monkeypatch):
     monkeypatch.setattr(writes, "_STATEMENTS", {})
 
 
-RUSH = replace(SHORT, stock=20, merge=False, seconds=1.0)
+RUSH = replace(SHORT, skus=20, stock=5, merge=False, seconds=1.0)  # twenty last units to fight for
 
 
 async def test_without_its_guards_an_engine_oversells_and_is_caught(lab, without_guards):
