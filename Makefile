@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies campaign failover histories mutants services check setup bench lock clean
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -50,8 +50,11 @@ histories: $(VENV)/dev  ## check many histories of real clients, while workers a
 mutants: $(VENV)/dev  ## change the rules in every small way and see whether a test notices
 	@HOLDFAST_TEST_EXAMPLES=100 $(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
 
-bench: $(VENV)/dev  ## measure against a bare route and a textbook service (needs wrk)
+bench: $(VENV)/dev  ## measure against a bare route and what teams write (needs wrk)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-phases: $(VENV)/dev  ## measure where a batch's time goes, step by step
+	@$(BIN)/python -m bench.phases $(ARGS)
 
 lock:  ## resolve the dependencies again, with hashes and without any registry's address
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group build -o requirements.lock
