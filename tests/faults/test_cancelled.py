@@ -10,8 +10,9 @@ import asyncpg
 import httpx
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from db.database import Database
+from db.database import Database, DatabaseError
 from db.engine import driver_of
 from db.rows import Line
 from db.strategies.guard import Guard
@@ -91,6 +92,18 @@ async def every_connection_works(database: Database) -> None:
     for connection in connections:
         assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
         await connection.close()
+
+
+async def test_a_transaction_that_has_failed_is_not_taken_for_committed(database):
+    """PostgreSQL answers its COMMIT with ROLLBACK, which the driver does not call an error."""
+
+    async def careless(transaction: Any) -> None:
+        transaction.is_empty = True
+        with suppress(DBAPIError):
+            await transaction.connection.execute(text("SELECT 1 / 0"))
+
+    with pytest.raises(DatabaseError, match="had failed before COMMIT"):
+        await database.transact(careless)
 
 
 STEPS = ("before load", "before apply", "after apply")
