@@ -45,7 +45,7 @@ failover: $(VENV)/dev  ## kill the primary of a Patroni cluster under load, agai
 	@$(BIN)/python -m tests.faults.failover $(ARGS)
 
 histories: $(VENV)/dev  ## check many histories of real clients, while workers and connections die
-	@HOLDFAST_TEST_ROUNDS=$(or $(ROUNDS),200) $(BIN)/python -m pytest -s tests/test_histories.py $(ARGS)
+	@HOLDFAST_TEST_ROUNDS=$(or $(ROUNDS),200) $(BIN)/python -m pytest -s --timeout 0 tests/test_histories.py $(ARGS)
 
 mutants: $(VENV)/dev  ## change the rules in every small way and see whether a test notices
 	@HOLDFAST_TEST_EXAMPLES=100 $(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results

@@ -7,7 +7,7 @@ once by whoever reads it. That the deadline passes is one more step among the ot
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 import asyncpg
@@ -124,10 +124,9 @@ class Stage:
                 running = [side for side in sides if not side.step and not side.is_over]
                 if not running or (waiting and await self.are_blocked(running)):
                     return waiting
-                try:
-                    await asyncio.wait_for(changed.wait(), 0.003)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.003):
+                        await changed.wait()
 
     async def are_blocked(self, sides: list[Side]) -> bool:
         """PostgreSQL can't call us, so it is asked."""

@@ -92,6 +92,7 @@ class Redis(Guard):
             try:
                 yield held
             finally:
+                held.is_lost = True  # the renewal ends by that, should redis-py swallow the next
                 renewal.cancel()
         finally:
             with suppress(*AWAY):  # then they expire
