@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 CANCEL_SECONDS = 0.2  # for a cancellation to be sent; a frozen server takes none
+CHAIN_SECONDS = 0.05  # a chained transaction is taken at once, or its caller has changed its mind
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
 AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
 STANDBY_WAIT = Statement("""
@@ -87,6 +88,8 @@ class Transaction:
     id: int | None = None
     is_empty: bool = False
     """Nothing is written, so there is no id to be asked for."""
+    isolation: str | None = None
+    """The level at which it has begun."""
 
     @property
     def history(self) -> str | None:
@@ -97,10 +100,15 @@ class Transaction:
     async def begin(self, isolation: str = "READ COMMITTED") -> None:
         """Begin it."""
         await driver_of(self.connection).execute(f"BEGIN ISOLATION LEVEL {isolation}")
+        self.isolation = isolation
 
-    async def commit(self) -> None:
-        """Return when it is durable. Raises `DatabaseError` if a statement in it had failed."""
-        if await driver_of(self.connection).execute("COMMIT") != "COMMIT":
+    async def commit(self, *, chain: bool = False) -> None:
+        """Return when it is durable. Raises `DatabaseError` if a statement in it had failed.
+
+        With `chain` the next transaction on the connection has begun by then, at the same level.
+        """
+        statement = "COMMIT AND CHAIN" if chain else "COMMIT"
+        if await driver_of(self.connection).execute(statement) != "COMMIT":
             raise DatabaseError("the transaction had failed before COMMIT")
 
     async def roll_back(self) -> bool:
@@ -120,6 +128,9 @@ class Database:
         self.engine = create_engine(url, pool_size, self.timeouts)
         self._trusted_since = 0.0
         """Connections made before that moment may lead to a server that hangs or is no primary."""
+        self._chained: Transaction | None = None
+        """Begun by the COMMIT before it, for whoever comes next."""
+        self._letting_go: set[asyncio.Task[None]] = set()
 
     async def transact(
         self,
@@ -127,28 +138,35 @@ class Database:
         *,
         isolation: str = "READ COMMITTED",
         timeout_seconds: float | None = None,
+        chain_if: Callable[[], bool] | None = None,
     ) -> T:
         """Run `work` and COMMIT. Cancelling it or failing leaves nothing half done.
 
-        `timeout_seconds` is for work that may take longer than all other.
+        `timeout_seconds` is for work that may take longer than all other. `chain_if`, asked before
+        COMMIT, says that the caller comes back at once: then COMMIT begins the next transaction,
+        too, which saves a round trip.
 
         Raises `Conflict` (or a subclass) and `Unavailable` when nothing was written, and
         `OutcomeUnknown` when that cannot be told.
         """
-        connection = await self._connect()
-        transaction = Transaction(connection)
+        transaction = None if chain_if is None else self._take_chained(isolation)
+        if transaction is None:
+            transaction = Transaction(await self._connect())
+        connection = transaction.connection
         history = transaction.history  # a connection that died knows it no longer
-        committing = is_clean = False
+        committing = chained = is_clean = False
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
-                await transaction.begin(isolation)
+                if transaction.isolation is None:
+                    await transaction.begin(isolation)
                 if timeout_seconds is not None:
                     await _allow(connection, timeout_seconds)
                 result = await work(transaction)
                 await _identify(transaction)
                 committing = True
-                await transaction.commit()
-                is_clean = True
+                chains = chain_if is not None and chain_if()
+                await transaction.commit(chain=chains)
+                is_clean, chained = True, chains
                 return result
         except FAILURES as error:
             if isinstance(error, TimeoutError) or sqlstate(error) in POOL_IS_DEAD:
@@ -164,10 +182,40 @@ class Database:
             is_clean = await transaction.roll_back()
             raise
         finally:
-            if is_clean:
+            if chained:
+                self._chain(Transaction(connection, isolation=isolation))
+            elif is_clean:
                 await connection.close()
             else:
                 await _discard(connection)
+
+    def _chain(self, transaction: Transaction) -> None:
+        """Keep a transaction that has begun for whoever comes next, who is about to come."""
+        if self._chained is not None:
+            self._let_go(self._chained)
+        self._chained = transaction
+        asyncio.get_running_loop().call_later(CHAIN_SECONDS, self._unchain, transaction)
+
+    def _take_chained(self, isolation: str) -> Transaction | None:
+        transaction, self._chained = self._chained, None
+        if transaction is None:
+            return None
+        made_at = transaction.connection.info["made_at"]
+        if transaction.isolation == isolation and made_at >= self._trusted_since:
+            return transaction
+        self._let_go(transaction)
+        return None
+
+    def _unchain(self, transaction: Transaction) -> None:
+        """Let go of a transaction for which nobody came."""
+        if self._chained is transaction:
+            self._chained = None
+            self._let_go(transaction)
+
+    def _let_go(self, transaction: Transaction) -> None:
+        task = asyncio.create_task(_end(transaction))
+        self._letting_go.add(task)
+        task.add_done_callback(self._letting_go.discard)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work`, which only reads, on a connection of its own. Raises `Unavailable`."""
@@ -191,6 +239,10 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._chained is not None:
+            self._unchain(self._chained)
+        if self._letting_go:
+            await asyncio.wait(self._letting_go)
         await self.engine.dispose()
 
     async def _connect(self) -> AsyncConnection:
@@ -261,6 +313,17 @@ class Database:
                 return status
             finally:
                 await (connection.close() if is_clean else _discard(connection))
+
+
+async def _end(transaction: Transaction) -> None:
+    """End a transaction in which nothing was done."""
+    is_clean = False
+    try:
+        async with asyncio.timeout(CANCEL_SECONDS):
+            is_clean = await transaction.roll_back()
+    except TimeoutError:
+        pass
+    await (transaction.connection.close() if is_clean else _discard(transaction.connection))
 
 
 async def _status(transaction: Transaction, transaction_id: int, history: str | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.arrays import array, arrays, unnest
 from db.engine import Statement
 from db.rows import (
     Adjustment,
@@ -25,15 +26,15 @@ CLOCK = "clock_timestamp()"
 """The clock of every deadline. `now()` stands still from BEGIN on, and would let a confirm through
 that waited on a lock until after its deadline."""
 
-FOUND = """
-    SELECT id FROM unnest(CAST(:ids AS uuid[])) AS wanted(id) JOIN reservation USING (id)
+FOUND = f"""
+    SELECT id FROM {unnest("ids uuid")} AS wanted(id) JOIN reservation USING (id)
     UNION
     SELECT reservation.id
-    FROM unnest(CAST(:sources AS text[]), CAST(:seqs AS text[])) AS wanted(source, seq)
+    FROM {unnest("sources text", "seqs text")} AS wanted(source, seq)
     JOIN reservation USING (source, seq)
     UNION
     SELECT reservation_id
-    FROM unnest(CAST(:refund_sources AS text[]), CAST(:refund_seqs AS text[]))
+    FROM {unnest("refund_sources text", "refund_seqs text")}
         AS wanted(source, seq)
     JOIN refund USING (source, seq)
 """
@@ -45,12 +46,12 @@ OVERDUE = f"""
     JOIN reservation_line ON reservation_line.reservation_id = reservation.id
     WHERE reservation.state = 'held' AND reservation.expires_at <= {CLOCK}
         AND (sku, location) IN (
-            SELECT * FROM unnest(CAST(:overdue_skus AS text[]), CAST(:overdue_locations AS text[]))
+            SELECT * FROM {unnest("overdue_skus text", "overdue_locations text")}
         )
 """
 
-KEYS = """
-    SELECT * FROM unnest(CAST(:skus AS text[]), CAST(:locations AS text[])) AS wanted(sku, location)
+KEYS = f"""
+    SELECT * FROM {unnest("skus text", "locations text")} AS wanted(sku, location)
     UNION
     SELECT sku, location FROM line
 """
@@ -73,15 +74,15 @@ ROWS = {
 }
 
 REFUNDS = {
-    "refunds": """
+    "refunds": f"""
         SELECT ROW(id, reservation_id, source, seq, entire, reason, created_at)
-        FROM unnest(CAST(:refund_sources AS text[]), CAST(:refund_seqs AS text[]))
+        FROM {unnest("refund_sources text", "refund_seqs text")}
             AS wanted(source, seq)
         JOIN refund USING (source, seq)
     """,
-    "refund_lines": """
+    "refund_lines": f"""
         SELECT ROW(refund_line.refund_id, sku, location, quantity)
-        FROM unnest(CAST(:refund_sources AS text[]), CAST(:refund_seqs AS text[]))
+        FROM {unnest("refund_sources text", "refund_seqs text")}
             AS wanted(source, seq)
         JOIN refund USING (source, seq)
         JOIN refund_line ON refund_line.reservation_id = refund.reservation_id
@@ -91,26 +92,26 @@ REFUNDS = {
 }
 
 ADJUSTMENTS = {
-    "adjustments": """
+    "adjustments": f"""
         SELECT ROW(id, source, seq, sku, location, delta, reason, version, created_at)
-        FROM unnest(CAST(:adjustment_sources AS text[]), CAST(:adjustment_seqs AS text[]))
+        FROM {unnest("adjustment_sources text", "adjustment_seqs text")}
             AS wanted(source, seq)
         JOIN adjustment USING (source, seq)
     """,
 }
 
 IMPORT_JOBS = {
-    "import_jobs": """
+    "import_jobs": f"""
         SELECT ROW(source, job, digest, created, skipped, created_at)
-        FROM unnest(CAST(:job_sources AS text[]), CAST(:jobs AS text[])) AS wanted(source, job)
+        FROM {unnest("job_sources text", "jobs text")} AS wanted(source, job)
         JOIN import_job USING (source, job)
     """,
 }
 
 TOKENS = {
-    "tokens": """
+    "tokens": f"""
         SELECT ROW(digest, expires_at, used_at)
-        FROM unnest(CAST(:tokens AS bytea[])) AS wanted(digest) JOIN page_token USING (digest)
+        FROM {unnest("tokens bytea")} AS wanted(digest) JOIN page_token USING (digest)
     """,
 }
 
@@ -179,7 +180,7 @@ _STATEMENTS: dict[tuple[bool, ...], Statement] = {}
 
 
 def _parameters(wanted: Wanted) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"ids": list(wanted.reservations)}
+    parameters: dict[str, Any] = {"ids": array(wanted.reservations)}
     pairs = [
         ("sources", "seqs", wanted.identities),
         ("skus", "locations", wanted.stock),
@@ -192,16 +193,10 @@ def _parameters(wanted: Wanted) -> dict[str, Any]:
     if wanted.import_jobs:
         pairs.append(("job_sources", "jobs", wanted.import_jobs))
     if wanted.tokens:
-        parameters["tokens"] = sorted(wanted.tokens)
+        parameters["tokens"] = array(f"\\x{digest.hex()}" for digest in sorted(wanted.tokens))
     for first, second, keys in pairs:
-        parameters[first], parameters[second] = columns(sorted(keys), 2)
+        parameters[first], parameters[second] = arrays(sorted(keys), 2)
     return parameters
-
-
-def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    """Turn rows into `width` columns, as `unnest` takes them."""
-    turned = [list(column) for column in zip(*rows, strict=True)]
-    return turned or [[] for _ in range(width)]
 
 
 def _grouped(records: Iterable[Any]) -> dict[Any, tuple[Line, ...]]:
@@ -284,14 +279,14 @@ def key_parameters(wanted: Wanted) -> dict[str, Any]:
     )
 
 
-FREE_RESERVATIONS = text("""
-    SELECT reservation.id FROM unnest(CAST(:ids AS uuid[])) AS wanted(id)
+FREE_RESERVATIONS = text(f"""
+    SELECT reservation.id FROM {unnest("ids uuid")} AS wanted(id)
     JOIN reservation USING (id) ORDER BY id FOR UPDATE OF reservation SKIP LOCKED
 """)
 
-FREE_STOCK = text("""
+FREE_STOCK = text(f"""
     SELECT stock.sku, stock.location
-    FROM unnest(CAST(:skus AS text[]), CAST(:locations AS text[])) AS wanted(sku, location)
+    FROM {unnest("skus text", "locations text")} AS wanted(sku, location)
     JOIN stock USING (sku, location)
     ORDER BY sku, location FOR UPDATE OF stock SKIP LOCKED
 """)
@@ -299,9 +294,9 @@ FREE_STOCK = text("""
 
 async def locked_elsewhere(connection: AsyncConnection, snapshot: Snapshot) -> set[Any]:
     """Return the ids and stock keys of the snapshot whose rows another session holds locked."""
-    skus, locations = columns(sorted(snapshot.stock), 2)
+    skus, locations = arrays(sorted(snapshot.stock), 2)
     reservations = await connection.execute(
-        FREE_RESERVATIONS, {"ids": sorted(snapshot.reservations)}
+        FREE_RESERVATIONS, {"ids": array(sorted(snapshot.reservations))}
     )
     stock = await connection.execute(FREE_STOCK, {"skus": skus, "locations": locations})
     free: set[Any] = {row.id for row in reservations}

@@ -10,14 +10,11 @@ rows than planned is a conflict, and the caller rolls everything back.
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from db.arrays import arrays, json_text, unnest
 from db.database import Conflict, Transaction
 from db.engine import Statement
 from db.reads import CLOCK
 from db.rows import Writes
-
-encode_json = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +28,26 @@ class Part:
     """What comes after this part is written only if it wrote all of its rows."""
 
     @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [field.split()[0] for field in self.fields.split(", ")]
+
+    @property
     def source(self) -> str:
         """The part's rows as a FROM item with named columns."""
-        return f"json_to_recordset(CAST(CAST(:{self.name} AS text) AS json)) AS new({self.fields})"
+        arrays = unnest(*(f"{self.name}_{field}" for field in self.fields.split(", ")))
+        return f"{arrays} AS new({', '.join(self.names)})"
 
     @property
     def is_whole(self) -> str:
         """The condition that the part wrote all of its rows."""
         return f"(SELECT count(*) FROM {self.name}) = CAST(:{self.name}_rows AS int)"
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        return [field.split()[0] for field in self.fields.split(", ")]
-
     def parameters(self, rows: list[tuple[Any, ...]]) -> dict[str, Any]:
-        """Return the rows as one document, and their number."""
-        names = self.names
-        document = encode_json([dict(zip(names, row, strict=True)) for row in rows])
-        return {self.name: document.decode(), f"{self.name}_rows": len(rows)}
+        """Return the rows, column by column, and their number."""
+        names = [f"{self.name}_{name}" for name in self.names]
+        values = arrays(rows, len(names))
+        return {**dict(zip(names, values, strict=True)), f"{self.name}_rows": len(rows)}
 
 
 PARTS = {
@@ -297,7 +295,10 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
         "token_consumed": [
             (f"\\x{digest.hex()}", used_at) for digest, used_at in writes.tokens_consumed
         ],
-        "reservation_created": [row[:11] for row in created],
+        "reservation_created": [
+            (*row[:7], json_text(row.metadata), json_text(row.shortages), *row[9:11])
+            for row in created
+        ],
         "refund_created": [
             (
                 row.reservation_id,

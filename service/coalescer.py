@@ -147,6 +147,10 @@ class Coalescer:
         metrics.QUEUED.set(self._queued)
         return jobs
 
+    def _more_wait(self) -> bool:
+        """True when a lane that is free now has its next batch waiting."""
+        return bool(self._queue)
+
     async def _run_lane(self, jobs: list[Job]) -> None:
         try:
             await self._run(jobs)
@@ -164,7 +168,7 @@ class Coalescer:
         """Carry jobs out as one batch, or in parts if they can't be as one."""
         commands = [command for job in jobs for command in job.commands]
         try:
-            outcomes = await self.ledger.execute(commands)
+            outcomes = await self.ledger.execute(commands, self._more_wait)
         except ServiceError as error:
             for job in jobs:
                 _refuse(job, error)

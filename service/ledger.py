@@ -6,7 +6,7 @@ in parts; then nothing was written.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -55,12 +55,18 @@ class Ledger:
         self.budget = RetryBudget(self.policy)
         self.lost_rows = LostRows()
 
-    async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Carry the commands out, in order, and return an outcome for each once it is durable."""
+    async def execute(
+        self, commands: Sequence[Command], more_wait: Callable[[], bool] = lambda: False
+    ) -> list[Outcome]:
+        """Carry the commands out, in order, and return an outcome for each once it is durable.
+
+        `more_wait` says whether the caller is going to be back at once with the next ones.
+        """
         started = time.monotonic()
         metrics.BATCH_SIZE.observe(len(commands))
         try:
-            outcomes = await self._retry(commands, give_up_at=started + self.policy.seconds_max)
+            give_up_at = started + self.policy.seconds_max
+            outcomes = await self._retry(commands, more_wait, give_up_at)
         except (ServiceError, Indivisible):
             raise
         except db.Unavailable as error:
@@ -77,11 +83,13 @@ class Ledger:
         _count(commands, outcomes)
         return outcomes
 
-    async def _retry(self, commands: Sequence[Command], give_up_at: float) -> list[Outcome]:
+    async def _retry(
+        self, commands: Sequence[Command], more_wait: Callable[[], bool], give_up_at: float
+    ) -> list[Outcome]:
         for attempt in range(1, self.policy.attempts_max + 1):
             try:
                 locked = attempt > self.policy.lock_after_attempts
-                return await self._attempt(commands, locked=locked)
+                return await self._attempt(commands, more_wait, locked=locked)
             except db.Conflict as conflict:
                 lost = conflict.kind, self.lost_rows.classify(wanted_by(commands).stock)
                 metrics.CONFLICTS.labels(*lost).inc()
@@ -96,7 +104,9 @@ class Ledger:
             await asyncio.sleep(self.policy.wait_seconds(attempt))
         raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
 
-    async def _attempt(self, commands: Sequence[Command], *, locked: bool) -> list[Outcome]:
+    async def _attempt(
+        self, commands: Sequence[Command], more_wait: Callable[[], bool], *, locked: bool
+    ) -> list[Outcome]:
         wanted = wanted_by(commands)
 
         async def work(transaction: db.Transaction) -> list[Outcome]:
@@ -120,6 +130,7 @@ class Ledger:
                 work,
                 isolation=self.strategy.isolation,
                 timeout_seconds=LARGE_SECONDS_MAX if _is_large(wanted) else None,
+                chain_if=more_wait,
             )
 
     async def _plan(self, snapshot: Snapshot, commands: Sequence[Command]) -> Plan:

@@ -26,6 +26,7 @@ from db.embedded import EmbeddedError, EmbeddedPostgres
 from db.migrate import upgrade
 from service import admin
 from service.app import Application, create_app
+from service.connection import Connection
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -255,7 +256,7 @@ def run_worker(settings: Settings, listener: socket.socket) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         lifespan="on",
         log_config=None,
         access_log=False,

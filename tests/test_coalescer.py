@@ -38,11 +38,11 @@ class Gate:
         self._execute = ledger.execute
         ledger.execute = self.execute  # type: ignore[method-assign]
 
-    async def execute(self, commands: Any) -> Any:
+    async def execute(self, commands: Any, *more_wait: Any) -> Any:
         self.batches.append(len(commands))
         self.reached.set()
         await self.opened.wait()
-        return await self._execute(commands)
+        return await self._execute(commands, *more_wait)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ take it; who does not is caught by the version.
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.arrays import unnest
 from db.reads import WANTED_KEYS, key_parameters, load
 from db.rows import Snapshot, Wanted
 from db.strategies.guard import Guard
@@ -18,7 +19,7 @@ LOCK = text(f"""
         FROM (
             SELECT 'stock/' || sku || '/' || location FROM ({WANTED_KEYS}) AS wanted
             UNION
-            SELECT 'reservation/' || id FROM unnest(CAST(:ids AS uuid[])) AS id
+            SELECT 'reservation/' || id FROM {unnest("ids uuid")} AS id
         ) AS named(name)
         ORDER BY hash
         OFFSET 0

@@ -1,10 +1,13 @@
 """A TCP proxy before PostgreSQL that cuts, stalls or swallows, at COMMIT or after so many bytes."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+COMMIT = re.compile(rb"COMMIT(?: AND CHAIN)?\0")
 
 
 @dataclass
@@ -14,14 +17,14 @@ class Fault:
     action: str
     """`cut`: both sides are hung up on; `stall`: nothing passes any more, nor ends; `swallow`: the
     server gets everything, but its answer is lost with the connection."""
-    at: bytes = b""
-    """Where: before what contains this, or, if empty, after so many bytes from the client."""
+    at: re.Pattern[bytes] | None = None
+    """Where: before what contains this, or, without it, after so many bytes from the client."""
     after: int = 0
 
     def place(self, data: bytes) -> int | None:
         """Where in the data it strikes, if it does."""
         if self.at:
-            return 0 if self.at in data else None
+            return 0 if self.at.search(data) else None
         self.after -= len(data)
         return None if self.after >= 0 else len(data) + self.after
 

@@ -20,7 +20,7 @@ from service.commands import Command, Outcome, SetStock
 from service.errors import Contention, OutcomeUnknown, Unavailable
 from service.ledger import Ledger
 from tests.faults.processes import kill_all
-from tests.faults.proxy import Fault, Proxy, proxy
+from tests.faults.proxy import COMMIT, Fault, Proxy, proxy
 from tests.test_coalescer import reserve, working
 
 
@@ -40,8 +40,8 @@ async def ledger(wire: Proxy) -> AsyncIterator[Ledger]:
     await database.close()
 
 
-async def run(ledger: Ledger, command: Command) -> Outcome:
-    return (await ledger.execute([command]))[0]
+async def run(ledger: Ledger, command: Command, *, chains: bool = False) -> Outcome:
+    return (await ledger.execute([command], lambda: chains))[0]
 
 
 async def effects(url: str) -> int:
@@ -56,11 +56,12 @@ ENDS = pytest.mark.parametrize("action", ["cut", "swallow"])  # COMMIT is lost, 
 
 
 @ENDS
+@pytest.mark.parametrize("chains", [False, True])
 async def test_a_commit_that_gets_no_answer_is_settled_and_has_one_effect(
-    ledger, wire, database_url, action
+    ledger, wire, database_url, action, chains
 ):
-    wire.fault = Fault(action, at=b"COMMIT\0")
-    outcome = await run(ledger, reserve(1))
+    wire.fault = Fault(action, at=COMMIT)
+    outcome = await run(ledger, reserve(1), chains=chains)
     assert (outcome.status, outcome.replayed, wire.struck) == (201, False, 1)
     assert await effects(database_url) == 1
     again = await run(ledger, reserve(1))
@@ -71,7 +72,7 @@ async def test_a_commit_that_gets_no_answer_is_settled_and_has_one_effect(
 async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_converges(
     ledger, wire, database_url, action, status
 ):
-    wire.fault, wire.refuses = Fault(action, at=b"COMMIT\0"), True
+    wire.fault, wire.refuses = Fault(action, at=COMMIT), True
     with pytest.raises(OutcomeUnknown):
         await run(ledger, reserve(1))
     wire.refuses = False
@@ -87,10 +88,10 @@ async def test_five_hundred_commits_without_an_answer_end_as_exactly_one_effect_
     chance = random.Random(500)
     answers: Counter[str] = Counter()
     for n in range(500):
-        wire.fault = Fault(chance.choice(["cut", "swallow"]), at=b"COMMIT\0")
+        wire.fault = Fault(chance.choice(["cut", "swallow"]), at=COMMIT)
         wire.refuses = n % 50 == 49
         try:
-            outcome = await run(ledger, reserve(n))
+            outcome = await run(ledger, reserve(n), chains=n % 2 == 0)
         except OutcomeUnknown:
             wire.refuses = False
             outcome = await run(ledger, reserve(n))
@@ -121,7 +122,7 @@ async def test_a_server_that_falls_silent_is_not_waited_for(wire, database_url):
     database = Database(wire.url, pool_size=2, timeouts=Timeouts(transaction=0.3))
     ledger = Ledger(database, Guard())
     await run(ledger, SetStock("A", "main", 10, None, None, None))
-    for fault in (Fault("stall", after=100), Fault("stall", at=b"COMMIT\0")):
+    for fault in (Fault("stall", after=100), Fault("stall", at=COMMIT)):
         wire.fault = fault
         try:
             outcome = await run(ledger, reserve("1"))
@@ -136,7 +137,7 @@ async def test_a_server_that_falls_silent_is_not_waited_for(wire, database_url):
 @ENDS
 async def test_a_merged_batch_is_settled_as_one(wire, database_url, action):
     async with working(wire.url) as coalescer:
-        wire.fault = Fault(action, at=b"COMMIT\0")
+        wire.fault = Fault(action, at=COMMIT)
         answers = await asyncio.gather(*(coalescer.submit([reserve(n)]) for n in range(20)))
         assert [(o[0].status, o[0].replayed) for o in answers] == [(201, False)] * 20
         assert wire.struck == 1
@@ -168,7 +169,7 @@ async def test_a_key_whose_commit_gets_no_answer_is_there_or_is_told_not_to_be(
 ):
     """The same holds for whatever does not go through the ledger."""
     database = Database(wire.url, pool_size=2)
-    wire.fault = Fault(action, at=b"COMMIT\0")
+    wire.fault = Fault(action, at=COMMIT)
     try:
         await store_key(database, "hf_a-key", "us", ["read"])
     except ConnectionLost:
@@ -191,7 +192,7 @@ async def a_commit_that_never_reached_a_server_that_crashed(directory: Path) -> 
             await upgrade(database)
             ledger = Ledger(database, Guard())
             await run(ledger, SetStock("A", "main", 10, None, None, None))
-            wire.fault = Fault("cut", at=b"COMMIT\0")
+            wire.fault = Fault("cut", at=COMMIT)
             reserving = asyncio.create_task(run(ledger, reserve(1)))
             while not wire.struck:
                 await asyncio.sleep(0.001)

@@ -17,7 +17,7 @@ from service.errors import OutcomeUnknown, Unavailable
 from service.ledger import Ledger
 from tests.conftest import assert_books_balance
 from tests.faults.acknowledged import AcknowledgedLog
-from tests.faults.proxy import Fault, proxy
+from tests.faults.proxy import COMMIT, Fault, proxy
 from tests.faults.shoppers import Shoppers
 from tests.faults.standby import Pair, running_pair
 from tests.faults.test_lost_connections import effects, run, spend_transaction_ids
@@ -92,7 +92,7 @@ async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[int | str
     async with proxy(pair.url) as wire, shop(wire.url, PATIENT) as ledger:
         await pair.caught_up()
         pair.standby.kill()
-        wire.fault = Fault("swallow", at=b"COMMIT\0")
+        wire.fault = Fault("swallow", at=COMMIT)
         reserving = asyncio.create_task(status(ledger, reserve(1)))
         while not wire.struck:
             await asyncio.sleep(0.005)

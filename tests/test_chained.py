@@ -1,0 +1,114 @@
+"""A COMMIT that begins the next transaction, when the next batch is waiting already."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from db.database import Database, DatabaseError, Transaction
+from db.engine import driver_of
+from db.rows import Line
+from db.strategies.guard import Guard
+from service.commands import Reserve, SetStock, reservation_id
+from service.ledger import Ledger
+
+
+async def backend(transaction: Transaction) -> int:
+    transaction.is_empty = True
+    return driver_of(transaction.connection).get_server_pid()
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each BEGIN that is sent."""
+    levels: list[str] = []
+    begin = Transaction.begin
+
+    async def noted(self: Transaction, isolation: str = "READ COMMITTED") -> None:
+        levels.append(isolation)
+        await begin(self, isolation)
+
+    monkeypatch.setattr(Transaction, "begin", noted)
+    return levels
+
+
+async def idle_in_transaction(url: str) -> int:
+    connection = await asyncpg.connect(url)
+    count = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND state = 'idle in transaction'"
+    )
+    await connection.close()
+    return int(count)
+
+
+async def chained(database: Database, **more: Any) -> int:
+    return await database.transact(backend, chain_if=lambda: True, **more)
+
+
+async def test_the_next_transaction_needs_no_begin_and_no_other_connection(database, begun):
+    assert await chained(database) == await chained(database) == await chained(database)
+    assert begun == ["READ COMMITTED"]
+
+
+async def test_who_does_not_come_for_it_gets_one_of_its_own(database, begun):
+    first = await chained(database)
+    assert await database.transact(backend) != first
+    assert begun == ["READ COMMITTED"] * 2
+
+
+async def test_another_isolation_level_is_begun_anew(database, begun):
+    await chained(database)
+    await chained(database, isolation="SERIALIZABLE")
+    assert begun == ["READ COMMITTED", "SERIALIZABLE"]
+
+
+async def test_a_connection_that_is_trusted_no_more_is_not_gone_on_with(database, begun):
+    await chained(database)
+    database._trusted_since = float("inf")
+    assert database._take_chained("READ COMMITTED") is None
+    assert database._chained is None
+
+
+async def test_it_is_let_go_of_when_nobody_comes(database, database_url):
+    await chained(database)
+    assert await idle_in_transaction(database_url) == 1
+    async with asyncio.timeout(10):
+        while await idle_in_transaction(database_url):
+            await asyncio.sleep(0.01)
+    assert database.engine.pool.checkedout() == 0
+
+
+async def test_it_is_let_go_of_when_the_database_is_closed(database_url):
+    database = Database(database_url, pool_size=2)
+    await chained(database)
+    await database.close()
+    assert await idle_in_transaction(database_url) == 0
+
+
+async def test_what_has_failed_before_its_commit_is_not_chained(database):
+    async def careless(transaction: Transaction) -> None:
+        transaction.is_empty = True
+        with pytest.raises(asyncpg.PostgresError):
+            await driver_of(transaction.connection).execute("SELECT 1 / 0")
+
+    with pytest.raises(DatabaseError, match="had failed before COMMIT"):
+        await database.transact(careless, chain_if=lambda: True)
+    assert database._chained is None
+    assert database.engine.pool.checkedout() == 0
+
+
+async def test_one_whose_connection_has_died_meanwhile_is_run_again(database, database_url):
+    ledger = Ledger(database, Guard())
+    await ledger.execute([SetStock("A", "main", 9, None, None, None)], lambda: True)
+    killer = await asyncpg.connect(database_url)
+    assert await killer.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND state = 'idle in transaction'"
+    )
+    await killer.close()
+    line = Line("A", "main", 1)
+    order = Reserve("us", "1", None, (line,), None, {}, reservation_id("us", "1"))
+    (outcome,) = await ledger.execute([order])
+    assert outcome.status == 201
