@@ -8,7 +8,7 @@ client who goes away cancels nothing.
 
 import asyncio
 import itertools
-from collections import deque
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from service import metrics
 from service.commands import Command, Outcome, names_of, weight_of
 from service.errors import Contention, OutcomeUnknown, Overloaded, ServiceError, Unavailable
 from service.ledger import Indivisible, Ledger
+from service.queue import Job, Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Limits:
 
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a second's work; more only adds delay
+    crowd_min: int = 128  # commands waiting for one SKU before others go first: two batches' worth
     batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
@@ -38,21 +40,6 @@ class Limits:
 ANSWERED_AT_ONCE = 8  # about a millisecond of writing to sockets
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """The commands of one request and the future of their outcomes."""
-
-    commands: list[Command]
-    outcomes: asyncio.Future[list[Outcome]]
-    queued_at: float
-    weight: int
-    give_up_at: float
-
-    def names(self) -> set[Any]:
-        """Return the ids and stock keys that the commands name."""
-        return set().union(*(names_of(command) for command in self.commands))
-
-
 class Coalescer:
     """Merges jobs into batches and runs them in lanes."""
 
@@ -60,8 +47,7 @@ class Coalescer:
         self.ledger = ledger
         self.limits = limits or Limits()
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Job] = deque()
-        self._queued = 0
+        self._queue = Queue(self.limits.queued_commands_max, self.limits.crowd_min)
         self._lanes_busy = 0
         self._pump_due = False
         self._unanswered: set[Job] = set()
@@ -80,8 +66,6 @@ class Coalescer:
         """
         if self._closing:
             raise Unavailable("The service is shutting down.")
-        if self._queued + len(commands) > max(self.limits.queued_commands_max, len(commands)):
-            raise Overloaded("Too many requests are waiting.")
         weight = sum(map(weight_of, commands))
         is_large = weight > self.limits.lane_lines_max
         patience = (
@@ -89,17 +73,22 @@ class Coalescer:
         )
         now = self._loop.time()
         job = Job(commands, self._loop.create_future(), now, weight, now + patience)
-        self._queued += len(commands)
         if is_large:
+            self._queue.admit(job)
             self._spawn(self._run_large(job))
         else:
-            self._queue.append(job)
+            self._queue.put(job)
             self._pump_soon()
         self._unanswered.add(job)
         try:
             return await job.outcomes
         finally:
             self._unanswered.discard(job)
+
+    @property
+    def is_full(self) -> bool:
+        """True when whatever is submitted now is refused as `Overloaded`."""
+        return self._queue.is_full
 
     async def drain(self) -> None:
         """Take no more work and return when all that was taken is answered."""
@@ -112,7 +101,7 @@ class Coalescer:
 
     def give_up(self) -> None:
         """Answer all that is still owed, before the connections are cut."""
-        for job in self._queue:
+        for job in self._queue.take_older(math.inf):
             _refuse(job, Unavailable("The service is shutting down."))
         for job in self._unanswered:
             _refuse(job, OutcomeUnknown("The service shut down while this was under way."))
@@ -131,20 +120,8 @@ class Coalescer:
 
     def _take(self) -> list[Job]:
         """The next batch: jobs in order, without those that wait for a stuck row."""
-        jobs: list[Job] = []
-        parked: list[Job] = []
-        room = self.limits.batch_lines_max
-        while self._queue and (not jobs or self._queue[0].weight <= room):
-            job = self._queue.popleft()
-            if self._stuck and not self._stuck.isdisjoint(job.names()):
-                parked.append(job)
-                continue
-            self._queued -= len(job.commands)
-            if not job.outcomes.done():
-                jobs.append(job)
-                room -= job.weight
-        self._queue.extendleft(reversed(parked))
-        metrics.QUEUED.set(self._queued)
+        jobs = self._queue.take(self.limits.batch_lines_max, apart=self._stuck)
+        metrics.QUEUED.set(self._queue.commands)
         return jobs
 
     def _more_wait(self) -> bool:
@@ -161,7 +138,7 @@ class Coalescer:
     async def _run_large(self, job: Job) -> None:
         """Carry out, beside the lanes, what is too large to be merged with others."""
         async with self._large:
-            self._queued -= len(job.commands)
+            self._queue.leave(job)
             await self._run([job])
 
     async def _run(self, jobs: list[Job], stuck_attempts: int = 0) -> None:
@@ -239,10 +216,7 @@ class Coalescer:
         What was begun goes on, within its own bounds, and is found by its seq.
         """
         now = self._loop.time()
-        oldest = now - self.limits.queued_seconds_max
-        while self._queue and self._queue[0].queued_at < oldest:
-            job = self._queue.popleft()
-            self._queued -= len(job.commands)
+        for job in self._queue.take_older(now - self.limits.queued_seconds_max):
             _refuse(job, Overloaded("The request waited too long."))
         for job in self._unanswered:
             if job.give_up_at < now:

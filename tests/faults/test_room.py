@@ -6,12 +6,15 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from db.database import Timeouts
 from db.embedded import EmbeddedPostgres
+from service.coalescer import Coalescer
 from service.commands import Command, Outcome
 from service.errors import Overloaded
 from service.ledger import Ledger
@@ -116,9 +119,9 @@ class Turns:
         self._execute = ledger.execute
         ledger.execute = self.execute  # type: ignore[method-assign]
 
-    async def execute(self, commands: Sequence[Command]) -> list[Outcome]:
+    async def execute(self, commands: Sequence[Command], *more_wait: Any) -> list[Outcome]:
         await self._turns.acquire()
-        outcomes = await self._execute(commands)
+        outcomes = await self._execute(commands, *more_wait)
         self.batches.append(len(commands))
         self._done.set()
         return outcomes
@@ -138,38 +141,63 @@ CAPACITY, QUEUE, ROUNDS = 10, 30, 40
 """Commands in a batch, commands that may wait, and batches."""
 
 
-async def test_at_ten_times_the_capacity_goodput_stays_and_nobody_else_waits_longer(database_url):
-    """Nine of ten want one SKU. Every batch is full; what does not fit is told so at once."""
-    waited: Counter[int] = Counter()
-    elsewhere: Counter[int] = Counter()
-    told_late: Counter[int] = Counter()
-    shed = 0
+@dataclass
+class Flood:
+    """Ten times the capacity, nineteen of twenty for one SKU, and what became of it."""
 
-    async def ask(number: int, round_: int) -> None:
-        nonlocal shed
-        sku = "B" if number % 10 == 0 else "A"
+    turns: Turns
+    waited: Counter[int] = field(default_factory=Counter)
+    """How many batches the buyers of the hot SKU had to wait."""
+    elsewhere: Counter[int] = field(default_factory=Counter)
+    shed: Counter[str] = field(default_factory=Counter)
+    told_late: int = 0
+
+    async def ask(self, coalescer: Coalescer, number: int, round_: int) -> None:
+        sku = "A" if number % 20 else "B"
         try:
             await coalescer.submit([reserve(f"{round_}-{number}", sku)])
         except Overloaded:
-            shed += 1
-            told_late[len(turns.batches) - round_] += 1
+            self.shed[sku] += 1
+            self.told_late += len(self.turns.batches) - round_
         else:
-            rounds = len(turns.batches) - round_
-            (elsewhere if sku == "B" else waited)[rounds] += 1
+            waited = self.waited if sku == "A" else self.elsewhere
+            waited[len(self.turns.batches) - round_] += 1
 
+
+async def flood(database_url: str, crowd_min: int) -> Flood:
     async with working(
-        database_url, batch_lines_max=CAPACITY, lane_lines_max=CAPACITY, queued_commands_max=QUEUE
+        database_url,
+        batch_lines_max=CAPACITY,
+        lane_lines_max=CAPACITY,
+        queued_commands_max=QUEUE,
+        crowd_min=crowd_min,
     ) as coalescer:
         turns = Turns(coalescer.ledger)
+        seen = Flood(turns)
         tasks = []
         for round_ in range(ROUNDS):
-            tasks += [asyncio.create_task(ask(number, round_)) for number in range(10 * CAPACITY)]
+            tasks += [
+                asyncio.create_task(seen.ask(coalescer, number, round_))
+                for number in range(10 * CAPACITY)
+            ]
             await asyncio.sleep(0)
             await turns.next()
         turns.open()
         await asyncio.gather(*tasks)
-    assert set(turns.batches[:ROUNDS]) == {CAPACITY}
-    assert shed > 8 * CAPACITY * (ROUNDS - QUEUE // CAPACITY)
-    assert set(told_late) == {0}
-    assert max(waited) <= QUEUE // CAPACITY + 2
-    assert max(elsewhere) <= QUEUE // CAPACITY + 2
+        return seen
+
+
+async def test_at_ten_times_the_capacity_goodput_stays_and_other_skus_hardly_wait(database_url):
+    """Every batch is full; what does not fit is told so at once, and all of that is the crowd's."""
+    seen = await flood(database_url, crowd_min=CAPACITY)
+    assert set(seen.turns.batches[:ROUNDS]) == {CAPACITY}
+    assert seen.shed["A"] > 8 * CAPACITY * (ROUNDS - QUEUE // CAPACITY)
+    assert (seen.shed["B"], seen.told_late) == (0, 0)
+    assert max(seen.waited) <= 2 * QUEUE // CAPACITY + 2
+    assert max(seen.elsewhere) <= 3
+
+
+async def test_in_one_queue_with_the_crowd_other_skus_would_wait_and_be_shed(database_url):
+    seen = await flood(database_url, crowd_min=10**9)
+    assert seen.shed["B"] > ROUNDS
+    assert max(seen.elsewhere) > 3
