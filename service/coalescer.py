@@ -9,6 +9,7 @@ client who goes away cancels nothing.
 import asyncio
 import itertools
 import math
+import random
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +27,11 @@ class Limits:
 
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a second's work; more only adds delay
-    crowd_min: int = 128  # commands waiting for one SKU before others go first: two batches' worth
-    batch_lines_max: int = 500  # a plan of this size holds the event loop for some 10 ms
+    crowd_min: int = 64  # commands waiting for one SKU before all others go first: half a batch
+    batch_lines_max: int = 128  # larger ones cost no less a line, and all others wait for longer
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
+    room_seconds: float = 1.0  # for room in the queue; who is refused at once asks again at once
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     answer_seconds_max: float = 7.5  # nor to be answered, whatever adds up: ten are promised
     large_answer_seconds_max: float = 70.0  # for a large job: its transaction may take 60
@@ -73,11 +75,15 @@ class Coalescer:
         )
         now = self._loop.time()
         job = Job(commands, self._loop.create_future(), now, weight, now + patience)
+        enter = self._queue.admit if is_large else self._queue.put
+        try:
+            enter(job)
+        except Overloaded:
+            await self._linger()
+            enter(job)
         if is_large:
-            self._queue.admit(job)
             self._spawn(self._run_large(job))
         else:
-            self._queue.put(job)
             self._pump_soon()
         self._unanswered.add(job)
         try:
@@ -85,10 +91,23 @@ class Coalescer:
         finally:
             self._unanswered.discard(job)
 
-    @property
-    def is_full(self) -> bool:
-        """True when whatever is submitted now is refused as `Overloaded`."""
-        return self._queue.is_full
+    async def expect_room(self) -> None:
+        """Return if there is room for anything; raise `Overloaded` if there is none for a moment.
+
+        For those who would rather know before they have any work with a request.
+        """
+        if self._queue.is_full:
+            await self._linger()
+            if self._queue.is_full:
+                raise Overloaded("Too many requests are waiting.")
+
+    async def _linger(self) -> None:
+        """Keep who finds no room waiting for a moment, each for another one.
+
+        Refused at once, thousands of clients that do not heed Retry-After would keep the worker
+        busy with nothing but refusals.
+        """
+        await asyncio.sleep(self.limits.room_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
 
     async def drain(self) -> None:
         """Take no more work and return when all that was taken is answered."""

@@ -178,8 +178,8 @@ async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
     assert [(o[0].status, o[0].replayed) for o in again] == [(201, False)] * 10
 
 
-async def test_more_than_may_wait_is_refused_at_once(database_url):
-    async with working(database_url, queued_commands_max=5) as coalescer:
+async def test_more_than_may_wait_is_refused(database_url):
+    async with working(database_url, queued_commands_max=5, room_seconds=0) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
         await gate.reached.wait()
@@ -190,6 +190,35 @@ async def test_more_than_may_wait_is_refused_at_once(database_url):
         gate.opened.set()
         assert {status for o in await settled(taken) for status in statuses(o)} == {201}
         assert (await coalescer.submit([reserve(6)]))[0].status == 201
+
+
+async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
+    async with working(database_url, queued_commands_max=2, room_seconds=0.5) as coalescer:
+        gate = Gate(coalescer.ledger)
+        taken = begin(coalescer, [reserve("first")])
+        await gate.reached.wait()
+        taken += begin(coalescer, [reserve(1)], [reserve(2)])
+        await asyncio.sleep(0)
+        expecting = asyncio.create_task(coalescer.expect_room())
+        late = begin(coalescer, [reserve("late")], [reserve(n) for n in range(10, 40)])
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in [expecting, *late])
+        gate.opened.set()
+        assert {status for o in await settled(taken + late) for status in statuses(o)} == {201}
+        await expecting
+
+
+async def test_who_expects_room_and_finds_none_is_refused(database_url):
+    async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+        gate = Gate(coalescer.ledger)
+        taken = begin(coalescer, [reserve("first")])
+        await gate.reached.wait()
+        taken += begin(coalescer, [reserve(1)])
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await coalescer.expect_room()
+        gate.opened.set()
+        await settled(taken)
 
 
 async def test_who_has_waited_too_long_is_refused_and_leaves_nothing_behind(database_url):

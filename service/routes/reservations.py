@@ -48,7 +48,6 @@ from service.errors import (
     InsufficientStock,
     InvalidRequest,
     NotFound,
-    Overloaded,
     ServiceError,
     UnknownSku,
 )
@@ -106,8 +105,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
     caller = await caller_of(request, "reserve")
-    if services_of(request).coalescer.is_full:  # before any work: a flood of them must be cheap
-        return problem_answer(Overloaded("Too many requests are waiting."), request.scope["path"])
+    await services_of(request).coalescer.expect_room()
     body = await read_body(request, ReserveBody)
     command = _reserve(caller, body, seq_of(request, body.seq))
     return _reserved(await _submit(request, command), request)

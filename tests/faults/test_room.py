@@ -171,6 +171,7 @@ async def flood(database_url: str, crowd_min: int) -> Flood:
         lane_lines_max=CAPACITY,
         queued_commands_max=QUEUE,
         crowd_min=crowd_min,
+        room_seconds=0,
     ) as coalescer:
         turns = Turns(coalescer.ledger)
         seen = Flood(turns)
