@@ -7,19 +7,17 @@ what counts.
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench import report, statement
 from bench.cases import CASES, STATEMENT, Case
 from bench.load import Measured, check_wrk, load
+from bench.page import load_average, show
 from bench.stand import Stand, running
 
 
@@ -33,7 +31,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write a page with the tables here")
     options = parser.parse_args()
     check_wrk()
-    load_before = f"{os.getloadavg()[0]:.2f}"
+    load_before = load_average()
     cases = [case for case in CASES if case.is_short or not options.short]
     names = {name for case in cases for name in case.services}
     with tempfile.TemporaryDirectory() as directory, running(Path(directory), names) as stand:
@@ -73,14 +71,6 @@ def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) ->
     if name == STATEMENT:
         return statement.measure(stand.database_url, prefix=prefix, sent=case.sent, seconds=seconds)
     return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
-
-
-def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 if __name__ == "__main__":
