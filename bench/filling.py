@@ -1,4 +1,4 @@
-"""A database that has been in use: many stock rows and years of reservations, and the books balance.
+"""A database that has been in use: stock rows, stored reservations, and books that balance.
 
 Rows are made by set-based SQL while there are no keys and indexes, which are built afterwards from
 the definitions that the catalogs gave. Reservation n takes one unit of SKU `(n - 1) % skus + 1` and
@@ -20,30 +20,30 @@ ROWS_AT_ONCE = 50_000  # a second or so of work: often enough for a progress bar
 Told = Callable[[str, int, int], None]
 """Is told of progress: what is being done, how many of how many are done."""
 
-# A shop's reservations came one after another, a second apart, and stock was there before.
-CREATED_AT = "now() - interval '1 second' * ($2::bigint - number + 1)"
 NUMBERS = "generate_series($3::bigint, $4::bigint) AS number"
 
 # Parameters of each: SKUs, reservations, the first and the last number to make.
+SHELVES = f"""
+    SELECT 'S' || number AS sku, ($2::bigint - number + $1::bigint) / $1::bigint AS taken,
+           now() - interval '1 second' * ($2::bigint + 1) AS created_at
+    FROM {NUMBERS}
+"""
 STOCK = (
     f"""
     INSERT INTO stock (sku, location, available, held, version, created_at, updated_at)
-    SELECT 'S' || number, 'main', {UNITS} - taken, 0, 1 + taken, created_at, created_at
-    FROM {NUMBERS},
-        LATERAL (SELECT ($2::bigint - number + $1::bigint) / $1::bigint AS taken,
-                        now() - interval '1 second' * ($2::bigint + 1) AS created_at) AS counted
+    SELECT sku, 'main', {UNITS} - taken, 0, 1 + taken, created_at, created_at
+    FROM ({SHELVES}) AS shelf
     """,
     f"""
     INSERT INTO movement (sku, location, version, kind, available_delta, held_delta, created_at)
-    SELECT 'S' || number, 'main', 1, 'import', {UNITS}, 0,
-           now() - interval '1 second' * ($2::bigint + 1 + 0 * $1::bigint)
-    FROM {NUMBERS}
+    SELECT sku, 'main', 1, 'import', {UNITS}, 0, created_at FROM ({SHELVES}) AS shelf
     """,
 )
+# They came one after another, a second apart, when all stock was there.
 MADE = f"""
     SELECT number, 'stored-' || number AS seq, md5('stored-' || number)::uuid AS id,
            'S' || ((number - 1) % $1::bigint + 1) AS sku, 2 + (number - 1) / $1::bigint AS version,
-           {CREATED_AT} AS created_at
+           now() - interval '1 second' * ($2::bigint - number + 1) AS created_at
     FROM {NUMBERS}
 """
 RESERVATIONS = (
@@ -94,8 +94,8 @@ async def fill(url: str, skus: int, reservations: int, told: Told) -> None:
         # What a crash would lose is made again; the CHECKPOINT has all of it on disk.
         await connection.execute("SET synchronous_commit = off")
         async with _without_indexes(connection, told):
-            await _insert(connection, "stock", STOCK, (skus, reservations), skus, told)
             counts = (skus, reservations)
+            await _insert(connection, "stock", STOCK, counts, skus, told)
             await _insert(connection, "reservations", RESERVATIONS, counts, reservations, told)
         await settle(connection, told)
     finally:
@@ -123,12 +123,15 @@ async def sizes(url: str) -> list[dict[str, Any]]:
 @asynccontextmanager
 async def _without_indexes(connection: Any, told: Told) -> AsyncIterator[None]:
     """Take keys and indexes away for the block, and build them all at its end."""
-    parts = [row for select in (CONSTRAINTS, INDEXES) for row in await connection.fetch(select, TABLES)]
+    parts = [
+        *await connection.fetch(CONSTRAINTS, TABLES),
+        *await connection.fetch(INDEXES, TABLES),
+    ]
     for part in parts:
         await connection.execute(part["dropped"])
     yield
     for place, part in enumerate(parts):
-        told(f"index {part['name']}", place, len(parts))
+        told("indexes", place, len(parts))
         await connection.execute(part["made"])
     told("indexes", len(parts), len(parts))
 
