@@ -1,19 +1,16 @@
 """What came out: medians, ratios with their spread, the goals, and the page with all of them."""
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cases import BARE, CAREFUL, CASES, FOUR_WORKERS, HOLDFAST, SERVICES, STATEMENT, TEXTBOOK
 from bench.load import Measured
 from bench.page import made_by, markdown, spread
+from bench.rounds import CELL_HEADINGS, Results, cells, median, rate
 from service.lab import svg
 
-Results = dict[tuple[str, str], list[Measured]]
-"""The rounds of each (case, service)."""
-
-HEADINGS = ("case", "service", "requests/s", "p50 ms", "p99 ms", "not 2xx", "holdfast is")
+HEADINGS = ("case", "service", *CELL_HEADINGS, "holdfast is")
 GOAL_HEADINGS = ("goal", "asked", "measured")
 SIZES = {case.name: case.sent.batch for case in CASES}
 
@@ -33,11 +30,6 @@ smallest and largest in brackets. Where a case says nothing else there are 64 co
 
 {services}
 """
-
-
-def rate(one: Measured) -> float:
-    """Return requests per second."""
-    return one.requests_per_second
 
 
 def quickness(one: Measured) -> float:
@@ -101,7 +93,7 @@ def write(path: Path, results: Results, command: str, rounds: int, seconds: int,
     """Write the page and, beside it, its plot."""
     plot = path.with_suffix(".svg")
     hot = {
-        name: _median(measured, rate) for (case, name), measured in results.items() if case == HOT
+        name: median(measured, rate) for (case, name), measured in results.items() if case == HOT
     }
     plot.write_text(svg.bars("requests a second, one hot SKU", list(hot), {"": list(hot.values())}))
     path.write_text(
@@ -130,15 +122,6 @@ def _row(case: str, name: str, results: Results) -> list[str]:
     return [
         case,
         name,
-        f"{_median(measured, rate):,.0f}"
-        if SIZES[case] == 1
-        else f"{_median(measured, rate):,.1f}",
-        f"{_median(measured, lambda one: one.p50_milliseconds):.2f}",
-        f"{_median(measured, lambda one: one.p99_milliseconds):.2f}",
-        str(sum(one.refused + one.failed for one in measured)),
+        *cells(measured, 0 if SIZES[case] == 1 else 1),
         "" if name == HOLDFAST else spread(ratios),
     ]
-
-
-def _median(measured: Sequence[Measured], by: Callable[[Measured], float]) -> float:
-    return statistics.median(map(by, measured))
