@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import report
 from bench.cases import CASES
 from bench.load import check_wrk
-from bench.page import load_average, show
+from bench.page import load_average, output_file, show
 from bench.rounds import figures, measure
 from bench.stand import running
 
@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="only the cases with goals")
-    parser.add_argument("--json", type=Path, help="write every round's figures here")
-    parser.add_argument("--report", type=Path, help="write a page with the tables here")
+    parser.add_argument("--json", type=output_file, help="write every round's figures here")
+    parser.add_argument("--report", type=output_file, help="write a page with the tables here")
     options = parser.parse_args()
     check_wrk()
     load_before = load_average()

@@ -20,7 +20,7 @@ from rich.progress import track
 from bench.cases import HOLDFAST
 from bench.load import Load, Measured, check_wrk, load
 from bench.observation import StockTable, find_workers, observe_stock, resident_bytes
-from bench.page import command_line, load_average, made_by, markdown, show
+from bench.page import command_line, load_average, made_by, markdown, output_file, show
 from bench.stand import Stand, seed, serve
 from db.audit import Audit, audit
 from db.database import Database
@@ -125,8 +125,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.endurance", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seconds", type=int, default=10, help="of a slice")
-    parser.add_argument("--json", type=Path, help="write every slice's figures here")
-    parser.add_argument("--report", type=Path, help="write a page with a plot here")
+    parser.add_argument("--json", type=output_file, help="write every slice's figures here")
+    parser.add_argument("--report", type=output_file, help="write a page with a plot here")
     options = parser.parse_args()
     if 60 * options.minutes < 2 * options.seconds:
         parser.error("there must be time for two slices: a last one and a first")

@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.cases import EMPTY, GROWN, Case
 from bench.filling import Told, fill, sizes
 from bench.load import Load, check_wrk, load
-from bench.page import command_line, load_average, made_by, markdown, show, spread
+from bench.page import command_line, load_average, made_by, markdown, output_file, show, spread
 from bench.rounds import CELL_HEADINGS, Results, cells, figures, measure, rate
 from bench.stand import Stand, serve
 from db.database import Database
@@ -34,6 +34,7 @@ HOT, MANY = "one hot SKU", f"{EMPTY_SKUS:,} SKUs"
 GOAL_HEADINGS = ("load", "asked", "grown is, of empty")
 HEADINGS = ("load", "database", *CELL_HEADINGS)
 SIZE_HEADINGS = ("database", "table", "rows", "MB", "MB of indexes")
+RESERVATIONS = "SELECT count(*) FROM reservation"
 CHECKPOINTS = "SELECT num_timed + num_requested FROM pg_stat_checkpointer"
 
 PAGE = """# Growth
@@ -53,7 +54,8 @@ each, from 64 connections; figures are medians, ratios have their smallest and l
 Before the first round both are loaded for {warm_up} seconds over all their SKUs, which does not
 count: after a checkpoint each page is logged whole when it is first touched, and a large database
 has more pages to touch. A running service pays that once per checkpoint, every 15 minutes;
-checkpoints during the rounds: {checkpoints}.
+checkpoints during the rounds: {checkpoints}. What the loads reserve is stored, too: *empty* ended
+with {empty_reservations:,} reservations, *grown* with {grown_reservations:,}.
 
 On disk before the rounds, vacuumed, with indexes just built:
 
@@ -69,6 +71,9 @@ class Growth:
     sizes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The tables of each database."""
     checkpoints: int = 0
+    """During the rounds."""
+    reservations: dict[str, int] = field(default_factory=dict)
+    """Of each database at the end."""
 
 
 def main() -> None:
@@ -84,11 +89,14 @@ def main() -> None:
         checkpoints = asyncio.run(_ask(stand.database_url, CHECKPOINTS))
         growth.results = measure(stand, cases, options.rounds, options.seconds)
         growth.checkpoints = asyncio.run(_ask(stand.database_url, CHECKPOINTS)) - checkpoints
+        growth.reservations = {
+            name: asyncio.run(_ask(url, RESERVATIONS)) for name, url in urls.items()
+        }
     show(GOAL_HEADINGS, goals(growth.results))
     show(HEADINGS, rows(growth.results))
     show(SIZE_HEADINGS, size_rows(growth))
     if options.json:
-        everything = {"sizes": growth.sizes, "measured": figures(growth.results)}
+        everything = asdict(growth) | {"results": figures(growth.results)}
         options.json.write_text(json.dumps(everything, indent=2))
     if options.report:
         options.report.write_text(page(growth, options, load_before))
@@ -101,8 +109,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--skus", type=int, default=1_000_000)
     parser.add_argument("--reservations", type=int, default=5_000_000)
     parser.add_argument("--warm-up-seconds", type=int, default=60)
-    parser.add_argument("--json", type=Path, help="write every round's figures here")
-    parser.add_argument("--report", type=Path, help="write a page with the tables here")
+    parser.add_argument("--json", type=output_file, help="write every round's figures here")
+    parser.add_argument("--report", type=output_file, help="write a page with the tables here")
     return parser.parse_args()
 
 
@@ -229,6 +237,8 @@ def page(growth: Growth, options: argparse.Namespace, load_before: str) -> str:
         seconds=options.seconds,
         warm_up=options.warm_up_seconds,
         checkpoints=growth.checkpoints,
+        empty_reservations=growth.reservations[EMPTY],
+        grown_reservations=growth.reservations[GROWN],
         goals=markdown(GOAL_HEADINGS, goals(growth.results)),
         table=markdown(HEADINGS, rows(growth.results)),
         sizes=markdown(SIZE_HEADINGS, size_rows(growth)),

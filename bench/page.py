@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,6 +17,13 @@ MADE_BY = """\
 Made by `{command}` on {day}: {cores} cores and {memory:.0f} GB of
 memory, shared by the load generator (wrk), the services and PostgreSQL 18 (fsync and
 synchronous_commit on), Python {python}, load average {load} at the start."""
+
+
+def output_file(text: str) -> Path:
+    """Return the file to write to; its directory is made at once, not after all measurements."""
+    path = Path(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def load_average() -> str:
@@ -54,7 +62,7 @@ def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, without lines between columns: ten of them fit into 80 characters."""
-    table = Table(*headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(*headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     for row in rows:
         table.add_row(*row)
     Console().print(table)
