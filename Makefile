@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases lock clean
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases bench-growth bench-endurance lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -55,6 +55,12 @@ bench: $(VENV)/dev  ## measure against a bare route and what teams write (needs 
 
 bench-phases: $(VENV)/dev  ## measure where a batch's time goes, step by step
 	@$(BIN)/python -m bench.phases $(ARGS)
+
+bench-growth: $(VENV)/dev  ## measure a database of millions of rows beside an empty one (needs wrk)
+	@$(BIN)/python -m bench.growth $(ARGS)
+
+bench-endurance: $(VENV)/dev  ## measure one hot row for ten minutes: speed, memory, table (needs wrk)
+	@$(BIN)/python -m bench.endurance $(ARGS)
 
 lock:  ## resolve the dependencies again, with hashes and without any registry's address
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group build -o requirements.lock

@@ -7,20 +7,15 @@ what counts.
 
 import argparse
 import json
-import os
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
-from bench import report, statement
-from bench.cases import CASES, STATEMENT, Case
-from bench.load import Measured, check_wrk, load
-from bench.stand import Stand, running
+from bench import report
+from bench.cases import CASES
+from bench.load import check_wrk
+from bench.page import load_average, output_file, show
+from bench.rounds import figures, measure
+from bench.stand import running
 
 
 def main() -> None:
@@ -29,11 +24,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="only the cases with goals")
-    parser.add_argument("--json", type=Path, help="write every round's figures here")
-    parser.add_argument("--report", type=Path, help="write a page with the tables here")
+    parser.add_argument("--json", type=output_file, help="write every round's figures here")
+    parser.add_argument("--report", type=output_file, help="write a page with the tables here")
     options = parser.parse_args()
     check_wrk()
-    load_before = f"{os.getloadavg()[0]:.2f}"
+    load_before = load_average()
     cases = [case for case in CASES if case.is_short or not options.short]
     names = {name for case in cases for name in case.services}
     with tempfile.TemporaryDirectory() as directory, running(Path(directory), names) as stand:
@@ -41,46 +36,11 @@ def main() -> None:
     show(report.GOAL_HEADINGS, report.goals(results))
     show(report.HEADINGS, report.rows(results))
     if options.json:
-        everything = [
-            {"case": case, "service": name, "rounds": [asdict(one) for one in measured]}
-            for (case, name), measured in results.items()
-        ]
-        options.json.write_text(json.dumps(everything, indent=2))
+        options.json.write_text(json.dumps(figures(results), indent=2))
     if options.report:
         command = f"make bench ARGS='--rounds {options.rounds} --seconds {options.seconds}"
         command += f"{' --short' if options.short else ''} --report {options.report}'"
         report.write(options.report, results, command, options.rounds, options.seconds, load_before)
-
-
-def measure(stand: Stand, cases: Sequence[Case], rounds: int, seconds: int) -> report.Results:
-    """Load every service with every case that names it, round by round."""
-    turns = [
-        (case, name)
-        for _ in range(rounds)
-        for case in cases
-        for name in case.services
-        if name in stand.urls or name == STATEMENT
-    ]
-    results: report.Results = {}
-    for number, (case, name) in enumerate(track(turns, "measuring")):
-        measured = one_round(stand, case, name, f"{number}", seconds)
-        results.setdefault((case.name, name), []).append(measured)
-    return results
-
-
-def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) -> Measured:
-    """Load one service once."""
-    if name == STATEMENT:
-        return statement.measure(stand.database_url, prefix=prefix, sent=case.sent, seconds=seconds)
-    return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
-
-
-def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 if __name__ == "__main__":

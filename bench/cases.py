@@ -7,6 +7,7 @@ from bench.load import SKUS_MAX, Load
 HOLDFAST, TWO_WORKERS, FOUR_WORKERS = "holdfast", "holdfast, 2 workers", "holdfast, 4 workers"
 BARE, TEXTBOOK, GUARDED, CAREFUL = "bare route", "textbook", "guarded ORM", "careful asyncpg"
 LUA, STATEMENT = "Redis + Lua", "bare statement"
+EMPTY, GROWN = "empty", "grown"  # of bench.growth
 
 SERVICES = {
     BARE: "a Litestar route on the same server that validates the same body and builds the same"

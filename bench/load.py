@@ -4,10 +4,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-SKUS_MAX = 100_000
+SKUS_MAX = 100_000  # that the stand's shelves hold, and that a table of popularity is made for
 
 SCRIPT = """
 wrk.method = "POST"
@@ -15,6 +16,7 @@ wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Authorization"] = "Bearer {key}"
 local skus, zipf, lines, batch = {skus}, {zipf}, {lines}, {batch}
 local number = 0
+math.randomseed({seed})
 
 -- Popularity as 1 / rank ^ zipf: cumulated once, then looked up by halving.
 local cumulated = {{}}
@@ -118,6 +120,8 @@ class Measured:
     refused: int
     failed: int
     """Requests without an answer."""
+    answered: int
+    """How many answers came, of whatever status."""
 
 
 def check_wrk() -> None:
@@ -132,6 +136,7 @@ def load(url: str, *, key: str, prefix: str, sent: Load, seconds: int) -> Measur
         key=key,
         prefix=prefix,
         uuid=f"{abs(hash(prefix)) % 16**8:08x}",
+        seed=zlib.crc32(prefix.encode()),  # or every round would want the same SKUs in turn
         request=sent.request,
         skus=sent.skus,
         zipf=sent.zipf,
@@ -164,6 +169,7 @@ def _measured(printed: str) -> Measured:
         p99_milliseconds=_milliseconds(_find(r"(?m)^\s+99%\s+(\S+)", printed)),
         refused=int(refused[1]) if refused else 0,
         failed=sum(map(int, errors.groups())) if errors else 0,
+        answered=int(_find(r"(\d+) requests in", printed)),
     )
 
 

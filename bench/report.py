@@ -1,28 +1,22 @@
 """What came out: medians, ratios with their spread, the goals, and the page with all of them."""
 
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cases import BARE, CAREFUL, CASES, FOUR_WORKERS, HOLDFAST, SERVICES, STATEMENT, TEXTBOOK
 from bench.load import Measured
+from bench.page import made_by, markdown, spread
+from bench.rounds import CELL_HEADINGS, Results, cells, median, rate
 from service.lab import svg
 
-Results = dict[tuple[str, str], list[Measured]]
-"""The rounds of each (case, service)."""
-
-HEADINGS = ("case", "service", "requests/s", "p50 ms", "p99 ms", "not 2xx", "holdfast is")
+HEADINGS = ("case", "service", *CELL_HEADINGS, "holdfast is")
 GOAL_HEADINGS = ("goal", "asked", "measured")
 SIZES = {case.name: case.sent.batch for case in CASES}
 
 PAGE = """# Benchmarks
 
-Made by `{command}` on {day}: {cores} cores, shared by the load generator (wrk), the services and
-PostgreSQL 18 (fsync and synchronous_commit on), Python {python}, load average {load} at the start.
+{made_by}
 
 Only the ratios mean something, and only within this run: the services stand side by side and are
 loaded in turn, {rounds} rounds of {seconds} seconds each; figures are medians, ratios have their
@@ -36,11 +30,6 @@ smallest and largest in brackets. Where a case says nothing else there are 64 co
 
 {services}
 """
-
-
-def rate(one: Measured) -> float:
-    """Return requests per second."""
-    return one.requests_per_second
 
 
 def quickness(one: Measured) -> float:
@@ -94,7 +83,7 @@ def rows(results: Results) -> list[list[str]]:
 def goals(results: Results) -> list[list[str]]:
     """Return a row for each goal that was measured."""
     return [
-        [goal.name, f"{goal.at_least:g} x", _spread(goal.ratios(results))]
+        [goal.name, f"{goal.at_least:g} x", spread(goal.ratios(results))]
         for goal in GOALS
         if {goal.ours, goal.theirs} <= results.keys()
     ]
@@ -104,14 +93,14 @@ def write(path: Path, results: Results, command: str, rounds: int, seconds: int,
     """Write the page and, beside it, its plot."""
     plot = path.with_suffix(".svg")
     hot = {
-        name: _median(measured, rate) for (case, name), measured in results.items() if case == HOT
+        name: median(measured, rate) for (case, name), measured in results.items() if case == HOT
     }
     plot.write_text(svg.bars("requests a second, one hot SKU", list(hot), {"": list(hot.values())}))
     path.write_text(
         PAGE.format(
-            command=command,
-            table=_markdown(HEADINGS, rows(results)),
-            goals=_markdown(GOAL_HEADINGS, goals(results)),
+            made_by=made_by(command, load),
+            table=markdown(HEADINGS, rows(results)),
+            goals=markdown(GOAL_HEADINGS, goals(results)),
             services="\n".join(
                 f"- **{name}**: {text}."
                 for name, text in SERVICES.items()
@@ -120,10 +109,6 @@ def write(path: Path, results: Results, command: str, rounds: int, seconds: int,
             plot=plot.name,
             rounds=rounds,
             seconds=seconds,
-            cores=os.cpu_count(),
-            python=platform.python_version(),
-            day=time.strftime("%Y-%m-%d"),
-            load=load,
         )
     )
 
@@ -137,24 +122,6 @@ def _row(case: str, name: str, results: Results) -> list[str]:
     return [
         case,
         name,
-        f"{_median(measured, rate):,.0f}"
-        if SIZES[case] == 1
-        else f"{_median(measured, rate):,.1f}",
-        f"{_median(measured, lambda one: one.p50_milliseconds):.2f}",
-        f"{_median(measured, lambda one: one.p99_milliseconds):.2f}",
-        str(sum(one.refused + one.failed for one in measured)),
-        "" if name == HOLDFAST else _spread(ratios),
+        *cells(measured, 0 if SIZES[case] == 1 else 1),
+        "" if name == HOLDFAST else spread(ratios),
     ]
-
-
-def _median(measured: Sequence[Measured], by: Callable[[Measured], float]) -> float:
-    return statistics.median(map(by, measured))
-
-
-def _spread(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
-def _markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)])

@@ -16,7 +16,9 @@ from pathlib import Path
 from bench.cases import (
     BARE,
     CAREFUL,
+    EMPTY,
     FOUR_WORKERS,
+    GROWN,
     GUARDED,
     HOLDFAST,
     LUA,
@@ -34,6 +36,8 @@ PORTS = {
     GUARDED: 8113,
     CAREFUL: 8114,
     LUA: 8115,
+    EMPTY: 8121,
+    GROWN: 8122,
 }
 REDIS_PORT = 8116
 MODULES = {BARE: "bare", TEXTBOOK: "textbook", GUARDED: "guarded", CAREFUL: "careful", LUA: "lua"}
@@ -47,6 +51,8 @@ class Stand:
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     database_url: str = ""
     urls: dict[str, str] = field(default_factory=dict)
+    process_ids: dict[str, int] = field(default_factory=dict)
+    """The supervisor of each Holdfast."""
 
 
 @contextlib.contextmanager
@@ -54,12 +60,11 @@ def running(directory: Path, names: set[str]) -> Iterator[Stand]:
     """Start the named services and fill the shelves; without Redis `Redis + Lua` is left out."""
     stand = Stand()
     with contextlib.ExitStack() as stack:
-        _serve(stack, stand, HOLDFAST, directory, 1)
-        stand.database_url = (directory / "database.url").read_text().strip()
-        _seed(stand)
+        serve(stack, stand, HOLDFAST, directory)
+        seed(stand, SKUS_MAX)
         for name, workers in ((TWO_WORKERS, 2), (FOUR_WORKERS, 4)):
             if name in names:
-                _serve(stack, stand, name, directory / str(workers), workers)
+                serve(stack, stand, name, directory / str(workers), workers)
         if LUA in names and shutil.which("redis-server"):
             stack.enter_context(_process(_redis(directory)))
         for name in MODULES:
@@ -69,15 +74,18 @@ def running(directory: Path, names: set[str]) -> Iterator[Stand]:
         yield stand
 
 
-def _serve(
-    stack: contextlib.ExitStack, stand: Stand, name: str, directory: Path, workers: int
+def serve(
+    stack: contextlib.ExitStack, stand: Stand, name: str, directory: Path, workers: int = 1
 ) -> None:
+    """Start a Holdfast on the stand's database; the first one brings its PostgreSQL with it."""
     command = [sys.executable, "-m", "service", "serve", "--port", str(PORTS[name])]
     command += ["--data-dir", str(directory), "--workers", str(workers)]
     if stand.database_url:
         command += ["--database-url", stand.database_url]
-    stack.enter_context(_process(command, HOLDFAST_ADMIN_KEY=stand.key))
+    started = stack.enter_context(_process(command, HOLDFAST_ADMIN_KEY=stand.key))
+    stand.process_ids[name] = started.pid
     _await(stand, name)
+    stand.database_url = stand.database_url or (directory / "database.url").read_text().strip()
 
 
 def _uvicorn(name: str) -> list[str]:
@@ -100,13 +108,13 @@ def _environment(stand: Stand) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], **environment: str) -> Iterator[None]:
+def _process(command: list[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the end of the block."""
     running_process = subprocess.Popen(  # noqa: S603 - our own command line
         command, env=os.environ | environment, stdout=subprocess.DEVNULL
     )
     try:
-        yield
+        yield running_process
     finally:
         running_process.terminate()
         running_process.wait(timeout=30)
@@ -131,9 +139,9 @@ def _await(stand: Stand, name: str) -> None:
     raise SystemExit(f"nothing answers at {url}")
 
 
-def _seed(stand: Stand) -> None:
+def seed(stand: Stand, skus: int) -> None:
     """Import plenty of stock, and one SKU of which there is none."""
-    rows = "".join(f"S{number},main,1000000000\n" for number in range(1, SKUS_MAX + 1))
+    rows = "".join(f"S{number},main,1000000000\n" for number in range(1, skus + 1))
     request = urllib.request.Request(  # noqa: S310 - loopback
         f"{stand.urls[HOLDFAST]}/v1/imports?job=bench",
         data=f"sku,location,available\n{rows}T1,main,0\n".encode(),

@@ -41,6 +41,7 @@ async def _measure(database_url: str, prefix: str, sent: Load, seconds: int) -> 
         p99_milliseconds=milliseconds[int(0.99 * len(milliseconds))],
         refused=0,
         failed=0,
+        answered=len(durations),
     )
 
 

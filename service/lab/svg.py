@@ -31,19 +31,30 @@ def bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]
     return _picture(title, top + len(labels) * group + 4, parts)
 
 
-def lines(title: str, step: float, series: Mapping[str, Sequence[float]]) -> str:
-    """Return lines over time; a value stands for `step` seconds."""
+def lines(
+    title: str, step: float, series: Mapping[str, Sequence[float]], *, shares_scale: bool = True
+) -> str:
+    """Return lines over time; a value stands for `step` seconds.
+
+    Without `shares_scale` each of the series goes up to its own highest value, which its name in
+    the key then has beside it: for quantities of different units.
+    """
     longest = max((len(values) for values in series.values()), default=0)
-    highest = max((max(values, default=0) for values in series.values()), default=0) or 1
+    highest = {name: max(values, default=0) or 1 for name, values in series.items()}
+    if shares_scale:
+        highest = dict.fromkeys(series, max(highest.values(), default=1))
     across = (WIDTH - 80) / max(1, longest - 1)
     bottom = LINES_HEIGHT - 24
-    up = (bottom - 60) / highest
-    parts = _key(list(series))
+    parts = _key(
+        [name if shares_scale else f"{name}: to {number(highest[name])}" for name in series]
+    )
     parts.append(f'<path d="M60 56V{bottom}H{WIDTH - 10}" stroke="#999" fill="none"/>')
-    parts.append(_text(54, 64, number(highest), anchor="end"))
+    if shares_scale:
+        parts.append(_text(54, 64, number(max(highest.values(), default=1)), anchor="end"))
     parts.append(_text(54, bottom, "0", anchor="end"))
     parts.append(_text(WIDTH - 10, bottom + 16, f"{longest * step:.1f} s", anchor="end"))
-    for place, values in enumerate(series.values()):
+    for place, (name, values) in enumerate(series.items()):
+        up = (bottom - 60) / highest[name]
         points = " ".join(
             f"{60 + at * across:.1f},{bottom - value * up:.1f}" for at, value in enumerate(values)
         )

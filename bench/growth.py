@@ -1,0 +1,249 @@
+"""`make bench-growth`: what is stored must not slow down what is asked.
+
+Two databases on one PostgreSQL (fsync and synchronous_commit on), each with a Holdfast of its own:
+one as good as empty, one filled as after years. Both get the same loads in turn, round by round.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.cases import EMPTY, GROWN, Case
+from bench.filling import Told, fill, sizes
+from bench.load import Load, check_wrk, load
+from bench.page import command_line, load_average, made_by, markdown, output_file, show, spread
+from bench.rounds import CELL_HEADINGS, Results, cells, figures, measure, rate
+from bench.stand import Stand, serve
+from db.database import Database
+from db.migrate import upgrade
+
+EMPTY_SKUS = 10_000
+AT_LEAST = 0.85
+HOT, MANY = "one hot SKU", f"{EMPTY_SKUS:,} SKUs"
+
+GOAL_HEADINGS = ("load", "asked", "grown is, of empty")
+HEADINGS = ("load", "database", *CELL_HEADINGS)
+SIZE_HEADINGS = ("database", "table", "rows", "MB", "MB of indexes")
+RESERVATIONS = "SELECT count(*) FROM reservation"
+CHECKPOINTS = "SELECT num_timed + num_requested FROM pg_stat_checkpointer"
+
+PAGE = """# Growth
+
+{made_by}
+
+Does a full database make Holdfast slower? Two databases on one PostgreSQL, each with its own
+`holdfast serve`: *empty* has {empty_skus:,} SKUs; *grown* has {skus:,} SKUs and {reservations:,}
+stored reservations, each with a line and a movement, and its books balance. Only the ratios mean
+something, and only within this run: both are loaded in turn, {rounds} rounds of {seconds} seconds
+each, from 64 connections; figures are medians, ratios have their smallest and largest in brackets.
+
+{goals}
+
+{table}
+
+Before the first round both are loaded for {warm_up} seconds over all their SKUs, which does not
+count: after a checkpoint each page is logged whole when it is first touched, and a large database
+has more pages to touch. A running service pays that once per checkpoint, every 15 minutes;
+checkpoints during the rounds: {checkpoints}. What the loads reserve is stored, too: *empty* ended
+with {empty_reservations:,} reservations, *grown* with {grown_reservations:,}.
+
+On disk before the rounds, vacuumed, with indexes just built:
+
+{sizes}
+"""
+
+
+@dataclass(slots=True)
+class Growth:
+    """What was measured."""
+
+    results: Results = field(default_factory=dict)
+    sizes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The tables of each database."""
+    checkpoints: int = 0
+    """During the rounds."""
+    reservations: dict[str, int] = field(default_factory=dict)
+    """Of each database at the end."""
+
+
+def main() -> None:
+    """Fill both databases, measure, and print the tables."""
+    options = _options()
+    check_wrk()
+    load_before = load_average()
+    cases = loads(options.skus)
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        stand, urls = start(stack, Path(directory), options)
+        growth = Growth(sizes={name: asyncio.run(sizes(url)) for name, url in urls.items()})
+        warm_up(stand, cases, options.warm_up_seconds)
+        checkpoints = asyncio.run(_ask(stand.database_url, CHECKPOINTS))
+        growth.results = measure(stand, cases, options.rounds, options.seconds)
+        growth.checkpoints = asyncio.run(_ask(stand.database_url, CHECKPOINTS)) - checkpoints
+        growth.reservations = {
+            name: asyncio.run(_ask(url, RESERVATIONS)) for name, url in urls.items()
+        }
+    show(GOAL_HEADINGS, goals(growth.results))
+    show(HEADINGS, rows(growth.results))
+    show(SIZE_HEADINGS, size_rows(growth))
+    if options.json:
+        everything = asdict(growth) | {"results": figures(growth.results)}
+        options.json.write_text(json.dumps(everything, indent=2))
+    if options.report:
+        options.report.write_text(page(growth, options, load_before))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.growth", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--skus", type=int, default=1_000_000)
+    parser.add_argument("--reservations", type=int, default=5_000_000)
+    parser.add_argument("--warm-up-seconds", type=int, default=60)
+    parser.add_argument("--json", type=output_file, help="write every round's figures here")
+    parser.add_argument("--report", type=output_file, help="write a page with the tables here")
+    return parser.parse_args()
+
+
+def loads(skus: int) -> tuple[Case, ...]:
+    """Return what both databases get, and what only one with so many SKUs can get."""
+    return (
+        Case(HOT, Load(), (GROWN, EMPTY)),
+        Case(MANY, Load(skus=EMPTY_SKUS), (GROWN, EMPTY)),
+        Case(f"all {skus:,} SKUs", Load(skus=skus), (GROWN,)),
+    )
+
+
+def start(
+    stack: contextlib.ExitStack, directory: Path, options: argparse.Namespace
+) -> tuple[Stand, dict[str, str]]:
+    """Start the services on their filled databases; return them and the databases' addresses."""
+    stand = Stand()
+    serve(stack, stand, EMPTY, directory)  # brings PostgreSQL with it
+    urls = {EMPTY: stand.database_url}
+    urls[GROWN] = stand.database_url = asyncio.run(_create(stand.database_url, GROWN))
+    with filling_bars() as told:
+        asyncio.run(fill(urls[EMPTY], EMPTY_SKUS, 0, told(EMPTY)))
+        asyncio.run(fill(urls[GROWN], options.skus, options.reservations, told(GROWN)))
+    serve(stack, stand, GROWN, directory / GROWN)
+    return stand, urls
+
+
+async def _create(url: str, name: str) -> str:
+    """Make and migrate another database beside one; return its address."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    made = f"{url.rpartition('/')[0]}/{name}"
+    database = Database(made, pool_size=1)
+    await upgrade(database)
+    await database.close()
+    return made
+
+
+async def _ask(url: str, select: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(select))
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def filling_bars() -> Iterator[Any]:
+    """Show a bar for each step; yields what gives a database's `Told`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        bars: dict[str, Any] = {}
+
+        def of(database: str) -> Told:
+            def told(step: str, done: int, total: int) -> None:
+                name = f"{database}: {step}"
+                if name not in bars:
+                    bars[name] = progress.add_task(name)
+                progress.update(bars[name], completed=done, total=total)
+
+            return told
+
+        yield of
+
+
+def warm_up(stand: Stand, cases: tuple[Case, ...], seconds: int) -> None:
+    """Load both over all their SKUs, uncounted: a page's first touch is logged whole."""
+    for case in cases[1:]:
+        name = case.services[-1]
+        with Console(stderr=True).status(f"warming up {name}"):
+            prefix = f"warm-up-{name}"
+            load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
+
+
+def ratios(results: Results, case: str) -> list[float]:
+    """Return grown to empty, round by round; all of grown's SKUs count against all of empty's."""
+    against = case if (case, EMPTY) in results else MANY
+    pairs = zip(results[case, GROWN], results[against, EMPTY], strict=True)
+    return [rate(grown) / rate(empty) for grown, empty in pairs]
+
+
+def goals(results: Results) -> list[list[str]]:
+    """Return a row for each load: what is asked, and what was measured."""
+    return [
+        [
+            case if (case, EMPTY) in results else f"{case}, against {MANY}",
+            f"{AT_LEAST:g} x",
+            spread(ratios(results, case)),
+        ]
+        for case, name in results
+        if name == GROWN
+    ]
+
+
+def rows(results: Results) -> list[list[str]]:
+    """Return a row for each load and database: the medians."""
+    return [[case, name, *cells(measured)] for (case, name), measured in results.items()]
+
+
+def size_rows(growth: Growth) -> list[list[str]]:
+    """Return a row for each table of each database."""
+    return [
+        [
+            name,
+            table["table"],
+            f"{table['rows']:,}",
+            f"{table['heap_bytes'] / 1e6:,.1f}",
+            f"{table['index_bytes'] / 1e6:,.1f}",
+        ]
+        for name, tables in growth.sizes.items()
+        for table in tables
+    ]
+
+
+def page(growth: Growth, options: argparse.Namespace, load_before: str) -> str:
+    """Return the page with everything in it."""
+    return PAGE.format(
+        made_by=made_by(command_line("bench-growth"), load_before),
+        empty_skus=EMPTY_SKUS,
+        skus=options.skus,
+        reservations=options.reservations,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        warm_up=options.warm_up_seconds,
+        checkpoints=growth.checkpoints,
+        empty_reservations=growth.reservations[EMPTY],
+        grown_reservations=growth.reservations[GROWN],
+        goals=markdown(GOAL_HEADINGS, goals(growth.results)),
+        table=markdown(HEADINGS, rows(growth.results)),
+        sizes=markdown(SIZE_HEADINGS, size_rows(growth)),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Rounds: every service is loaded in turn, again and again, and what came out."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.progress import track
+
+from bench import statement
+from bench.cases import STATEMENT, Case
+from bench.load import Measured, load
+from bench.stand import Stand
+
+Results = dict[tuple[str, str], list[Measured]]
+"""The rounds of each (case, service)."""
+
+
+def measure(stand: Stand, cases: Sequence[Case], rounds: int, seconds: int) -> Results:
+    """Load every service with every case that names it, round by round."""
+    order = [
+        (case, name)
+        for case in cases
+        for name in case.services
+        if name in stand.urls or name == STATEMENT
+    ]
+    # Every other round goes backwards, so that none has always the same one before it.
+    turns = [turn for number in range(rounds) for turn in order[:: (-1) ** number]]
+    results: Results = {}
+    for number, (case, name) in enumerate(track(turns, "measuring")):
+        measured = one_round(stand, case, name, f"{number}", seconds)
+        results.setdefault((case.name, name), []).append(measured)
+    return results
+
+
+def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) -> Measured:
+    """Load one service once."""
+    if name == STATEMENT:
+        return statement.measure(stand.database_url, prefix=prefix, sent=case.sent, seconds=seconds)
+    return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
+
+
+def figures(results: Results) -> list[dict[str, Any]]:
+    """Return every round's figures, for a file."""
+    return [
+        {"case": case, "service": name, "rounds": [asdict(one) for one in measured]}
+        for (case, name), measured in results.items()
+    ]
+
+
+def rate(one: Measured) -> float:
+    """Return requests per second."""
+    return one.requests_per_second
+
+
+def median(measured: Sequence[Measured], by: Callable[[Measured], float]) -> float:
+    """Return what half of the rounds stayed below."""
+    return statistics.median(map(by, measured))
+
+
+CELL_HEADINGS = ("requests/s", "p50 ms", "p99 ms", "not 2xx")
+
+
+def cells(measured: Sequence[Measured], digits: int = 0) -> list[str]:
+    """Return the medians of some rounds, as `CELL_HEADINGS` has them."""
+    return [
+        f"{median(measured, rate):,.{digits}f}",
+        f"{median(measured, lambda one: one.p50_milliseconds):.2f}",
+        f"{median(measured, lambda one: one.p99_milliseconds):.2f}",
+        str(sum(one.refused + one.failed for one in measured)),
+    ]
