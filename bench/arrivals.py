@@ -150,6 +150,7 @@ def _measured(arrivals: Arrivals, sent: int, seconds: float) -> Measured:
         requests_per_second=len(quickest_first) / seconds,
         p50_milliseconds=at(0.5),
         p99_milliseconds=at(0.99),
+        answered=len(quickest_first) + arrivals.refused,
         refused=arrivals.refused,
         failed=sent - len(quickest_first) - arrivals.refused,
     )

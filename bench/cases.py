@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from bench.load import SKUS_MAX, Load
 
 HOLDFAST, TWO_WORKERS, FOUR_WORKERS = "holdfast", "holdfast, 2 workers", "holdfast, 4 workers"
-BARE, TEXTBOOK, GUARDED, CAREFUL = "bare route", "textbook", "guarded ORM", "careful asyncpg"
+BARE, BARE_WHOLE = "bare route", "bare route, one write"
+TEXTBOOK, GUARDED, CAREFUL = "textbook", "guarded ORM", "careful asyncpg"
 LUA, STATEMENT = "Redis + Lua", "bare statement"
 EMPTY, GROWN = "empty", "grown"  # of bench.growth
 
 SERVICES = {
     BARE: "a Litestar route on the same server that validates the same body and builds the same"
-    " answer, and writes nothing: the limit",
+    " answer, and writes nothing, as uvicorn serves it: the limit",
+    BARE_WHOLE: "the same with Holdfast's own connections, where an answer leaves in one write"
+    " (docs/decisions.md, 17)",
     TEXTBOOK: "what teams write: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, a transaction"
     " for each request; no ledger, no replays",
     GUARDED: "the same with a guarded update in place of the lock",
@@ -35,9 +38,11 @@ class Case:
     """Part of `--short` too."""
 
 
+HOT = (HOLDFAST, BARE, BARE_WHOLE, TEXTBOOK, GUARDED, CAREFUL, LUA)
+MANY = (HOLDFAST, BARE, BARE_WHOLE, TEXTBOOK, CAREFUL)
 CASES = (
-    Case("hot, 64 connections", Load(), (HOLDFAST, BARE, TEXTBOOK, GUARDED, CAREFUL, LUA), True),
-    Case("10,000 SKUs", Load(skus=10_000), (HOLDFAST, BARE, TEXTBOOK, CAREFUL), True),
+    Case("hot, 64 connections", Load(), HOT, True),
+    Case("10,000 SKUs", Load(skus=10_000), MANY, True),
     Case("idle: one connection", Load(connections=1), (HOLDFAST, BARE, TEXTBOOK, CAREFUL), True),
     Case("hot, 16 connections", Load(connections=16), (HOLDFAST, BARE, TEXTBOOK)),
     Case("hot, 256 connections", Load(connections=256), (HOLDFAST, BARE, TEXTBOOK)),

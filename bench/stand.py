@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.cases import (
     BARE,
+    BARE_WHOLE,
     CAREFUL,
     EMPTY,
     FOUR_WORKERS,
@@ -32,6 +33,7 @@ PORTS = {
     TWO_WORKERS: 8102,
     FOUR_WORKERS: 8104,
     BARE: 8111,
+    BARE_WHOLE: 8110,
     TEXTBOOK: 8112,
     GUARDED: 8113,
     CAREFUL: 8114,
@@ -71,6 +73,10 @@ def running(directory: Path, names: set[str]) -> Iterator[Stand]:
             if name in names and (name != LUA or shutil.which("redis-server")):
                 stack.enter_context(_process(_uvicorn(name), **_environment(stand)))
                 _await(stand, name)
+        if BARE_WHOLE in names:
+            command = [sys.executable, "-m", "bench.services.bare_whole", f"{PORTS[BARE_WHOLE]}"]
+            stack.enter_context(_process(command))
+            _await(stand, BARE_WHOLE)
         yield stand
 
 
