@@ -19,6 +19,11 @@ DATABASE = "holdfast"
 # that only root may enter. Only root can write here, so nobody can plant others.
 SHARED_CACHE = Path("/var/cache/holdfast")
 UNFINISHED = ".unfinished-"
+# A container's limit on memory, in version 2 and in version 1 of control groups.
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 # Headers and static libraries: a quarter of the wheel, needed by compilers only.
 NOT_NEEDED = ("include", "pgxs", "pkgconfig", "*.a", "*.py", "__pycache__")
 
@@ -29,7 +34,6 @@ SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "shared_buffers": "256MB",  # the hot tables of a large shop; small beside any server's memory
     "huge_pages": "off",  # never a start that depends on the kernel's settings
     "max_connections": "200",  # every worker's pool, the operator's psql, and room
     "max_wal_size": "4GB",  # checkpoints come by the clock: each makes all pages logged whole again
@@ -43,6 +47,24 @@ SETTINGS = {
 }
 
 
+def memory_bytes() -> int:
+    """Return the memory of this machine, or of the container if that has less."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # no such control group, or "max"
+            found.append(int(limit.read_text()))
+    return min(found)
+
+
+def shared_buffers_megabytes(memory: int) -> int:
+    """Return how much of that memory PostgreSQL gets for pages: a sixteenth, 128 MB to 1 GB.
+
+    Ids are random, so a reservation touches a random page of each of its indexes: those of five
+    million reservations take about 1 GB. More would only make a shutdown slower, which writes it.
+    """
+    return min(max(memory // 16 // 2**20, 128), 1024)
+
+
 @dataclass(frozen=True)
 class Installation:
     """A directory with `initdb` and `postgres`, and the account that runs them."""
@@ -52,7 +74,7 @@ class Installation:
 
     def choose_settings(self, cluster: Path) -> dict[str, str]:
         """Return SETTINGS, and those that depend on what these binaries were built with."""
-        settings = {**SETTINGS}
+        settings = {**SETTINGS, "shared_buffers": f"{shared_buffers_megabytes(memory_bytes())}MB"}
         # Whole pages after a checkpoint are most of the WAL; lz4 shrinks them at next to no cost.
         settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "on"
         if self._has_library("pg_stat_statements"):

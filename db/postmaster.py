@@ -19,7 +19,7 @@ from typing import IO
 
 # The longest one is initdb: a second on a laptop, half a minute on a starved CI disk.
 PROGRAM_SECONDS = 120.0
-# A fast shutdown writes out the dirty part of shared_buffers, 256 MB at most.
+# A fast shutdown writes out the dirty part of shared_buffers, 1 GB at most.
 FAST_STOP_SECONDS = 30.0
 # An immediate shutdown writes nothing; the postmaster itself kills what is left after 5 s.
 IMMEDIATE_STOP_SECONDS = 10.0
