@@ -8,6 +8,7 @@ rows than planned is a conflict, and the caller rolls everything back.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from db.arrays import arrays, json_text, unnest
@@ -17,7 +18,7 @@ from db.reads import CLOCK
 from db.rows import Writes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """One part of the statement: a table's rows as typed columns, and what is done with them."""
 
@@ -27,16 +28,17 @@ class Part:
     gates: bool = False
     """What comes after this part is written only if it wrote all of its rows."""
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        return [field.split()[0] for field in self.fields.split(", ")]
+    @cached_property
+    def parameter_names(self) -> list[str]:
+        """The names of the parameters, one for each column."""
+        return [f"{self.name}_{field.split()[0]}" for field in self.fields.split(", ")]
 
     @property
     def source(self) -> str:
         """The part's rows as a FROM item with named columns."""
-        arrays = unnest(*(f"{self.name}_{field}" for field in self.fields.split(", ")))
-        return f"{arrays} AS new({', '.join(self.names)})"
+        fields = self.fields.split(", ")
+        arrays = unnest(*(f"{self.name}_{field}" for field in fields))
+        return f"{arrays} AS new({', '.join(field.split()[0] for field in fields)})"
 
     @property
     def is_whole(self) -> str:
@@ -45,7 +47,7 @@ class Part:
 
     def parameters(self, rows: list[tuple[Any, ...]]) -> dict[str, Any]:
         """Return the rows, column by column, and their number."""
-        names = [f"{self.name}_{name}" for name in self.names]
+        names = self.parameter_names
         values = arrays(rows, len(names))
         return {**dict(zip(names, values, strict=True)), f"{self.name}_rows": len(rows)}
 

@@ -10,6 +10,7 @@ What a verdict relied on goes into the writes as a guard (see `db.rows.StockChan
 
 from collections.abc import Mapping
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -217,7 +218,7 @@ class Books:
             movements=self.movements,
             apply_before=self.apply_before,
         )
-        for id_ in sorted(self.touched):
+        for id_ in sorted(self.touched, key=attrgetter("int")):  # as UUIDs compare, but in C
             self._write_reservation(writes, self.reservations[id_])
         self._pin()
         for _, row in sorted(self.rows.items()):
