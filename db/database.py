@@ -9,115 +9,49 @@ still the server of that transaction, and by waiting until its standby has it to
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
-import asyncpg
 import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.engine import (
-    FAILURES,
-    NEVER_SCANS,
-    POOL_IS_DEAD,
-    Statement,
-    Timeouts,
-    create_engine,
-    driver_of,
-    milliseconds,
-    sqlstate,
+from db.engine import FAILURES, POOL_IS_DEAD, Timeouts, create_engine, sqlstate
+from db.failures import (
+    Conflict,
+    ConnectionLost,
+    DatabaseError,
+    LockTimeout,
+    OutcomeUnknown,
+    Unavailable,
+    has_rolled_back,
+    meaning_of,
 )
+from db.transaction import (
+    Transaction,
+    allow,
+    discard,
+    end,
+    identify,
+    scanning,
+    wait_for_standby,
+)
+
+__all__ = [
+    "Conflict",
+    "ConnectionLost",
+    "Database",
+    "DatabaseError",
+    "LockTimeout",
+    "OutcomeUnknown",
+    "Transaction",
+    "Unavailable",
+    "scanning",
+    "wait_for_standby",
+]
 
 T = TypeVar("T")
 
-CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
-CANCEL_SECONDS = 0.2  # for a cancellation to be sent; a frozen server takes none
 CHAIN_SECONDS = 0.05  # a chained transaction is taken at once, or its caller has changed its mind
-DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
-AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
-STANDBY_WAIT = Statement("""
-    SELECT pg_logical_emit_message(true, 'holdfast', ''), CAST(pg_current_xact_id() AS text) AS id
-    WHERE current_setting('synchronous_standby_names') <> ''
-""")
-
-
-class DatabaseError(Exception):
-    """The database did not do what it was asked."""
-
-
-class Conflict(DatabaseError):
-    """A guard did not hold, or PostgreSQL chose us as the loser; nothing was written."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
-
-
-class LockTimeout(Conflict):
-    """A row's lock could not be had in time; nothing was written."""
-
-    def __init__(self) -> None:
-        super().__init__("lock_timeout")
-
-
-class ConnectionLost(Conflict):
-    """The connection died before COMMIT was sent; nothing was written."""
-
-    def __init__(self) -> None:
-        super().__init__("connection_lost")
-
-
-class Unavailable(DatabaseError):
-    """The database is away, full or read-only, or no connection was free; nothing was written."""
-
-
-class OutcomeUnknown(DatabaseError):
-    """The connection died at COMMIT and what became of the transaction could not be read back."""
-
-    def __init__(self) -> None:
-        super().__init__("the connection died at COMMIT, and it is not known whether it was done")
-
-
-@dataclass(slots=True)
-class Transaction:
-    """A transaction under way; who writes in a hurry leaves the transaction's id here."""
-
-    connection: AsyncConnection
-    id: int | None = None
-    is_empty: bool = False
-    """Nothing is written, so there is no id to be asked for."""
-    isolation: str | None = None
-    """The level at which it has begun."""
-
-    @property
-    def history(self) -> str | None:
-        """The history of the database to which the id belongs, if that can be told."""
-        history: str | None = self.connection.info.get("history")
-        return history
-
-    async def begin(self, isolation: str = "READ COMMITTED") -> None:
-        """Begin it."""
-        await driver_of(self.connection).execute(f"BEGIN ISOLATION LEVEL {isolation}")
-        self.isolation = isolation
-
-    async def commit(self, *, chain: bool = False) -> None:
-        """Return when it is durable. Raises `DatabaseError` if a statement in it had failed.
-
-        With `chain` the next transaction on the connection has begun by then, at the same level.
-        """
-        statement = "COMMIT AND CHAIN" if chain else "COMMIT"
-        if await driver_of(self.connection).execute(statement) != "COMMIT":
-            raise DatabaseError("the transaction had failed before COMMIT")
-
-    async def roll_back(self) -> bool:
-        """Undo it; False when the connection is no longer good for that."""
-        try:
-            await driver_of(self.connection).execute("ROLLBACK")
-        except FAILURES:
-            return False
-        return True
 
 
 class Database:
@@ -160,9 +94,9 @@ class Database:
                 if transaction.isolation is None:
                     await transaction.begin(isolation)
                 if timeout_seconds is not None:
-                    await _allow(connection, timeout_seconds)
+                    await allow(connection, timeout_seconds)
                 result = await work(transaction)
-                await _identify(transaction)
+                await identify(transaction)
                 committing = True
                 chains = chain_if is not None and chain_if()
                 await transaction.commit(chain=chains)
@@ -171,13 +105,13 @@ class Database:
         except FAILURES as error:
             if isinstance(error, TimeoutError) or sqlstate(error) in POOL_IS_DEAD:
                 self._trusted_since = time.monotonic()
-            if committing and not _rolled_back(error):
-                await _discard(connection)
+            if committing and not has_rolled_back(error):
+                await discard(connection)
                 if transaction.id is None or await self._committed(transaction.id, history):
                     return result
                 raise ConnectionLost from error
             is_clean = sqlstate(error) is not None and await transaction.roll_back()
-            raise self._meaning(error) from error
+            raise meaning_of(error) from error
         except DatabaseError:
             is_clean = await transaction.roll_back()
             raise
@@ -187,7 +121,7 @@ class Database:
             elif is_clean:
                 await connection.close()
             else:
-                await _discard(connection)
+                await discard(connection)
 
     def _chain(self, transaction: Transaction) -> None:
         """Keep a transaction that has begun for whoever comes next, who is about to come."""
@@ -213,7 +147,7 @@ class Database:
             self._let_go(transaction)
 
     def _let_go(self, transaction: Transaction) -> None:
-        task = asyncio.create_task(_end(transaction))
+        task = asyncio.create_task(end(transaction))
         self._letting_go.add(task)
         task.add_done_callback(self._letting_go.discard)
 
@@ -250,31 +184,13 @@ class Database:
             async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
                 connection = await self.engine.connect()
                 while connection.info["made_at"] < self._trusted_since:
-                    await _discard(connection, cancel_seconds=0)  # nothing is under way
+                    await discard(connection, cancel_seconds=0)  # nothing is under way
                     connection = await self.engine.connect()
                 return connection
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("no database connection was free in time") from error
         except FAILURES as error:
             raise Unavailable("the database cannot be reached") from error
-
-    def _meaning(self, error: Exception) -> DatabaseError:
-        """What a failure before COMMIT means. SQLSTATE is often missing when a connection dies."""
-        state = sqlstate(error)
-        if state in CONFLICTS:
-            return Conflict(CONFLICTS[state])
-        if state in ("55P03", "57014"):
-            return LockTimeout()
-        if isinstance(error, TimeoutError):
-            return Unavailable("the database did not answer in time")
-        if state == "25006":
-            return Unavailable("the database is read-only")
-        if state is not None and state.startswith("53"):
-            return Unavailable("the database has no room or no memory left")
-        is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
-        if (state is None and not is_bug) or (state or "").startswith(AWAY):
-            return ConnectionLost()
-        return DatabaseError(f"unexpected database error {state}")
 
     async def _committed(self, transaction_id: int, history: str | None) -> bool:
         """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
@@ -312,18 +228,7 @@ class Database:
             else:
                 return status
             finally:
-                await (connection.close() if is_clean else _discard(connection))
-
-
-async def _end(transaction: Transaction) -> None:
-    """End a transaction in which nothing was done."""
-    is_clean = False
-    try:
-        async with asyncio.timeout(CANCEL_SECONDS):
-            is_clean = await transaction.roll_back()
-    except TimeoutError:
-        pass
-    await (transaction.connection.close() if is_clean else _discard(transaction.connection))
+                await (connection.close() if is_clean else discard(connection))
 
 
 async def _status(transaction: Transaction, transaction_id: int, history: str | None) -> str | None:
@@ -339,57 +244,3 @@ async def _status(transaction: Transaction, transaction_id: int, history: str | 
         await wait_for_standby(transaction)
     await transaction.commit()
     return status
-
-
-async def wait_for_standby(transaction: Transaction) -> None:
-    """Make the COMMIT to come wait for the synchronous standbys, though nothing was changed.
-
-    What was read may be the work of a transaction that is still waiting there, or whose wait was
-    cut short; this puts a record behind its own in the log, and a COMMIT waits for all that is
-    before it. Without synchronous standbys the transaction stays empty.
-    """
-    rows = await STANDBY_WAIT.fetch(transaction.connection, {})
-    transaction.id = int(rows[0]["id"]) if rows else None
-    transaction.is_empty = not rows
-
-
-async def _identify(transaction: Transaction) -> None:
-    """Find the id of what has written without leaving one; without an id nothing was written."""
-    if transaction.id is None and not transaction.is_empty:
-        question = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
-        found = (await transaction.connection.execute(question)).scalar_one()
-        transaction.id = None if found is None else int(found)
-
-
-async def _allow(connection: AsyncConnection, seconds: float) -> None:
-    for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        await connection.execute(text(f"SET LOCAL {setting} = {milliseconds(seconds)}"))
-
-
-async def scanning(connection: AsyncConnection) -> None:
-    """Let the rest of this transaction scan and hash: for audits and long lists."""
-    for setting in NEVER_SCANS:
-        await connection.execute(text(f"SET LOCAL {setting} = on"))
-
-
-def _rolled_back(error: Exception) -> bool:
-    state = sqlstate(error)
-    return state is not None and state.startswith(DEFINITE_AT_COMMIT)
-
-
-async def _discard(connection: AsyncConnection, cancel_seconds: float = CANCEL_SECONDS) -> None:
-    """Drop a connection whose state is not known, without waiting for the other side.
-
-    PostgreSQL is told to cancel what is under way on it, if that can be done at once: it would not
-    notice that the client is gone while it waits for a lock or for a standby.
-    """
-    if connection.closed:
-        return
-    try:
-        with suppress(*FAILURES):
-            await driver_of(connection).close(timeout=cancel_seconds)
-        await connection.invalidate()
-    except (*FAILURES, sqlalchemy.exc.SQLAlchemyError):
-        pass  # it is gone already
-    finally:
-        await connection.close()

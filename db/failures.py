@@ -1,0 +1,74 @@
+"""What a failure of the database means: whether anything was written, and whether to try again.
+
+SQLSTATE is often missing when a connection dies, so what has none counts as that.
+"""
+
+import asyncpg
+
+from db.engine import sqlstate
+
+CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
+DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
+AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
+
+
+class DatabaseError(Exception):
+    """The database did not do what it was asked."""
+
+
+class Conflict(DatabaseError):
+    """A guard did not hold, or PostgreSQL chose us as the loser; nothing was written."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class LockTimeout(Conflict):
+    """A row's lock could not be had in time; nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__("lock_timeout")
+
+
+class ConnectionLost(Conflict):
+    """The connection died before COMMIT was sent; nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__("connection_lost")
+
+
+class Unavailable(DatabaseError):
+    """The database is away, full or read-only, or no connection was free; nothing was written."""
+
+
+class OutcomeUnknown(DatabaseError):
+    """The connection died at COMMIT and what became of the transaction could not be read back."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection died at COMMIT, and it is not known whether it was done")
+
+
+def meaning_of(error: Exception) -> DatabaseError:
+    """Return what a failure before COMMIT means."""
+    state = sqlstate(error)
+    if state in CONFLICTS:
+        return Conflict(CONFLICTS[state])
+    if state in ("55P03", "57014"):
+        return LockTimeout()
+    if isinstance(error, TimeoutError):
+        return Unavailable("the database did not answer in time")
+    if state == "25006":
+        return Unavailable("the database is read-only")
+    if state is not None and state.startswith("53"):
+        return Unavailable("the database has no room or no memory left")
+    is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
+    if (state is None and not is_bug) or (state or "").startswith(AWAY):
+        return ConnectionLost()
+    return DatabaseError(f"unexpected database error {state}")
+
+
+def has_rolled_back(error: Exception) -> bool:
+    """True when a failure at COMMIT says that nothing was written."""
+    state = sqlstate(error)
+    return state is not None and state.startswith(DEFINITE_AT_COMMIT)
