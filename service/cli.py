@@ -1,10 +1,8 @@
 """The command line: serve, keys, audit, migrations, imports, the replay of real orders."""
 
 import asyncio
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from db.database import Database, DatabaseError
 from db.embedded import EmbeddedError
 from service.lab.command import lab
+from service.metrics_directory import metrics_directory
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,15 +89,11 @@ def serve(demo: bool, **given: Any) -> None:
     Everything can be set by flag or by environment; the flag wins.
     """
     settings = read_settings(given)
-    use_multiprocess_metrics()
-    from service.server import serve  # noqa: PLC0415 - after the line above
+    with metrics_directory():
+        from service.server import serve  # noqa: PLC0415 - it asks where the metrics are
 
-    sys.exit(serve(settings, demo=demo))
-
-
-def use_multiprocess_metrics() -> None:
-    """Let the workers add up their metrics; `prometheus_client` asks once, when it is imported."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="holdfast-metrics-")
+        code = serve(settings, demo=demo)
+    sys.exit(code)
 
 
 @cli.group()

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -45,7 +44,6 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
     configure_logging(settings.log_format)
     signal.signal(signal.SIGTERM, _leave)  # also while starting, also as process 1
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_metrics_directory())
         postgres = None
         if settings.database_url is None:
             postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.pg_bin))
@@ -340,16 +338,6 @@ def _bind(listener: socket.socket, host: str, port: int) -> None:
                 " choose another --port or --host",
             ) from error
         return
-
-
-@contextlib.contextmanager
-def _metrics_directory() -> Iterator[None]:
-    """Keep the directory in which the workers add up their metrics; the caller has named it."""
-    directory = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-    try:
-        yield
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,43 @@
+"""The directory in which the workers add up their metrics, for as long as the service runs.
+
+It is locked by all of its processes, so that the next service can tell what a killed one has left.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PREFIX = "holdfast-metrics-"
+NEW_SECONDS = 60.0  # one that was made a moment ago may not be locked yet
+
+
+@contextmanager
+def metrics_directory() -> Iterator[None]:
+    """Have one; `prometheus_client` asks for its name once, when it is imported."""
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    directory = tempfile.mkdtemp(prefix=PREFIX)
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    try:
+        yield
+    finally:
+        os.close(lock)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for directory in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another's, in use, or removed by another meanwhile
+            if time.time() - directory.stat().st_mtime > NEW_SECONDS:
+                lock = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(directory)
+                finally:
+                    os.close(lock)

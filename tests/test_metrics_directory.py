@@ -1,0 +1,45 @@
+"""A killed service's metrics are removed by the next one, and nobody else's."""
+
+import os
+import tempfile
+
+import pytest
+
+from service.metrics_directory import NEW_SECONDS, PREFIX, metrics_directory
+
+
+@pytest.fixture
+def parent(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    yield tmp_path
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+
+def age(directory):
+    directory.mkdir(exist_ok=True)
+    (directory / "counter_1.db").write_bytes(b"7")
+    os.utime(directory, (0, directory.stat().st_mtime - 2 * NEW_SECONDS))
+
+
+def test_it_is_there_while_the_service_runs_and_gone_afterwards(parent):
+    with metrics_directory():
+        (made,) = parent.iterdir()
+        assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(made)
+    assert list(parent.iterdir()) == []
+
+
+def test_what_a_killed_service_left_is_removed(parent):
+    age(parent / f"{PREFIX}left")
+    with metrics_directory():
+        assert not (parent / f"{PREFIX}left").exists()
+
+
+def test_what_is_new_in_use_or_somebody_elses_is_left_alone(parent):
+    (parent / f"{PREFIX}new").mkdir()
+    age(parent / "others")
+    with metrics_directory():
+        (used,) = set(parent.iterdir()) - {parent / "others", parent / f"{PREFIX}new"}
+        age(used)
+        with metrics_directory():
+            assert {parent / "others", parent / f"{PREFIX}new", used} < set(parent.iterdir())
