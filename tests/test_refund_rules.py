@@ -108,3 +108,14 @@ def test_a_refund_of_a_part_is_the_same_only_with_the_same_lines():
 def test_a_refused_refund_says_in_a_sentence_what_is_wrong(asked, detail):
     rows = [*held(), sold()[1]]
     assert str(only(plan(snapshot(*rows), [asked]))) == detail
+
+
+def test_every_movement_of_a_refund_names_the_sale_and_its_step():
+    movements = plan(snapshot(*sold_two()), [refund("r")]).writes.movements
+    names = [(move.sku, move.reservation_id, move.reservation_version) for move in movements]
+    assert names == [("A", of("sale"), 2), ("B", of("sale"), 2)]
+
+
+def test_what_only_gives_units_back_relies_on_none():
+    (change,) = plan(snapshot(*sold()), [refund("r")]).writes.stock_changed
+    assert (change.available_delta, change.lowest, change.seen_version) == (2, 0, None)

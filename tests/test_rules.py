@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from db.rows import Key, Line, Reservation, Snapshot, Stock, Token
+from service.books import FORM_REFUSED, Books
 from service.commands import (
     Caller,
     Cancel,
@@ -81,6 +82,7 @@ def test_a_token_is_good_once_and_until_its_moment(what, token, status):
     asked = refund("r") if what == "refund" else reserve("1", A=1)
     planned = plan(snapshot(*rows, tokens=(token,) if token else ()), [with_token(asked)])
     assert only(planned).status == status
+    assert status == 201 or str(only(planned)) == FORM_REFUSED
     assert planned.writes.tokens_consumed == ([(TOKEN, START)] if status == 201 else [])
 
 
@@ -201,3 +203,15 @@ def test_a_reservation_of_another_source_is_not_there():
 def test_a_refusal_says_in_a_sentence_what_is_wrong(asked, detail):
     rows = [*held(), sold()[1]]
     assert str(only(plan(snapshot(*rows), [asked]))) == detail
+
+
+@pytest.mark.parametrize(("available", "held"), [(-6, 0), (0, -3), (9, -3), (-6, 3)])
+def test_no_rule_can_take_a_row_below_zero_without_being_stopped(available, held):
+    with pytest.raises(AssertionError, match=r"^a plan took stock row \('A', 'main'\) below zero$"):
+        Books(snapshot(stock(held=2))).move(("A", "main"), "set", available, held, START)
+
+
+def test_no_rule_can_move_a_row_that_is_not_there():
+    message = r"^stock row \('B', 'main'\) was moved before it was looked up$"
+    with pytest.raises(AssertionError, match=message):
+        Books(snapshot(stock())).move(("B", "main"), "set", 1, 0, START)

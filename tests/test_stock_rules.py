@@ -2,12 +2,13 @@
 
 import pytest
 
-from service.commands import DeleteStock, ImportStock, SetStock
+from db.rows import Stock
+from service.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
 from service.planner import plan
 from service.stock import AVAILABLE_MAX
 from tests.commands import START
 from tests.test_guards import adjust
-from tests.test_rules import only, snapshot, stock
+from tests.test_rules import held, only, snapshot, stock
 
 
 def test_an_adjustment_of_other_content_is_told():
@@ -57,3 +58,45 @@ def test_a_deleted_row_keeps_neither_name_nor_threshold():
 def test_stock_in_use_tells_how_much():
     refused = only(plan(snapshot(stock(held=2)), [DeleteStock("A", "main", None)]))
     assert (refused.code, str(refused)[:7]) == ("stock_in_use", "2 units")
+
+
+def naming_version(version: int, delta: int) -> AdjustStock:
+    asked = adjust("1", delta)
+    asked.expected_version = version
+    return asked
+
+
+def test_a_new_row_is_written_as_it_was_asked_for_and_answered():
+    planned = plan(snapshot(), [SetStock("A", "main", 7, "a lamp", 2, None)])
+    row = Stock("A", "main", "a lamp", 7, 0, 2, 1, START, created_at=START)
+    assert planned.writes.stock_created == [row]
+    assert planned.outcomes == [Done(201, row)]
+
+
+def test_a_row_that_is_replaced_keeps_the_day_it_was_made():
+    planned = plan(snapshot(stock(held=2)), [SetStock("A", "main", 7, "a lamp", 2, 4)])
+    row = Stock("A", "main", "a lamp", 7, 2, 2, 5, START)
+    assert row.created_at is None
+    assert planned.outcomes == [Done(200, row)]
+
+
+def test_an_adjustment_tells_its_version_and_so_is_bound_to_the_one_it_saw():
+    planned = plan(snapshot(stock()), [adjust("1", 2)])
+    (change,) = planned.writes.stock_changed
+    assert (only(planned).value.version, change.seen_version) == (5, 4)
+    assert (change.name, change.low_stock_at, change.deleted) == ("a thing", 3, False)
+
+
+def test_an_adjustment_below_zero_is_short_of_units_also_when_its_version_is_right():
+    refused = only(plan(snapshot(stock()), [naming_version(4, -6)]))
+    assert refused.code == "insufficient_stock"
+    shortage = {"sku": "A", "location": "main", "requested": 6, "available": 5}
+    assert refused.fields == {"shortages": [shortage]}
+
+
+def test_units_taken_back_from_overdue_holds_change_the_version_an_adjustment_named():
+    seen = snapshot(*held(expires_at=START))
+    seen.overdue = frozenset({("A", "main")})
+    planned = plan(seen, [naming_version(4, -6)])
+    assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 5})
+    assert [move.kind for move in planned.writes.movements] == ["expire"]
