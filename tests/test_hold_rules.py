@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from db.rows import Line, ReservationChange
-from service.commands import Cancel, Confirm, Expire, Extend
+from db.rows import Line, Movement, ReservationChange, StockChange
+from service.commands import Cancel, Confirm, Done, Expire, Extend
 from service.lifecycle import State
 from service.planner import Plan, plan
 from tests.commands import START
@@ -163,3 +163,22 @@ def test_the_steps_of_several_holds_add_up_on_a_row_and_are_written_each():
 def test_a_new_hold_is_as_old_as_its_last_change():
     (created,) = plan(snapshot(stock()), [reserve("1", 60, A=1)]).writes.reservations_created
     assert (created.created_at, created.updated_at) == (START, START)
+
+
+@pytest.mark.parametrize(("hold", "units"), [(60, (0, 2)), (None, (2, 0))])
+def test_what_is_taken_is_held_until_the_deadline_or_gone_at_once(hold, units):
+    planned = plan(snapshot(stock()), [reserve("1", hold, A=2)])
+    sold, held = units
+    row = reservation(
+        "1",
+        State.HELD if hold else State.CONFIRMED,
+        hold_seconds=hold,
+        expires_at=START + MINUTE if hold else None,
+        lines=(Line("A", "main", 2, confirmed=sold),),
+    )
+    assert planned.outcomes == [Done(201, row)]
+    assert planned.writes.reservations_created == [row]
+    taken = Movement("A", "main", 1, "reserve", -2, held, of("1"), 1, START)
+    assert planned.writes.movements == [taken]
+    change = StockChange("A", "main", -2, held, -2, 1, None, "a thing", 3, False, START)
+    assert planned.writes.stock_changed == [change]

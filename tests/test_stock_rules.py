@@ -2,12 +2,12 @@
 
 import pytest
 
-from db.rows import Stock
+from db.rows import ImportJob, Movement, Stock, StockChange
 from service.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
-from service.planner import plan
+from service.planner import Plan, plan
 from service.stock import AVAILABLE_MAX
 from tests.commands import START
-from tests.test_guards import adjust
+from tests.test_guards import adjust, reserve
 from tests.test_rules import held, only, snapshot, stock
 
 
@@ -100,3 +100,63 @@ def test_units_taken_back_from_overdue_holds_change_the_version_an_adjustment_na
     planned = plan(seen, [naming_version(4, -6)])
     assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 5})
     assert [move.kind for move in planned.writes.movements] == ["expire"]
+
+
+def only_movement(planned: Plan) -> Movement:
+    (movement,) = planned.writes.movements
+    return movement
+
+
+def movement(kind: str, delta: int) -> Movement:
+    return Movement("A", "main", 1, kind, delta, 0, None, None, START)
+
+
+def test_set_and_adjust_each_write_their_line_of_the_ledger():
+    planned = plan(snapshot(stock()), [SetStock("A", "main", 7, None, None, 4)])
+    assert only_movement(planned) == movement("set", 2)
+    assert planned.writes.stock_changed[0].seen_version == 4
+    assert only_movement(plan(snapshot(stock()), [adjust("1", -2)])) == movement("adjust", -2)
+
+
+@pytest.mark.parametrize("asked", [naming_version(3, 1), DeleteStock("A", "main", 3)])
+def test_a_version_that_has_passed_changes_nothing_and_the_present_one_is_told(asked):
+    planned = plan(snapshot(stock()), [asked])
+    assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 4})
+    assert not planned.writes
+
+
+def test_a_delete_refused_for_its_version_is_bound_to_what_else_changed_the_row():
+    (change,) = plan(
+        snapshot(stock()), [reserve("1", A=1), DeleteStock("A", "main", 4)]
+    ).writes.stock_changed
+    assert change.seen_version == 4
+
+
+@pytest.mark.parametrize("version", [None, 4])
+def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
+    delete = DeleteStock("A", "main", version)
+    planned = plan(snapshot(stock()), [delete, delete])
+    assert planned.outcomes == [Done(204, None)] * 2
+    change = StockChange("A", "main", -5, 0, -5, 1, 4, None, None, True, START)
+    assert planned.writes.stock_changed == [change]
+    assert only_movement(planned) == movement("delete", -5)
+
+
+def test_a_delete_of_what_never_was_is_done_already():
+    planned = plan(snapshot(), [DeleteStock("A", "main", None)])
+    assert (planned.outcomes, planned.writes.movements) == ([Done(204, None)], [])
+
+
+def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone():
+    names = [(sku, "main", 7, "imported") for sku in "ABCD"]
+    asked = ImportStock("us", "job", "digest", tuple(names))
+    seen = snapshot(stock("A", 0, deleted=True, low_stock_at=None), stock("B"))
+    planned = plan(seen, [asked, asked])
+    job = ImportJob("us", "job", "digest", 3, 1, START)
+    assert planned.outcomes == [Done(201, job), Done(200, job, replayed=True)]
+    assert planned.writes.import_jobs_created == [job]
+    assert [row.sku for row in planned.writes.stock_created] == ["C", "D"]
+    change = StockChange("A", "main", 7, 0, 0, 1, 4, "imported", None, False, START)
+    assert planned.writes.stock_changed == [change]
+    assert planned.writes.movements[0] == movement("import", 7)
+    assert [move.sku for move in planned.writes.movements] == ["A", "C", "D"]
