@@ -48,7 +48,7 @@ histories: $(VENV)/dev  ## check many histories of real clients, while workers a
 	@HOLDFAST_TEST_ROUNDS=$(or $(ROUNDS),200) $(BIN)/python -m pytest -s --timeout 0 tests/test_histories.py $(ARGS)
 
 mutants: $(VENV)/dev  ## change the rules in every small way and see whether a test notices
-	@HOLDFAST_TEST_EXAMPLES=100 $(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
+	@HOLDFAST_TEST_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/mutmut run $(ARGS); $(BIN)/mutmut results
 
 bench: $(VENV)/dev  ## measure against a bare route and what teams write (needs wrk)
 	@$(BIN)/python -m bench $(ARGS)

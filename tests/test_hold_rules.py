@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from db.rows import Line
-from service.commands import Cancel, Confirm, Expire, Extend
+from db.rows import Line, Movement, ReservationChange, StockChange
+from service.commands import Cancel, Confirm, Done, Expire, Extend
 from service.lifecycle import State
 from service.planner import Plan, plan
 from tests.commands import START
@@ -30,6 +30,8 @@ def test_a_confirm_of_a_part_releases_the_rest():
     assert moves(planned) == [("A", "confirm", 2, -2), ("B", "confirm", 2, -3)]
     sold = only(planned).value
     assert (sold.state, sold.version, sold.updated_at) == (State.CONFIRMED, 2, START)
+    names = {(move.reservation_id, move.reservation_version) for move in planned.writes.movements}
+    assert names == {(of("hold"), 2)}
     assert [line.confirmed for line in sold.lines] == [0, 1]
     assert not only(planned).replayed
 
@@ -55,6 +57,7 @@ def test_what_is_released_goes_back_line_by_line(step, kind, state):
     released = only(planned).value
     assert (released.state, released.version, released.updated_at) == (state, 2, START)
     assert {move.reservation_version for move in planned.writes.movements} == {2}
+    assert {move.created_at for move in planned.writes.movements} == {START}
     assert only(planned).status == 200
 
 
@@ -67,8 +70,11 @@ def test_a_cancel_is_repeated_and_moves_nothing_again():
 def test_an_extended_hold_has_a_new_deadline_and_its_units():
     planned = plan(snapshot(*two_held()), [Extend(US, of("hold"), 90)])
     extended = only(planned).value
-    assert (extended.state, extended.version) == (State.HELD, 2)
-    assert extended.expires_at == START + timedelta(seconds=90)
+    assert (only(planned).status, extended.state, extended.version) == (200, State.HELD, 2)
+    deadline = START + timedelta(seconds=90)
+    assert (extended.expires_at, extended.updated_at) == (deadline, START)
+    change = ReservationChange(of("hold"), 1, 2, State.HELD, deadline, START)
+    assert planned.writes.reservations_changed == [change]
     assert (moves(planned), extended.lines) == ([], LINES)
 
 
@@ -77,6 +83,8 @@ def test_at_its_deadline_a_hold_is_expired_first(step):
     planned = plan(snapshot(*two_held(expires_at=START)), [step])
     assert moves(planned) == [("A", "expire", 2, -2), ("B", "expire", 3, -3)]
     assert only(planned).fields == {"state": "expired", "allowed": []}
+    assert {move.created_at for move in planned.writes.movements} == {START}
+    assert planned.writes.reservations_changed[0].updated_at == START
 
 
 @pytest.mark.parametrize("asked", [reserve("1", A=7), adjust("1", -7)])
@@ -89,6 +97,8 @@ def test_a_shortage_takes_overdue_units_back_once_they_are_known(asked):
     planned = plan(seen, [asked])
     assert (only(planned).status, planned.lacking) == (201, set())
     assert moves(planned)[:2] == [("A", "expire", 2, -2), ("B", "expire", 3, -3)]
+    assert planned.writes.movements[0].created_at == START
+    assert planned.writes.reservations_changed[0].updated_at == START
 
 
 def test_a_hold_that_is_not_overdue_is_not_taken_back():
@@ -100,3 +110,75 @@ def test_a_hold_that_is_not_overdue_is_not_taken_back():
 
 def test_a_row_without_held_units_has_no_overdue_ones():
     assert plan(snapshot(stock()), [reserve("1", A=7)]).lacking == set()
+
+
+@pytest.mark.parametrize("asked", [reserve("1", A=8), adjust("1", -8)])
+def test_a_shortage_that_overdue_units_do_not_fill_tells_what_there_is_with_them(asked):
+    seen = snapshot(*two_held(expires_at=START))
+    seen.overdue = frozenset({("A", "main")})
+    planned = plan(seen, [asked])
+    (shortage,) = only(planned).fields["shortages"]
+    assert (shortage["requested"], shortage["available"]) == (8, 7)
+    assert moves(planned) == [("A", "expire", 2, -2), ("B", "expire", 3, -3)]
+
+
+def test_every_short_row_with_held_units_is_asked_for_its_overdue_holds_at_once():
+    rows = [stock("A"), stock("B", held=1), stock("C", held=1)]
+    lacking = plan(snapshot(*rows), [reserve("1", A=9, B=9, C=9)]).lacking
+    assert lacking == {("B", "main"), ("C", "main")}
+
+
+def test_held_units_of_which_none_are_overdue_stay_held():
+    seen = snapshot(stock("A", held=2))
+    seen.overdue = frozenset({("A", "main")})
+    planned = plan(seen, [reserve("1", A=7)])
+    assert (only(planned).status, moves(planned)) == (409, [])
+
+
+def test_a_row_that_is_not_in_the_hold_has_not_a_single_unit_to_confirm():
+    planned = plan(snapshot(*two_held()), [Confirm(US, of("hold"), (Line("C", "main", 1),))])
+    assert (only(planned).code, moves(planned)) == ("exceeds_held", [])
+
+
+def test_a_sale_is_not_confirmed_again_with_other_lines():
+    steps = [Confirm(US, of("hold"), None), Confirm(US, of("hold"), LINES[:1])]
+    refused = plan(snapshot(*two_held()), steps).outcomes[1]
+    assert refused.fields == {"state": "confirmed", "allowed": ["refund"]}
+
+
+def test_the_steps_of_several_holds_add_up_on_a_row_and_are_written_each():
+    holds = [reservation(seq, State.HELD, lines=LINES) for seq in ("1", "2")]
+    rows = [stock("A", held=4), stock("B", held=6), *holds]
+    writes = plan(snapshot(*rows), [Confirm(US, of(seq), None) for seq in ("1", "2")]).writes
+    assert [(change.sku, change.held_delta) for change in writes.stock_changed] == [
+        ("A", -4),
+        ("B", -6),
+    ]
+    sold = [line._replace(confirmed=line.quantity) for line in LINES]
+    assert writes.lines_changed == [
+        (id_, line) for id_ in sorted([of("1"), of("2")]) for line in sold
+    ]
+
+
+def test_a_new_hold_is_as_old_as_its_last_change():
+    (created,) = plan(snapshot(stock()), [reserve("1", 60, A=1)]).writes.reservations_created
+    assert (created.created_at, created.updated_at) == (START, START)
+
+
+@pytest.mark.parametrize(("hold", "units"), [(60, (0, 2)), (None, (2, 0))])
+def test_what_is_taken_is_held_until_the_deadline_or_gone_at_once(hold, units):
+    planned = plan(snapshot(stock()), [reserve("1", hold, A=2)])
+    sold, held = units
+    row = reservation(
+        "1",
+        State.HELD if hold else State.CONFIRMED,
+        hold_seconds=hold,
+        expires_at=START + MINUTE if hold else None,
+        lines=(Line("A", "main", 2, confirmed=sold),),
+    )
+    assert planned.outcomes == [Done(201, row)]
+    assert planned.writes.reservations_created == [row]
+    taken = Movement("A", "main", 1, "reserve", -2, held, of("1"), 1, START)
+    assert planned.writes.movements == [taken]
+    change = StockChange("A", "main", -2, held, -2, 1, None, "a thing", 3, False, START)
+    assert planned.writes.stock_changed == [change]

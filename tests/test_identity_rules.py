@@ -1,0 +1,113 @@
+"""The same request again, or another under its number, as pure functions."""
+
+import pytest
+
+from service.commands import Done
+from service.lifecycle import State
+from service.planner import plan
+from tests.test_guards import adjust, of, refund, reserve
+from tests.test_rules import held, only, reservation, snapshot, sold, stock
+
+
+@pytest.mark.parametrize(
+    ("field", "asked", "stored", "sent"),
+    [
+        ("hold_seconds", reserve("hold", 90, A=2), 60, 90),
+        (
+            "lines",
+            reserve("hold", 60, A=3),
+            [{"sku": "A", "location": "main", "quantity": 2}],
+            [{"sku": "A", "location": "main", "quantity": 3}],
+        ),
+    ],
+)
+def test_a_mismatch_tells_both_contents(field, asked, stored, sent):
+    problem = only(plan(snapshot(*held()), [asked])).fields
+    assert problem == {"field": field, "stored": stored, "sent": sent}
+
+
+def test_another_id_is_told_and_another_sources_is_not():
+    asked = reserve("hold", 60, A=2)
+    asked.id = asked.effective_id = of("other")
+    problem = only(plan(snapshot(*held()), [asked])).fields
+    assert problem == {"field": "id", "stored": str(of("hold")), "sent": str(of("other"))}
+    theirs = reservation("other", State.HELD, source="them", seq="theirs")
+    asked.seq = "new"
+    problem = only(plan(snapshot(stock(), theirs), [asked])).fields
+    assert problem == {"field": "id", "stored": None, "sent": str(of("other"))}
+
+
+def test_another_seq_for_an_id_is_told():
+    asked = reserve("new", 60, A=2)
+    asked.id = asked.effective_id = of("hold")
+    problem = only(plan(snapshot(*held()), [asked])).fields
+    assert problem == {"field": "seq", "stored": "hold", "sent": "new"}
+
+
+def test_other_metadata_is_told():
+    asked = reserve("hold", 60, A=2)
+    asked.metadata = {"cart": "1"}
+    problem = only(plan(snapshot(*held()), [asked])).fields
+    assert problem == {"field": "metadata", "stored": {}, "sent": {"cart": "1"}}
+
+
+def test_a_refusal_names_the_reservation_that_remembers_it():
+    for asked, is_replayed in (
+        ([reserve("1", A=9)] * 1, [False]),
+        ([reserve("1", A=9)] * 2, [False, True]),
+    ):
+        outcomes = plan(snapshot(stock()), asked).outcomes
+        assert [outcome.replayed for outcome in outcomes] == is_replayed
+        assert {outcome.fields["reservation_id"] for outcome in outcomes} == {str(of("1"))}
+
+
+def test_a_derived_id_that_another_source_has_chosen_is_refused_and_no_more_is_told():
+    theirs = reservation("1", State.HELD, source="them", seq="theirs")
+    problem = only(plan(snapshot(stock(held=2), theirs), [reserve("1", 60, A=2)])).fields
+    assert problem == {"field": "id", "stored": None, "sent": str(of("1"))}
+
+
+def test_a_derived_id_no_longer_matters_to_a_request_whose_first_chose_its_own():
+    ours = reservation("1", State.HELD, id=of("chosen"))
+    theirs = reservation("1", State.HELD, source="them", seq="theirs")
+    planned = plan(snapshot(stock(held=4), ours, theirs), [reserve("1", 60, A=2)])
+    assert planned.outcomes == [Done(200, ours, replayed=True)]
+
+
+def test_of_another_sources_id_nothing_is_told_to_a_request_that_is_known_either():
+    theirs = reservation("other", State.HELD, source="them", seq="theirs")
+    asked = reserve("hold", 60, A=2)
+    asked.id = asked.effective_id = of("other")
+    problem = only(plan(snapshot(*held(), theirs), [asked])).fields
+    assert problem == {"field": "id", "stored": None, "sent": str(of("other"))}
+
+
+def test_a_reservation_that_is_asked_for_again_is_answered_as_it_is_now():
+    for row in (held()[1], reservation("hold", State.EXPIRED, version=2)):
+        planned = plan(snapshot(stock(held=2), row), [reserve("hold", 60, A=2)])
+        assert planned.outcomes == [Done(200, row, replayed=True)]
+        assert (bool(planned.writes), planned.writes.movements) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [(refund("r"), "refunds"), (adjust("r", 2), "adjustments")]
+)
+def test_what_is_asked_for_twice_is_written_once_and_answered_with_what_was_written(asked, kept):
+    planned = plan(snapshot(*sold()), [asked, asked])
+    first, second = planned.outcomes
+    assert first == Done(201, first.value)
+    assert second == Done(200, first.value, replayed=True)
+    assert getattr(planned.writes, f"{kept}_created") == [first.value]
+    assert len(planned.writes.movements) == 1
+    seen = snapshot(*sold())
+    setattr(seen, kept, {("us", "r"): first.value})
+    planned = plan(seen, [asked])
+    assert planned.outcomes == [second]
+    assert (bool(planned.writes), planned.writes.movements) == (False, [])
+
+
+def test_an_adjustment_for_another_reason_is_another_request():
+    other = adjust("1", 2)
+    other.reason = "theft"
+    problem = plan(snapshot(stock()), [adjust("1", 2), other]).outcomes[1].fields
+    assert problem == {"field": "reason", "stored": "count", "sent": "theft"}

@@ -1,0 +1,162 @@
+"""Changes of stock itself, as pure functions: set, adjust, delete, import."""
+
+import pytest
+
+from db.rows import ImportJob, Movement, Stock, StockChange
+from service.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
+from service.planner import Plan, plan
+from service.stock import AVAILABLE_MAX
+from tests.commands import START
+from tests.test_guards import adjust, reserve
+from tests.test_rules import held, only, snapshot, stock
+
+
+def test_an_adjustment_of_other_content_is_told():
+    seen = snapshot(stock())
+    seen.adjustments = {("us", "1"): only(plan(snapshot(stock()), [adjust("1", 2)])).value}
+    problem = only(plan(seen, [adjust("1", 3)])).fields
+    assert problem == {"field": "delta", "stored": 2, "sent": 3}
+
+
+def test_an_import_of_other_bytes_is_told():
+    first = ImportStock("us", "job", "one", (("B", "main", 5, "b"),))
+    done = plan(snapshot(), [first])
+    seen = snapshot()
+    seen.import_jobs = {("us", "job"): only(done).value}
+    assert only(plan(seen, [first])).replayed is True
+    other = ImportStock("us", "job", "two", ())
+    problem = only(plan(seen, [other])).fields
+    assert problem == {"field": "content", "stored": "one", "sent": "two"}
+
+
+@pytest.mark.parametrize(("delta", "status"), [(0, 201), (1, 400)])
+def test_no_row_holds_more_than_the_most_it_may(delta, status):
+    planned = plan(snapshot(stock(available=AVAILABLE_MAX - 7)), [adjust("1", 7 + delta)])
+    assert only(planned).status == status
+    if status == 400:
+        assert only(planned).fields["errors"][0]["path"] == "delta"
+        assert str(AVAILABLE_MAX) in only(planned).fields["errors"][0]["message"]
+        assert not planned.writes
+
+
+def test_a_new_row_has_its_moment_and_a_name():
+    imported = ImportStock("us", "job", "digest", (("B", "main", 5, "b"),))
+    planned = plan(snapshot(), [imported])
+    (row,) = planned.writes.stock_created
+    assert (row.name, row.created_at, row.updated_at, row.version) == ("b", START, START, 1)
+    assert only(planned).value == ("us", "job", "digest", 1, 0, START)
+
+
+def test_a_deleted_row_keeps_neither_name_nor_threshold():
+    (change,) = plan(snapshot(stock()), [DeleteStock("A", "main", None)]).writes.stock_changed
+    assert (change.name, change.low_stock_at, change.deleted) == (None, None, True)
+    again = SetStock("A", "main", 1, "new", 2, None)
+    (change,) = plan(snapshot(stock(deleted=True)), [again]).writes.stock_changed
+    assert (change.name, change.low_stock_at, change.deleted) == ("new", 2, False)
+
+
+def test_stock_in_use_tells_how_much():
+    refused = only(plan(snapshot(stock(held=2)), [DeleteStock("A", "main", None)]))
+    assert (refused.code, str(refused)[:7]) == ("stock_in_use", "2 units")
+
+
+def naming_version(version: int, delta: int) -> AdjustStock:
+    asked = adjust("1", delta)
+    asked.expected_version = version
+    return asked
+
+
+def test_a_new_row_is_written_as_it_was_asked_for_and_answered():
+    planned = plan(snapshot(), [SetStock("A", "main", 7, "a lamp", 2, None)])
+    row = Stock("A", "main", "a lamp", 7, 0, 2, 1, START, created_at=START)
+    assert planned.writes.stock_created == [row]
+    assert planned.outcomes == [Done(201, row)]
+
+
+def test_a_row_that_is_replaced_keeps_the_day_it_was_made():
+    planned = plan(snapshot(stock(held=2)), [SetStock("A", "main", 7, "a lamp", 2, 4)])
+    row = Stock("A", "main", "a lamp", 7, 2, 2, 5, START)
+    assert row.created_at is None
+    assert planned.outcomes == [Done(200, row)]
+
+
+def test_an_adjustment_tells_its_version_and_so_is_bound_to_the_one_it_saw():
+    planned = plan(snapshot(stock()), [adjust("1", 2)])
+    (change,) = planned.writes.stock_changed
+    assert (only(planned).value.version, change.seen_version) == (5, 4)
+    assert (change.name, change.low_stock_at, change.deleted) == ("a thing", 3, False)
+
+
+def test_an_adjustment_below_zero_is_short_of_units_also_when_its_version_is_right():
+    refused = only(plan(snapshot(stock()), [naming_version(4, -6)]))
+    assert refused.code == "insufficient_stock"
+    shortage = {"sku": "A", "location": "main", "requested": 6, "available": 5}
+    assert refused.fields == {"shortages": [shortage]}
+
+
+def test_units_taken_back_from_overdue_holds_change_the_version_an_adjustment_named():
+    seen = snapshot(*held(expires_at=START))
+    seen.overdue = frozenset({("A", "main")})
+    planned = plan(seen, [naming_version(4, -6)])
+    assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 5})
+    assert [move.kind for move in planned.writes.movements] == ["expire"]
+
+
+def only_movement(planned: Plan) -> Movement:
+    (movement,) = planned.writes.movements
+    return movement
+
+
+def movement(kind: str, delta: int) -> Movement:
+    return Movement("A", "main", 1, kind, delta, 0, None, None, START)
+
+
+def test_set_and_adjust_each_write_their_line_of_the_ledger():
+    planned = plan(snapshot(stock()), [SetStock("A", "main", 7, None, None, 4)])
+    assert only_movement(planned) == movement("set", 2)
+    assert planned.writes.stock_changed[0].seen_version == 4
+    assert only_movement(plan(snapshot(stock()), [adjust("1", -2)])) == movement("adjust", -2)
+
+
+@pytest.mark.parametrize("asked", [naming_version(3, 1), DeleteStock("A", "main", 3)])
+def test_a_version_that_has_passed_changes_nothing_and_the_present_one_is_told(asked):
+    planned = plan(snapshot(stock()), [asked])
+    assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 4})
+    assert not planned.writes
+
+
+def test_a_delete_refused_for_its_version_is_bound_to_what_else_changed_the_row():
+    (change,) = plan(
+        snapshot(stock()), [reserve("1", A=1), DeleteStock("A", "main", 4)]
+    ).writes.stock_changed
+    assert change.seen_version == 4
+
+
+@pytest.mark.parametrize("version", [None, 4])
+def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
+    delete = DeleteStock("A", "main", version)
+    planned = plan(snapshot(stock()), [delete, delete])
+    assert planned.outcomes == [Done(204, None)] * 2
+    change = StockChange("A", "main", -5, 0, -5, 1, 4, None, None, True, START)
+    assert planned.writes.stock_changed == [change]
+    assert only_movement(planned) == movement("delete", -5)
+
+
+def test_a_delete_of_what_never_was_is_done_already():
+    planned = plan(snapshot(), [DeleteStock("A", "main", None)])
+    assert (planned.outcomes, planned.writes.movements) == ([Done(204, None)], [])
+
+
+def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone():
+    names = [(sku, "main", 7, "imported") for sku in "ABCD"]
+    asked = ImportStock("us", "job", "digest", tuple(names))
+    seen = snapshot(stock("A", 0, deleted=True, low_stock_at=None), stock("B"))
+    planned = plan(seen, [asked, asked])
+    job = ImportJob("us", "job", "digest", 3, 1, START)
+    assert planned.outcomes == [Done(201, job), Done(200, job, replayed=True)]
+    assert planned.writes.import_jobs_created == [job]
+    assert [row.sku for row in planned.writes.stock_created] == ["C", "D"]
+    change = StockChange("A", "main", 7, 0, 0, 1, 4, "imported", None, False, START)
+    assert planned.writes.stock_changed == [change]
+    assert planned.writes.movements[0] == movement("import", 7)
+    assert [move.sku for move in planned.writes.movements] == ["A", "C", "D"]
