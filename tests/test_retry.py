@@ -61,7 +61,7 @@ class Loser:
         self.ledger = Ledger(None, None, RetryPolicy(**QUICK, **policy))
         self.ledger._attempt = self.attempt
 
-    async def attempt(self, _commands, *, locked):
+    async def attempt(self, _commands, _more_wait, *, locked):
         self.attempts += 1
         raise Conflict("stock_changed")
 

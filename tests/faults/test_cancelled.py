@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -72,9 +73,13 @@ async def test_hundreds_of_transactions_cancelled_anywhere_leave_no_half_and_a_c
     ledger = Ledger(database, Guard())
     chance = random.Random(3)
     cancelled = 0
+    started = time.monotonic()
+    for n in range(20):
+        await ledger.execute([both(f"to see how long one takes/{n}")])
+    seconds = (time.monotonic() - started) / 20
     for n in range(300):
         task = asyncio.create_task(ledger.execute([both(n)]))
-        await asyncio.sleep(chance.uniform(0, 0.03))
+        await asyncio.sleep(chance.uniform(0, 1.5 * seconds))
         cancelled += task.cancel()
         with suppress(asyncio.CancelledError):
             await task
