@@ -161,7 +161,7 @@ def test_the_lowest_point_of_a_row_is_what_its_takes_need():
 def test_moments_are_a_microsecond_apart_and_written_down():
     asked = [reserve("1", 60, A=1), Confirm(US, of("1"), None), adjust("1", 1)]
     planned = plan(snapshot(stock()), asked)
-    second, third = START + MICROSECOND, START + 2 * MICROSECOND
+    second, third = (START + timedelta(microseconds=n) for n in (1, 2))
     (created,) = planned.writes.reservations_created
     assert (created.created_at, created.updated_at) == (START, second)
     assert created.expires_at == START + MINUTE
