@@ -105,9 +105,11 @@ class Coalescer:
         """Keep who finds no room waiting for a moment, each for another one.
 
         Refused at once, thousands of clients that do not heed Retry-After would keep the worker
-        busy with nothing but refusals.
+        busy with nothing but refusals. Raises `Unavailable` when the service shuts down meanwhile.
         """
         await asyncio.sleep(self.limits.room_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        if self._closing:
+            raise Unavailable("The service is shutting down.")
 
     async def drain(self) -> None:
         """Take no more work and return when all that was taken is answered."""

@@ -4,6 +4,7 @@ Where one is not installed its tests are skipped, but under CI they fail: there 
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,10 +136,15 @@ def _running(question: bytes, answer: bytes) -> Iterator[tuple[Broker, Path]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, nor gets for an outgoing connection while its server is down.
+
+    The kernel gives those out from 32768 on.
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def missing(reason: str) -> None:

@@ -298,6 +298,21 @@ async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coal
         await coalescer.submit([reserve("late")])
 
 
+async def test_who_waits_for_room_while_the_service_shuts_down_is_told(database_url):
+    async with working(database_url, queued_commands_max=1, room_seconds=0.02) as coalescer:
+        gate = Gate(coalescer.ledger)
+        taken = begin(coalescer, [reserve("first")])
+        await gate.reached.wait()
+        taken += begin(coalescer, [reserve(1)])
+        await asyncio.sleep(0)
+        waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.expect_room())]
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await coalescer.drain()
+        assert {type(answer) for answer in await settled(waiting)} == {Unavailable}
+        assert {status for o in await settled(taken) for status in statuses(o)} == {201}
+
+
 async def test_an_unexpected_failure_is_answered_too(coalescer, quiet, monkeypatch):
     async def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("this should not happen")
