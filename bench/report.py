@@ -24,6 +24,10 @@ smallest and largest in brackets. Where a case says nothing else there are 64 co
 
 {goals}
 
+Where a goal is not reached, [profile.md](profile.md) says what stands in the way. Other
+measurements have pages of their own: [latency and floods](benchmarks/latency.md),
+[growth](benchmarks/growth.md), [ten minutes on one row](benchmarks/endurance.md).
+
 ![Requests a second on one hot SKU]({plot})
 
 {table}

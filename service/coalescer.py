@@ -59,7 +59,7 @@ class Coalescer:
         self._closing = False
         self._watch = self._loop.call_later(0.25, self._shed_late)
 
-    async def submit(self, commands: list[Command]) -> list[Outcome]:
+    async def submit(self, commands: list[Command], *, may_be_shed: bool = True) -> list[Outcome]:
         """Return the commands' outcomes once they are durable.
 
         Raises `Overloaded` when too much waits already, or for too long, and whatever holds for
@@ -74,7 +74,8 @@ class Coalescer:
             self.limits.large_answer_seconds_max if is_large else self.limits.answer_seconds_max
         )
         now = self._loop.time()
-        job = Job(commands, self._loop.create_future(), now, weight, now + patience)
+        outcomes = self._loop.create_future()
+        job = Job(commands, outcomes, now, weight, now + patience, may_be_shed)
         enter = self._queue.admit if is_large else self._queue.put
         try:
             enter(job)

@@ -28,6 +28,7 @@ class Job:
     queued_at: float
     weight: int
     give_up_at: float
+    may_be_shed: bool = True
 
     def names(self) -> set[Any]:
         """Return the ids and stock keys that the commands name."""
@@ -66,7 +67,8 @@ class Queue:
 
     def admit(self, job: Job) -> None:
         """Count a job. Raises `Overloaded` when too much waits; a job is never too large alone."""
-        if self.commands + len(job.commands) > max(self.commands_max, len(job.commands)):
+        room = max(self.commands_max, len(job.commands)) - self.commands
+        if job.may_be_shed and len(job.commands) > room:
             raise Overloaded("Too many requests are waiting.")
         self.commands += len(job.commands)
 

@@ -15,7 +15,7 @@ from db.rows import Line
 from db.strategies.guard import Guard
 from service import planner
 from service.coalescer import Coalescer, Limits
-from service.commands import Command, Done, Reserve, SetStock, reservation_id
+from service.commands import Command, Done, Expire, Reserve, SetStock, reservation_id
 from service.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
 from service.ledger import Ledger, RetryPolicy
 
@@ -206,6 +206,20 @@ async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
         gate.opened.set()
         assert {status for o in await settled(taken + late) for status in statuses(o)} == {201}
         await expecting
+
+
+async def test_the_services_own_work_finds_room_in_a_full_queue(database_url):
+    async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+        gate = Gate(coalescer.ledger)
+        taken = begin(coalescer, [reserve("first")])
+        await gate.reached.wait()
+        taken += begin(coalescer, [reserve(1)])
+        await asyncio.sleep(0)
+        expire = coalescer.submit([Expire(reservation_id("us", "x"))] * 5, may_be_shed=False)
+        own = asyncio.create_task(expire)
+        gate.opened.set()
+        assert statuses((await settled([own]))[0]) == [204] * 5
+        await settled(taken)
 
 
 async def test_who_expects_room_and_finds_none_is_refused(database_url):
