@@ -149,17 +149,18 @@ class Supervisor:
 
     def _start_missing(self) -> None:
         while len(self.workers) - len(self.retiring) < self.settings.workers:
+            supervisor = os.getpid()
             pid = os.fork()
             if pid == 0:
-                self._become_worker()
+                self._become_worker(supervisor)
             self.workers[pid] = time.monotonic()
 
-    def _become_worker(self) -> None:
+    def _become_worker(self, supervisor: int) -> None:
         """In the child: serve, and never return into the supervisor's code."""
         code = 1
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ours only notes it: we would live on
-            _die_with_parent()
+            _die_with(supervisor)
             if self.postgres is not None:
                 self.postgres.disown()
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which then stops us in order
@@ -340,12 +341,12 @@ def _bind(listener: socket.socket, host: str, port: int) -> None:
         return
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the supervisor is gone, however it went.
+def _die_with(parent: int) -> None:
+    """Ask the kernel for SIGTERM when the parent is gone, however it went.
 
-    The death that counts is that of the thread which forked: here always the main thread.
+    The death that counts is that of the thread which forked: here always the main thread. The
+    parent's id must be from before the fork: it may be gone by the first line of its child.
     """
-    parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it went before the kernel was asked

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -103,3 +105,25 @@ async def test_work_that_never_ends_is_cut_off_after_its_grace_time(database_url
         assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
         assert await other.fetchval("SELECT count(*) FROM movement WHERE kind = 'reserve'") == 0
         await other.close()
+
+
+ORPHAN = """
+import os, time
+from service.server import _die_with
+
+supervisor = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == supervisor:
+        time.sleep(0.001)
+    _die_with(supervisor)
+    print("lives on", flush=True)
+"""
+
+
+def test_a_worker_whose_supervisor_dies_while_it_is_forked_does_not_live_on():
+    """Before its first line is run the supervisor is gone, and nobody will tell it."""
+    command = [sys.executable, "-c", ORPHAN]
+    printed = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert printed == ""
