@@ -37,8 +37,7 @@ def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) ->
     """Load one service once."""
     if name == STATEMENT:
         return statement.measure(stand.database_url, prefix=prefix, sent=case.sent, seconds=seconds)
-    with stand.turn(name):
-        return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
+    return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
 
 
 def figures(results: Results) -> list[dict[str, Any]]:

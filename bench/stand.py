@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +27,6 @@ from bench.cases import (
     TWO_WORKERS,
 )
 from bench.load import SKUS_MAX
-from bench.observation import find_workers
 
 PORTS = {
     HOLDFAST: 8101,
@@ -57,23 +55,6 @@ class Stand:
     urls: dict[str, str] = field(default_factory=dict)
     process_ids: dict[str, int] = field(default_factory=dict)
     """The supervisor of each Holdfast."""
-
-    @contextlib.contextmanager
-    def turn(self, name: str) -> Iterator[None]:
-        """Have the workers of every other Holdfast sleep: an idle one still looks for holds."""
-        sleepers = [
-            worker
-            for other, supervisor in self.process_ids.items()
-            if other != name
-            for worker in find_workers(supervisor)
-        ]
-        for worker in sleepers:
-            os.kill(worker, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for worker in sleepers:
-                os.kill(worker, signal.SIGCONT)
 
 
 @contextlib.contextmanager
