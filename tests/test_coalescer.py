@@ -178,6 +178,16 @@ async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
     assert [(o[0].status, o[0].replayed) for o in again] == [(201, False)] * 10
 
 
+async def filled(coalescer: Coalescer) -> tuple[Gate, list[asyncio.Task[Any]]]:
+    """A batch under way that goes on when the gate is opened, and one more command that waits."""
+    gate = Gate(coalescer.ledger)
+    taken = begin(coalescer, [reserve("first")])
+    await gate.reached.wait()
+    taken += begin(coalescer, [reserve(1)])
+    await asyncio.sleep(0)
+    return gate, taken
+
+
 async def test_more_than_may_wait_is_refused(database_url):
     async with working(database_url, queued_commands_max=5, room_seconds=0) as coalescer:
         gate = Gate(coalescer.ledger)
@@ -210,11 +220,7 @@ async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
 
 async def test_the_services_own_work_finds_room_in_a_full_queue(database_url):
     async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
-        gate = Gate(coalescer.ledger)
-        taken = begin(coalescer, [reserve("first")])
-        await gate.reached.wait()
-        taken += begin(coalescer, [reserve(1)])
-        await asyncio.sleep(0)
+        gate, taken = await filled(coalescer)
         expire = coalescer.submit([Expire(reservation_id("us", "x"))] * 5, may_be_shed=False)
         own = asyncio.create_task(expire)
         gate.opened.set()
@@ -224,11 +230,7 @@ async def test_the_services_own_work_finds_room_in_a_full_queue(database_url):
 
 async def test_who_expects_room_and_finds_none_is_refused(database_url):
     async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
-        gate = Gate(coalescer.ledger)
-        taken = begin(coalescer, [reserve("first")])
-        await gate.reached.wait()
-        taken += begin(coalescer, [reserve(1)])
-        await asyncio.sleep(0)
+        gate, taken = await filled(coalescer)
         with pytest.raises(Overloaded):
             await coalescer.expect_room()
         gate.opened.set()
@@ -314,11 +316,7 @@ async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coal
 
 async def test_who_waits_for_room_while_the_service_shuts_down_is_told(database_url):
     async with working(database_url, queued_commands_max=1, room_seconds=0.02) as coalescer:
-        gate = Gate(coalescer.ledger)
-        taken = begin(coalescer, [reserve("first")])
-        await gate.reached.wait()
-        taken += begin(coalescer, [reserve(1)])
-        await asyncio.sleep(0)
+        gate, taken = await filled(coalescer)
         waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.expect_room())]
         await asyncio.sleep(0)
         gate.opened.set()
