@@ -51,6 +51,8 @@ class Transaction:
 
     async def roll_back(self) -> bool:
         """Undo it; False when the connection is no longer good for that."""
+        if self.connection.invalidated:  # SQLAlchemy saw it die, and has no driver to ask now
+            return False
         try:
             await driver_of(self.connection).execute("ROLLBACK")
         except FAILURES:

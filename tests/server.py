@@ -68,6 +68,9 @@ def running_server(
             yield Server(await_url(process, log), settings["admin_key"], process, log)
             process.terminate()
             assert process.wait(SECONDS_MAX) in (0, -signal.SIGKILL), log.read_text()
+        except BaseException:
+            print(log.read_text())  # pytest shows it beside the failure
+            raise
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -131,11 +131,14 @@ TERMINATE = """
 def workers_of(server: Server) -> list[int]:
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
-    ]
+    return [int(child) for child in children if is_worker(child)]
+
+
+def is_worker(child: str) -> bool:
+    try:
+        return "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # killed before, and buried just now
 
 
 async def rounds(doors: Sequence[httpx.AsyncClient], source: str, seed: str) -> Counter[str]:

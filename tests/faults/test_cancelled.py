@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from db.database import Database, DatabaseError
+from db.database import Database, DatabaseError, Unavailable
 from db.engine import driver_of
 from db.rows import Line
 from db.strategies.guard import Guard
@@ -161,6 +161,15 @@ async def test_a_session_that_ends_at_any_step_is_replaced_and_the_request_has_o
     (outcome,) = await Ledger(database, saboteur).execute([both(1)])
     assert (outcome.status, outcome.replayed, saboteur.step) == (201, False, None)
     assert await halves(database_url) == 0
+    await every_connection_works(database)
+
+
+async def test_a_read_whose_session_ends_in_the_middle_is_unavailable(database):
+    async def read(connection: Any) -> None:
+        await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(1)"))
+
+    with pytest.raises(Unavailable):
+        await database.read(read)
     await every_connection_works(database)
 
 
