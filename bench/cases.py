@@ -37,6 +37,11 @@ class Case:
     is_short: bool = False
     """Part of `--short` too."""
 
+    @property
+    def has_several_workers(self) -> bool:
+        """True when Holdfasts with several workers take part."""
+        return not {TWO_WORKERS, FOUR_WORKERS}.isdisjoint(self.services)
+
 
 HOT = (HOLDFAST, BARE, BARE_WHOLE, TEXTBOOK, GUARDED, CAREFUL, LUA)
 MANY = (HOLDFAST, BARE, BARE_WHOLE, TEXTBOOK, CAREFUL)
@@ -67,4 +72,5 @@ CASES = (
         (HOLDFAST, STATEMENT),
         True,
     ),
+    Case("10,000 SKUs, 2 connections", Load(skus=10_000, connections=2), is_short=True),
 )

@@ -18,9 +18,10 @@ PAGE = """# Benchmarks
 
 {made_by}
 
-Only the ratios mean something, and only within this run: the services stand side by side and are
-loaded in turn, {rounds} rounds of {seconds} seconds each; figures are medians, ratios have their
-smallest and largest in brackets. Where a case says nothing else there are 64 connections.
+Only the ratios mean something, and only within this run: the services of a comparison stand side by
+side and are loaded in turn, {rounds} rounds of {seconds} seconds each; figures are medians, ratios
+have their smallest and largest in brackets. Where a case says nothing else there are 64
+connections.
 
 {goals}
 
@@ -61,13 +62,19 @@ class Goal:
 
 
 HOT, MANY, IDLE = "hot, 64 connections", "10,000 SKUs", "idle: one connection"
-BATCH = "batches of 1,000"
+BATCH, FEW = "batches of 1,000", "10,000 SKUs, 2 connections"
 GOALS = (
     Goal("one hot SKU, against the bare route", 0.85, (HOT, HOLDFAST), (HOT, BARE)),
     Goal("10,000 SKUs, against the bare route", 0.75, (MANY, HOLDFAST), (MANY, BARE)),
     Goal("one hot SKU, against the textbook", 12, (HOT, HOLDFAST), (HOT, TEXTBOOK)),
     Goal("one hot SKU, against careful asyncpg", 4.5, (HOT, HOLDFAST), (HOT, CAREFUL)),
-    Goal("batches, against single requests", 8, (BATCH, HOLDFAST), (HOT, HOLDFAST)),
+    Goal("batches, against single requests on 64", 8, (BATCH, HOLDFAST), (HOT, HOLDFAST)),
+    Goal(
+        "batches, against single requests on 2",
+        8,
+        (BATCH, HOLDFAST),
+        (FEW, HOLDFAST),
+    ),
     Goal("batches, against the bare statement", 0.5, (BATCH, HOLDFAST), (BATCH, STATEMENT)),
     Goal("idle: p50 of the textbook to ours", 1.3, (IDLE, HOLDFAST), (IDLE, TEXTBOOK), quickness),
     Goal(
