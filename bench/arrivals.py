@@ -51,12 +51,14 @@ class Arrivals:
     seconds: list[float] = field(default_factory=list)
     """From due to answered, of each request that got a 2xx."""
     refused: int = 0
-    failed: int = 0
+    busy: int = 0
+    """Connections that are owed an answer."""
 
     def send(self, due: float, body: bytes) -> None:
         """Send a request now, or as soon as a connection is free."""
         request = b"%scontent-length: %d\r\n\r\n%s" % (self.head, len(body), body)
         if self.idle:
+            self.busy += 1
             self.idle.pop().send(due, request)
         else:
             self.waiting.append((due, request))
@@ -70,7 +72,15 @@ class Arrivals:
         if self.waiting:
             connection.send(*self.waiting.popleft())
         else:
+            self.busy -= 1
             self.idle.append(connection)
+
+    def lost(self, connection: "Connection") -> None:
+        """Go on without a connection; what it was owed has failed."""
+        if connection in self.idle:
+            self.idle.remove(connection)
+        else:
+            self.busy -= 1
 
 
 class Connection(asyncio.Protocol):
@@ -100,8 +110,8 @@ class Connection(asyncio.Protocol):
             self.arrivals.answered(self, int(head[9:12]))
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Count what it owed."""
-        self.arrivals.failed += bool(self.due)
+        """Tell that it is gone."""
+        self.arrivals.lost(self)
 
 
 async def run(options: argparse.Namespace, key: str) -> Measured:
@@ -116,10 +126,9 @@ async def run(options: argparse.Namespace, key: str) -> Measured:
     for _ in range(min(CONNECTIONS_MAX, int(options.rate))):
         _, connection = await loop.create_connection(lambda: Connection(arrivals), host, int(port))
         arrivals.idle.append(connection)
-    connections = len(arrivals.idle)
     sent = await _arrive(arrivals, options)
     give_up_at = time.perf_counter() + ANSWER_SECONDS_MAX
-    while len(arrivals.idle) < connections and time.perf_counter() < give_up_at:  # noqa: ASYNC110 - many end
+    while arrivals.busy and time.perf_counter() < give_up_at:  # noqa: ASYNC110 - many end
         await asyncio.sleep(0.01)
     return _measured(arrivals, sent, options.seconds)
 

@@ -2,11 +2,14 @@
 
 A key is 256 random bits, so its SHA-256 can be stored and looked up as it is: there is nothing to
 guess that a slow hash would protect. What a worker has looked up it believes for half a second,
-which is how long a revoked key may still work; a key it does not know it looks up at once.
+which is how long a revoked key may still work; a key it does not know it looks up at once. A key in
+use is looked up again ahead of time: nobody waits for that, who in a flood would wait long.
 """
 
 import asyncio
+import functools
 import hashlib
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from service.rate_limit import RateLimit
 
 SCOPES = ("reserve", "stock", "read", "admin")
 BELIEVED_SECONDS = 0.5
+RENEWED_SECONDS = 0.2  # how old a key may be before it is looked up again, without waiting for it
 LOOKUP_SECONDS_MAX = 2.0  # a frozen database must not use up the time that the request has
 KNOWN_MAX = 10_000  # credentials remembered; unknown keys are not
 PREFIX = "hf_"  # lets secret scanners recognise a key
@@ -55,9 +59,11 @@ class Keys:
             raise Unauthenticated("Send a key as `Authorization: Bearer <key>`.")
         key = authorization[7:].strip()
         known = self._known.get(key)
-        now = time.monotonic()
-        if known is None or now - known.looked_up_at > BELIEVED_SECONDS:
+        age = math.inf if known is None else time.monotonic() - known.looked_up_at
+        if age > BELIEVED_SECONDS:
             known = await self._look_up_once(key)
+        elif age > RENEWED_SECONDS:
+            self._start_lookup(key)
         if known is None:
             raise Unauthenticated("This key does not exist or was revoked.")
         if not known.allows(scope):
@@ -65,18 +71,27 @@ class Keys:
         self.rate_limit.count(known.id)
         return known.caller
 
-    async def _look_up_once(self, key: bytes) -> Credential | None:
+    def _start_lookup(self, key: bytes) -> asyncio.Task[Credential | None]:
         """Look a key up; whoever else asks for it meanwhile shares the answer."""
         lookup = self._lookups.get(key)
         if lookup is None:
             lookup = self._lookups[key] = asyncio.create_task(self._look_up(key))
-            lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
+            lookup.add_done_callback(functools.partial(self._finish_lookup, key))
+        return lookup
+
+    def _finish_lookup(self, key: bytes, lookup: asyncio.Task[Credential | None]) -> None:
+        del self._lookups[key]
+        if not lookup.cancelled():
+            lookup.exception()  # whoever waits for it has it, and perhaps nobody does
+
+    async def _look_up_once(self, key: bytes) -> Credential | None:
         try:
-            return await asyncio.shield(lookup)
+            return await asyncio.shield(self._start_lookup(key))
         except (DatabaseUnavailable, TimeoutError) as error:
             raise Unavailable("The key could not be looked up in time.") from error
 
     async def _look_up(self, key: bytes) -> Credential | None:
+        asked_at = time.monotonic()
         async with asyncio.timeout(LOOKUP_SECONDS_MAX):
             row = await self.database.read(lambda connection: keys.find(connection, digest(key)))
         self._known.pop(key, None)
@@ -88,7 +103,7 @@ class Keys:
             id=row.id,
             caller=Caller(row.source, every_source="admin" in row.scopes),
             scopes=frozenset(row.scopes),
-            looked_up_at=time.monotonic(),
+            looked_up_at=asked_at,
         )
         self._known[key] = credential
         return credential

@@ -27,8 +27,8 @@ class Limits:
 
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about a second's work; more only adds delay
-    crowd_min: int = 64  # commands waiting for one SKU before all others go first: half a batch
-    batch_lines_max: int = 128  # whoever comes next waits for the whole of it
+    crowd_min: int = 32  # commands waiting for one SKU before all others go first: half a batch
+    batch_lines_max: int = 64  # whoever comes next waits for the whole of it
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
     room_seconds: float = 1.0  # for room in the queue; who is refused at once asks again at once

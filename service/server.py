@@ -36,6 +36,8 @@ RESTART_SECONDS = 1.0  # between two starts of the same worker, so that a broken
 GRACE_SECONDS = 5.0  # on top of the time to drain, before a worker is killed
 PORT_SECONDS_MAX = 3.0  # for a port that somebody may be about to leave
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 16  # connections, of all that wait, in one turn of a worker's event loop
+KEEP_ALIVE_SECONDS = 75  # longer than the proxies in front, who must be the ones to hang up
 PR_SET_PDEATHSIG = 1
 
 
@@ -262,12 +264,22 @@ def run_worker(settings: Settings, listener: socket.socket) -> int:
         server_header=False,
         proxy_headers=False,  # who is calling is told by the key, never by an address
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.drain_seconds + 1),
     )
     server = _Worker(config, app)
     signal.signal(signal.SIGUSR1, server.go_unready)
-    server.run(sockets=[listener])
+    server.run(sockets=accepting(listener))
     return 0 if server.started else 1
+
+
+def accepting(listener: socket.socket) -> list[socket.socket]:
+    """Return what an event loop should listen on to accept several connections in one turn.
+
+    libuv accepts one from each socket it listens on, and in a flood a turn takes milliseconds: new
+    clients would wait for seconds (docs/decisions.md, 19).
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
 def announce(settings: Settings, *, has_demo: bool) -> None:

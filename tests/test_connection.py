@@ -1,8 +1,12 @@
-"""An answer's head and body leave together, and before the connection is closed."""
+"""Clients are accepted many at a time; an answer leaves as a whole, before its connection ends."""
 
 import asyncio
+import socket
+
+import uvloop
 
 from service.connection import CorkedTransport
+from service.server import accepting
 
 
 class Wire:
@@ -60,3 +64,40 @@ async def test_nothing_is_written_to_a_connection_that_has_closed_meanwhile():
 async def test_in_everything_else_it_is_the_transport():
     transport, _ = corked()
     assert transport.get_extra_info("peer") == "the peer"
+
+
+def most_accepted_in_a_turn(listeners_of) -> int:
+    """Have sixty clients wait before a loop begins to listen."""
+    turns = [0]
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport):
+            turns[-1] += 1
+            transport.close()
+
+    async def accept(listener):
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(Accepted, sock=each) for each in listeners_of(listener)]
+        while sum(turns) < len(clients):
+            turns.append(0)
+            await asyncio.sleep(0)
+        for server in servers:
+            server.close()
+            await server.wait_closed()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(60)]
+        uvloop.run(accept(listener))
+        for client in clients:
+            client.close()
+    return max(turns)
+
+
+async def test_many_clients_are_accepted_in_one_turn_of_the_loop():
+    """Of a loop of its own, as a worker has it."""
+    most = [
+        await asyncio.to_thread(most_accepted_in_a_turn, listeners_of)
+        for listeners_of in (lambda listener: [listener], accepting)
+    ]
+    assert most[0] == 1  # or `accepting` can go
+    assert most[1] >= 8

@@ -1,0 +1,97 @@
+"""A key in use is looked up again ahead of time, and a revoked one soon does not work."""
+
+import asyncio
+import gc
+
+import asyncpg
+import pytest
+
+from db import keys
+from db.database import Database
+from db.engine import Timeouts
+from service import auth
+from service.auth import Keys, store_key
+from service.errors import Unauthenticated
+from service.rate_limit import RateLimit
+
+KEY = "hf_known"
+AUTHORIZATION = f"Bearer {KEY}".encode()
+
+
+@pytest.fixture
+async def known(database):
+    await store_key(database, KEY, "shop", ["read"])
+    known = Keys(database, RateLimit(0))
+    assert (await known.require(AUTHORIZATION, "read")).source == "shop"
+    return known
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every look-up from now on waits for this event."""
+    find, may_go = keys.find, asyncio.Event()
+
+    async def find_later(*arguments):
+        await may_go.wait()
+        return await find(*arguments)
+
+    monkeypatch.setattr(keys, "find", find_later)
+    return may_go
+
+
+async def allows(known):
+    try:
+        async with asyncio.timeout(0.1):
+            await known.require(AUTHORIZATION, "read")
+    except Unauthenticated:
+        return False
+    return True
+
+
+async def test_nobody_waits_while_a_known_key_is_looked_up_again(known, slow, monkeypatch):
+    monkeypatch.setattr(auth, "RENEWED_SECONDS", 0.0)
+    assert [await allows(known) for _ in range(3)] == [True] * 3
+    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.0)
+    with pytest.raises(TimeoutError):
+        await allows(known)
+    slow.set()
+    assert await allows(known)
+
+
+async def test_what_is_looked_up_ahead_of_time_is_believed(known, slow, monkeypatch, database_url):
+    monkeypatch.setattr(auth, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 60.0)
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE api_key SET revoked_at = now()")
+    await connection.close()
+    assert await allows(known)
+    slow.set()
+    async with asyncio.timeout(5):
+        while await allows(known):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_key_is_believed_from_when_it_was_asked_for(known, slow, monkeypatch):
+    """What a slow look-up says may be old by the time it is there."""
+    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.0)
+    waiting = asyncio.create_task(known.require(AUTHORIZATION, "read"))
+    await asyncio.sleep(0.2)
+    slow.set()
+    await waiting
+    slow.clear()
+    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.1)
+    with pytest.raises(TimeoutError):
+        await allows(known)
+    slow.set()
+
+
+async def test_a_look_up_ahead_of_time_that_fails_is_tried_again(known, monkeypatch, caplog):
+    away = Database("postgresql://127.0.0.1:1/away", pool_size=1, timeouts=Timeouts(connect=0.2))
+    monkeypatch.setattr(auth, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(known, "database", away)
+    assert await allows(known)
+    await asyncio.sleep(0.1)
+    assert await allows(known)
+    await away.close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
