@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases bench-latency bench-growth bench-endurance lock clean
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases bench-latency bench-growth bench-endurance bench-statements lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -55,6 +55,9 @@ bench: $(VENV)/dev  ## measure against a bare route and what teams write (needs 
 
 bench-phases: $(VENV)/dev  ## measure where a batch's time goes, step by step
 	@$(BIN)/python -m bench.phases $(ARGS)
+
+bench-statements: $(VENV)/dev  ## measure what PostgreSQL does for a reservation (needs wrk)
+	@$(BIN)/python -m bench.statements $(ARGS)
 
 bench-latency: $(VENV)/dev  ## measure at fixed rates of arrivals, and in a flood (needs wrk)
 	@$(BIN)/python -m bench.latency $(ARGS)

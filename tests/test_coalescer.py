@@ -15,9 +15,10 @@ from db.rows import Line
 from db.strategies.guard import Guard
 from service import planner
 from service.coalescer import Coalescer, Limits
-from service.commands import Command, Done, Expire, Reserve, SetStock, reservation_id
+from service.commands import Command, Done, Reserve, SetStock, reservation_id
 from service.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
 from service.ledger import Ledger, RetryPolicy
+from service.sweeper import sweep
 
 IMPATIENT = Timeouts(lock=0.1)
 
@@ -218,13 +219,17 @@ async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
         await expecting
 
 
-async def test_the_services_own_work_finds_room_in_a_full_queue(database_url):
+async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
     async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+        await coalescer.submit([reserve("overdue")])
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("UPDATE reservation SET expires_at = clock_timestamp()")
+        await connection.close()
         gate, taken = await filled(coalescer)
-        expire = coalescer.submit([Expire(reservation_id("us", "x"))] * 5, may_be_shed=False)
-        own = asyncio.create_task(expire)
+        sweeping = asyncio.create_task(sweep(coalescer.ledger.database, coalescer))
+        await asyncio.wait([sweeping], timeout=0.5)  # until it waits in the queue
         gate.opened.set()
-        assert statuses((await settled([own]))[0]) == [204] * 5
+        assert await sweeping == 1
         await settled(taken)
 
 
