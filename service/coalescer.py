@@ -31,7 +31,9 @@ class Limits:
     batch_lines_max: int = 64  # whoever comes next waits for the whole of it
     lane_lines_max: int = 500  # a larger job would keep the others waiting
     large_jobs_max: int = 2  # at once beside the lanes; each takes a connection for a second
-    room_seconds: float = 1.0  # for room in the queue; who is refused at once asks again at once
+    room_seconds: float = 0.5  # for room in the queue; who is refused at once asks again at once
+    room_seconds_max: float = 2.0  # when many wait for room
+    refusals_per_second: int = 1_000  # for want of room: how many wait for it lengthens the wait
     queued_seconds_max: float = 5.0  # nobody waits longer to be begun with
     answer_seconds_max: float = 7.5  # nor to be answered, whatever adds up: ten are promised
     large_answer_seconds_max: float = 70.0  # for a large job: its transaction may take 60
@@ -56,11 +58,14 @@ class Coalescer:
         self._stuck: set[Any] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._large = asyncio.Semaphore(self.limits.large_jobs_max)
+        self._lingering = 0
         self._closing = False
         self._watch = self._loop.call_later(0.25, self._shed_late)
 
-    async def submit(self, commands: list[Command], *, may_be_shed: bool = True) -> list[Outcome]:
-        """Return the commands' outcomes once they are durable.
+    async def submit(
+        self, commands: list[Command], *, may_be_shed: bool = True, waited_seconds: float = 0.0
+    ) -> list[Outcome]:
+        """Return the commands' outcomes once they are durable; who has waited waits less.
 
         Raises `Overloaded` when too much waits already, or for too long, and whatever holds for
         the batch as a whole: `Contention`, `Unavailable`, `OutcomeUnknown`; the last one also when
@@ -75,7 +80,7 @@ class Coalescer:
         )
         now = self._loop.time()
         outcomes = self._loop.create_future()
-        job = Job(commands, outcomes, now, weight, now + patience, may_be_shed)
+        job = Job(commands, outcomes, now, weight, now + patience - waited_seconds, may_be_shed)
         enter = self._queue.admit if is_large else self._queue.put
         try:
             enter(job)
@@ -92,15 +97,19 @@ class Coalescer:
         finally:
             self._unanswered.discard(job)
 
-    async def expect_room(self) -> None:
-        """Return if there is room for anything; raise `Overloaded` if there is none for a moment.
+    async def expect_room(self) -> float:
+        """Return, when there is room for something, the seconds for which there was none.
 
-        For those who would rather know before they have any work with a request.
+        For those who would rather know before they have any work with a request. Raises
+        `Overloaded` if there is none after a moment, and as `_linger` does.
         """
+        if not self._queue.is_full:
+            return 0.0
+        began_at = self._loop.time()
+        await self._linger()
         if self._queue.is_full:
-            await self._linger()
-            if self._queue.is_full:
-                raise Overloaded("Too many requests are waiting.")
+            raise Overloaded("Too many requests are waiting.")
+        return self._loop.time() - began_at
 
     async def _linger(self) -> None:
         """Keep who finds no room waiting for a moment, each for another one.
@@ -108,7 +117,13 @@ class Coalescer:
         Refused at once, thousands of clients that do not heed Retry-After would keep the worker
         busy with nothing but refusals. Raises `Unavailable` when the service shuts down meanwhile.
         """
-        await asyncio.sleep(self.limits.room_seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        self._lingering += 1
+        try:
+            pace = self._lingering / self.limits.refusals_per_second
+            seconds = min(max(self.limits.room_seconds, pace), self.limits.room_seconds_max)
+            await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        finally:
+            self._lingering -= 1
         if self._closing:
             raise Unavailable("The service is shutting down.")
 

@@ -38,6 +38,7 @@ PORT_SECONDS_MAX = 3.0  # for a port that somebody may be about to leave
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 16  # connections, of all that wait, in one turn of a worker's event loop
 KEEP_ALIVE_SECONDS = 75  # longer than the proxies in front, who must be the ones to hang up
+GC_THRESHOLDS = (10_000, 20, 100)  # thousands of requests under way are not looked through often
 PR_SET_PDEATHSIG = 1
 
 
@@ -226,10 +227,11 @@ class _Worker(uvicorn.Server):
         self.app = app
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then have the garbage collector leave alone what is there to stay."""
+        """Start; have the garbage collector leave alone what is there to stay, and come seldom."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Turn /health/ready off, then shut down as always."""

@@ -105,10 +105,10 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
     caller = await caller_of(request, "reserve")
-    await services_of(request).coalescer.expect_room()
+    waited_seconds = await services_of(request).coalescer.expect_room()
     body = await read_body(request, ReserveBody)
     command = _reserve(caller, body, seq_of(request, body.seq))
-    return _reserved(await _submit(request, command), request)
+    return _reserved(await _submit(request, command, waited_seconds), request)
 
 
 @post(
@@ -381,8 +381,9 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
     )
 
 
-async def _submit(request: HttpRequest, command: Command) -> Outcome:
-    return (await services_of(request).coalescer.submit([command]))[0]
+async def _submit(request: HttpRequest, command: Command, waited_seconds: float = 0.0) -> Outcome:
+    coalescer = services_of(request).coalescer
+    return (await coalescer.submit([command], waited_seconds=waited_seconds))[0]
 
 
 async def _moved(request: HttpRequest, command: Command) -> Answer:

@@ -172,6 +172,7 @@ async def flood(database_url: str, crowd_min: int) -> Flood:
         queued_commands_max=QUEUE,
         crowd_min=crowd_min,
         room_seconds=0,
+        room_seconds_max=0,
     ) as coalescer:
         turns = Turns(coalescer.ledger)
         seen = Flood(turns)
