@@ -216,7 +216,30 @@ async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
         assert not any(task.done() for task in [expecting, *late])
         gate.opened.set()
         assert {status for o in await settled(taken + late) for status in statuses(o)} == {201}
-        await expecting
+        assert await expecting >= 0.25  # half of what was asked for, the least that jitter leaves
+        assert await coalescer.expect_room() == 0
+
+
+async def test_the_more_wait_for_room_the_longer_they_wait(database_url):
+    """So that many are not refused at a higher rate than few."""
+    limits = {"room_seconds": 0, "refusals_per_second": 10, "room_seconds_max": 0.4}
+    async with working(database_url, queued_commands_max=1, **limits) as coalescer:
+        gate, taken = await filled(coalescer)
+        began_at = asyncio.get_running_loop().time()
+        refused = await settled(begin(coalescer, *([reserve(n)] for n in range(10, 30))))
+        assert asyncio.get_running_loop().time() - began_at >= 0.2  # half of the longest
+        assert {type(answer) for answer in refused} == {Overloaded}
+        gate.opened.set()
+        await settled(taken)
+
+
+async def test_who_has_waited_for_room_waits_less_for_the_answer(database_url):
+    async with working(database_url, answer_seconds_max=60) as coalescer:
+        gate = Gate(coalescer.ledger)
+        with pytest.raises(OutcomeUnknown):
+            async with asyncio.timeout(10):
+                await coalescer.submit([reserve(1)], waited_seconds=60)
+        gate.opened.set()
 
 
 async def test_the_sweeper_finds_room_in_a_full_queue(database_url):

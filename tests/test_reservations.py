@@ -276,3 +276,21 @@ async def test_of_confirm_and_cancel_at_once_exactly_one_wins(service):
             service.client.post(f"{address}/confirm"), service.client.post(f"{address}/cancel")
         )
         assert sorted((confirmed.status_code, cancelled.status_code)) == [200, 409]
+
+
+async def test_what_a_request_has_waited_for_room_counts(service, monkeypatch):
+    await service.stock("A", 1)
+    coalescer, told = service.app.state.services.coalescer, []
+    submit = coalescer.submit
+
+    async def no_room_for_a_while():
+        return 2.5
+
+    async def note(commands, *, waited_seconds):
+        told.append(waited_seconds)
+        return await submit(commands)
+
+    monkeypatch.setattr(coalescer, "expect_room", no_room_for_a_while)
+    monkeypatch.setattr(coalescer, "submit", note)
+    assert (await service.reserve("1", ("A", 1))).status_code == 201
+    assert told == [2.5]
