@@ -1,7 +1,7 @@
 """`make bench-statements`: what PostgreSQL does for a reservation, as pg_stat_statements counts it.
 
-Time is the server's own, without parsing, planning and the network; a COMMIT's is mostly the wait
-for the disk. Figures are per reservation, over whole batches.
+Time is the server's own, without parsing, planning and the network, and without what a COMMIT does
+after its statement: the flush to disk. Figures are per reservation unless they say something else.
 """
 
 import argparse
@@ -28,7 +28,7 @@ KINDS = """
                 WHEN query LIKE 'COMMIT%' THEN 'COMMIT'
                 WHEN query LIKE 'BEGIN%' THEN 'BEGIN'
                 WHEN query LIKE '%FROM api_key%' THEN 'key'
-                WHEN query LIKE '%FROM stock%' AND query LIKE '%FROM reservation%' THEN 'load'
+                WHEN query LIKE '%AS wanted%' THEN 'load'
                 ELSE 'other' END AS kind,
            sum(calls)::bigint AS calls, 1000 * sum(total_exec_time) AS microseconds,
            sum(wal_bytes)::bigint AS wal_bytes, sum(wal_records)::bigint AS wal_records
