@@ -38,7 +38,7 @@ PORT_SECONDS_MAX = 3.0  # for a port that somebody may be about to leave
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 16  # connections, of all that wait, in one turn of a worker's event loop
 KEEP_ALIVE_SECONDS = 75  # longer than the proxies in front, who must be the ones to hang up
-GC_THRESHOLDS = (10_000, 20, 100)  # thousands of requests under way are not looked through often
+GC_OBJECTS = 10_000  # new ones between collections: requests under way are no garbage
 PR_SET_PDEATHSIG = 1
 
 
@@ -231,7 +231,7 @@ class _Worker(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        gc.set_threshold(GC_OBJECTS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Turn /health/ready off, then shut down as always."""
