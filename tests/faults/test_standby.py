@@ -139,11 +139,24 @@ async def backends(database: Database) -> set[int]:
 
 
 async def set_read_only(url: str, value: str) -> None:
+    """Return when it holds: whoever connects after the postmaster told its children is told so."""
     connection = await asyncpg.connect(url)
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
     await connection.execute("SELECT pg_reload_conf()")
     await connection.close()
+    async with asyncio.timeout(10):
+        while await fresh(url, "SHOW default_transaction_read_only") != value:
+            await asyncio.sleep(0.01)
+
+
+async def fresh(url: str, question: str) -> str:
+    """What a new connection is told."""
+    connection = await asyncpg.connect(url)
+    try:
+        return str(await connection.fetchval(question))
+    finally:
+        await connection.close()
 
 
 async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
