@@ -68,9 +68,9 @@ GOALS = (
     Goal("10,000 SKUs, against the bare route", 0.75, (MANY, HOLDFAST), (MANY, BARE)),
     Goal("one hot SKU, against the textbook", 12, (HOT, HOLDFAST), (HOT, TEXTBOOK)),
     Goal("one hot SKU, against careful asyncpg", 4.5, (HOT, HOLDFAST), (HOT, CAREFUL)),
-    Goal("batches, against single requests on 64", 8, (BATCH, HOLDFAST), (HOT, HOLDFAST)),
+    Goal("batches, against singles on 64 connections", 8, (BATCH, HOLDFAST), (HOT, HOLDFAST)),
     Goal(
-        "batches, against single requests on 2",
+        "batches, against singles on 2 connections",
         8,
         (BATCH, HOLDFAST),
         (FEW, HOLDFAST),
