@@ -92,12 +92,32 @@ class NotAcceptable(ServiceError):
     advice = "Accept `application/json` and `application/problem+json`."
 
 
+class RequestTimeout(ServiceError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
+    advice = (
+        "The head of a request may take 10 seconds, its body 30. Nothing was done. Send the same"
+        " request again, on a new connection."
+    )
+
+
 class TooLarge(ServiceError):
     """The body is too large."""
 
     code = "too_large"
     status = 413
     advice = "Bodies may have 1 MiB, batches and imports 4 MiB: split the request."
+
+
+class UriTooLong(ServiceError):
+    """The URL is too long."""
+
+    code = "uri_too_long"
+    status = 414
+    advice = "A URL, its query included, may have 8 KiB."
 
 
 class UnsupportedMediaType(ServiceError):
@@ -184,6 +204,14 @@ class ExceedsHeld(ServiceError):
     code = "exceeds_held"
     status = 422
     advice = "`held` lists what the reservation holds: confirm that or less."
+
+
+class HeadersTooLarge(ServiceError):
+    """The request's headers are too large."""
+
+    code = "headers_too_large"
+    status = 431
+    advice = "A request may have 100 header lines of 32 KiB in all: look for a cookie that grows."
 
 
 class RateLimited(ServiceError):

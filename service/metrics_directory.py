@@ -31,6 +31,12 @@ def metrics_directory() -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def forget_process(pid: int) -> None:
+    """Leave out of the metrics what a process that has ended had under way; its counts stay."""
+    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+
+
 def _remove_abandoned(parent: Path) -> None:
     for directory in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another's, in use, or removed by another meanwhile
