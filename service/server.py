@@ -107,6 +107,11 @@ class WorkerProcess:
     """Another one takes its place, and it drains as soon as that one serves."""
     is_draining: bool = False
 
+    @property
+    def is_waiting(self) -> bool:
+        """True while it serves until another one does so in its place."""
+        return self.is_retiring and not self.is_draining
+
     def look(self) -> None:
         """Take note of what the worker has said."""
         if not self.is_serving:
@@ -165,12 +170,9 @@ class Supervisor:
     def _watch(self) -> None:
         """One round: bury the dead, start what is missing, renew the workers if asked to."""
         self._reap()
-        if self.renewing:
-            self.renewing = False
-            for worker in self.workers.values():
-                worker.is_retiring = True
+        self._begin_renewal()
         self._start_missing()
-        self._retire()
+        self._end_renewal()
         self._keep_postgres()
 
     def _start_missing(self) -> None:
@@ -211,7 +213,14 @@ class Supervisor:
             sys.stderr.flush()
             os._exit(code)
 
-    def _retire(self) -> None:
+    def _begin_renewal(self) -> None:
+        """Have all workers replaced, unless that is under way: then when it is done."""
+        if self.renewing and not any(worker.is_waiting for worker in self.workers.values()):
+            self.renewing = False
+            for worker in self.workers.values():
+                worker.is_retiring = True
+
+    def _end_renewal(self) -> None:
         """Have the old workers drain as soon as the new ones serve in their place."""
         for worker in self.workers.values():
             worker.look()
@@ -221,7 +230,7 @@ class Supervisor:
         if serving < self.settings.workers:
             return
         for worker in self.workers.values():
-            if worker.is_retiring and not worker.is_draining:
+            if worker.is_waiting:
                 worker.drain()
 
     def _keep_postgres(self) -> None:
