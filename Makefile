@@ -25,12 +25,12 @@ STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
 	imports batch two_services races page))
 
-services:  ## install Debian's Redis, ZooKeeper and etcd, which some strategies and tests need
+services:  ## install Debian's Redis, ZooKeeper and etcd, nginx and Java, which some strategies and tests need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \
 	else echo "Not root, so nothing was installed. As root: $(INSTALL_SERVICES)"; fi
 
 INSTALL_SERVICES = DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-	redis-server zookeeper default-jre-headless etcd-server
+	redis-server zookeeper etcd-server nginx default-jdk-headless
 
 check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .

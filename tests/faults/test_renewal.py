@@ -7,14 +7,16 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
 import pytest
 
+from tests.brokers import free_port
 from tests.faults.processes import family_of, is_postgres, is_running
-from tests.server import Server, running_server
+from tests.nginx import running_nginx
+from tests.server import ADMIN_KEY, Server, running_server
 
 CLIENTS = 12
 ROUNDS = int(os.environ.get("HOLDFAST_TEST_RENEWALS", "10"))
@@ -79,6 +81,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def all_ended(pids: set[int]) -> None:
+    await until(lambda: not any(map(is_running, pids)))
+
+
+async def more_answers(tally: Tally) -> None:
+    """Wait until each client has been answered once more, on average."""
+    answered = tally.answered
+    await until(lambda: tally.answered > answered + CLIENTS)
+
+
 async def test_nobody_waits_for_a_worker_that_starts(database_url):
     """A starting worker must not make the listener that it shares with the others blocking."""
     chance = random.Random(17)
@@ -89,7 +101,6 @@ async def test_nobody_waits_for_a_worker_that_starts(database_url):
                 await asyncio.sleep(0.25)
                 server.process.send_signal(signal.SIGHUP)
                 await asyncio.sleep(0.25)
-    print("TALLY", tally.answered, tally.longest)
     assert tally.answered > 100
     assert tally.longest < WAIT_SECONDS_MAX
 
@@ -98,11 +109,10 @@ async def test_renewing_the_workers_loses_no_request(database_url):
     with running_server(database_url, workers=2) as server:
         async with load(server.url, server.headers) as tally:
             for _ in range(ROUNDS):
-                before, answered = workers_of(server), tally.answered
+                before = workers_of(server)
                 server.process.send_signal(signal.SIGHUP)
-                await until(lambda: not any(map(is_running, before)))
-                await until(lambda: tally.answered > answered + CLIENTS)
-    print("TALLY", tally.answered, tally.longest)
+                await all_ended(before)
+                await more_answers(tally)
     assert (tally.lost, tally.refused) == ([], [])
 
 
@@ -134,3 +144,28 @@ async def test_an_idle_connection_keeps_no_worker_from_draining(database_url, se
         await until(lambda: not is_running(before))
         assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_rolling_restart_behind_nginx_loses_no_request(database_url):
+    """Two services share a database; each is stopped and started in turn, again and again."""
+    ports = [free_port(), free_port()]
+
+    def start(port: int) -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(running_server(database_url, port=port))
+        return stack
+
+    services = [await asyncio.to_thread(start, port) for port in ports]
+    try:
+        with running_nginx([f"http://127.0.0.1:{port}" for port in ports]) as url:
+            headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+            async with load(url, headers) as tally:
+                for turn in range(ROUNDS):
+                    place = turn % 2
+                    await asyncio.to_thread(services[place].close)
+                    services[place] = await asyncio.to_thread(start, ports[place])
+                    await more_answers(tally)
+    finally:
+        for service in services:
+            await asyncio.to_thread(service.close)
+    assert (tally.lost, tally.refused) == ([], [])
