@@ -8,13 +8,19 @@ from litestar.types import Receive, Scope, Send
 
 from service import metrics
 from service.commands import Done
+from service.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
 from service.errors import ServiceError
 from service.schemas import encode
 
 Header = tuple[bytes, bytes]
 
+API = b"/v1"
+
 JSON = (b"content-type", b"application/json")
 PROBLEM = (b"content-type", b"application/problem+json")
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+PRIVATE = (b"cache-control", b"private, no-cache")
+NOT_STORED = (b"cache-control", b"no-store")
 REPLAYED = (b"idempotency-replayed", b"true")
 
 _COUNTERS: dict[tuple[str, str, int], Any] = {}
@@ -23,12 +29,24 @@ _COUNTERS: dict[tuple[str, str, int], Any] = {}
 class Answer:
     """A complete response, sent as it is: Litestar takes any ASGI application as one."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "gzipped", "headers", "is_secret", "status")
 
-    def __init__(self, status: int, headers: list[Header], body: bytes) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: list[Header],
+        body: bytes,
+        *,
+        gzipped: bytes | None = None,
+        is_secret: bool = False,
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.gzipped = gzipped
+        """The body as gzip has it, if that is known already."""
+        self.is_secret = is_secret
+        """It is never compressed: its length would tell what it holds (BREACH, 2013)."""
 
     def to_asgi_response(self, *_: Any, **__: Any) -> "Answer":
         """Be what Litestar asks of the response of an exception handler."""
@@ -36,10 +54,20 @@ class Answer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the response and count it."""
+        body = self.body
+        self.headers.append(NOSNIFF)
+        if len(body) > COMPRESSED_FROM and not self.is_secret:
+            self.headers.append(VARY)
+            if accepts_gzip(scope["headers"]):
+                body = self.gzipped or await compress(body)
+                self.headers.append(GZIP)
+        if scope["raw_path"].startswith(API):
+            is_read = scope.get("method") == "GET"
+            self.headers.append(PRIVATE if is_read else NOT_STORED)
         if self.status not in (204, 304):
-            self.headers.append((b"content-length", b"%d" % len(self.body)))
+            self.headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
         route = (scope.get("path_template") or "unknown", str(scope.get("method")), self.status)
         if route not in _COUNTERS:
             _COUNTERS[route] = metrics.REQUESTS.labels(*route)

@@ -1,8 +1,10 @@
 """The OpenAPI 3.1 document, made from what the routes say of themselves, and the pages from it."""
 
+import gzip
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 from typing import Any
@@ -28,7 +30,7 @@ from service.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from service.schemas import ProblemAnswer
+from service.schemas import ProblemAnswer, encode
 
 REF = "#/components/schemas/{model}"
 
@@ -56,6 +58,27 @@ EXAMPLE_FIELDS: dict[str, dict[str, Any]] = {
     "idempotency_mismatch": {"field": "hold_seconds", "stored": 900, "sent": 600},
     "contention": {"attempts": 8},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The document and its page, as they are sent."""
+
+    json: bytes
+    json_gzipped: bytes
+    page: bytes
+    page_gzipped: bytes
+
+
+def description(app: Litestar) -> Description:
+    """Return an application's description, made once."""
+    found: Description | None = app.state.get("description")
+    if found is None:
+        described = document(app)
+        as_json, as_page = encode(described), page(described).encode()
+        found = Description(as_json, gzip.compress(as_json), as_page, gzip.compress(as_page))
+        app.state.description = found
+    return found
 
 
 def document(app: Litestar) -> dict[str, Any]:

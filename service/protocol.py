@@ -13,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service import metrics
-from service.answers import problem_answer
+from service.answers import NOSNIFF, problem_answer
 from service.errors import (
     HeadersTooLarge,
     InvalidRequest,
@@ -257,6 +257,7 @@ class Connection(HttpToolsProtocol):
         headers = [
             *self.server_state.default_headers,
             *answer.headers,
+            NOSNIFF,
             (b"content-length", b"%d" % len(answer.body)),
             (b"connection", b"close"),
         ]
