@@ -264,5 +264,7 @@ class ApiKey(Base):
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     source: Mapped[str] = mapped_column(BYTEWISE)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    is_first: Mapped[bool]
+    """It is the admin key that a service was started with."""
     created_at: Mapped[datetime] = mapped_column(MOMENT)
     revoked_at: Mapped[datetime | None] = mapped_column(MOMENT)

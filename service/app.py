@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.ledger import Ledger
 from service.rate_limit import RateLimit
-from service.requests import HttpRequest
+from service.requests import HttpRequest, note_refusal
 from service.retry import RetryPolicy
 from service.routes import operations, pages, reservations, stock
 from service.services import Services
@@ -169,6 +169,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _refuse(request: HttpRequest, error: ServiceError, *headers: Header) -> Answer:
+    note_refusal(request, error)
     if pages.wants_page(request):
         return pages.refuse(request, error, *headers)
     return problem_answer(error, _path(request.scope), *headers)

@@ -1,6 +1,7 @@
 """The command line: serve, keys, audit, migrations, imports, the replay of real orders."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -70,14 +71,31 @@ def _option(name: str, field: "FieldInfo") -> Callable[[F], F]:
 
 def read_settings(given: dict[str, Any]) -> Settings:
     """Return the settings: flags that were given, then the environment, then the defaults."""
+    _ignore_foreign_port()
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in given.items() if value})
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{str(item['loc'][0]).lower().replace('_', '-')}: {item['msg']}"
-            for item in error.errors()
+        raise click.UsageError("; ".join(map(_complaint, error.errors()))) from None
+
+
+def _complaint(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(message)
+    name = str(error["loc"][0]).lower()
+    return f"{name.replace('_', '-')} (HOLDFAST_{name.upper()}): {message}"
+
+
+def _ignore_foreign_port() -> None:
+    """Drop the HOLDFAST_PORT that Kubernetes sets for a service called holdfast."""
+    port = os.environ.get("HOLDFAST_PORT", "")
+    if "://" in port:
+        del os.environ["HOLDFAST_PORT"]
+        click.echo(
+            f"holdfast: HOLDFAST_PORT={port} is ignored: it is the address that Kubernetes gives to"
+            " a service of this name; set HOLDFAST_PORT to a number, or use --port",
+            err=True,
         )
-        raise click.UsageError(wrong) from None
 
 
 @cli.command()

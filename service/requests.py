@@ -19,6 +19,7 @@ from service.errors import (
     InvalidRequest,
     NotAcceptable,
     NotFound,
+    ServiceError,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -46,6 +47,13 @@ def services_of(request: HttpRequest) -> Services:
     """Return what the application was built from."""
     services: Services = request.app.state.services
     return services
+
+
+def note_refusal(request: HttpRequest, error: ServiceError) -> None:
+    """Note who was refused, if it was for the lack of a key or of a right."""
+    if error.status in (401, 403):
+        client = request.scope.get("client")
+        services_of(request).refusals.note(client[0] if client else "unknown", error.code)
 
 
 def header(request: HttpRequest, name: bytes) -> bytes | None:

@@ -1,11 +1,12 @@
 """What a worker is built from, made once at the edge and handed to the routes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from db.database import Database
 from service.auth import Keys
 from service.coalescer import Coalescer
 from service.rate_limit import RateLimit
+from service.refusals import Refusals
 from service.settings import Settings
 
 
@@ -18,4 +19,5 @@ class Services:
     keys: Keys
     rate_limit: RateLimit
     coalescer: Coalescer
+    refusals: Refusals = field(default_factory=Refusals)
     draining: bool = False

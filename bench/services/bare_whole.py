@@ -9,5 +9,10 @@ from service.connections import Connections
 
 if __name__ == "__main__":
     uvicorn.run(
-        app, port=int(sys.argv[1]), http=Connections(1_000).make, loop="uvloop", log_config=None, ws="none"
+        app,
+        port=int(sys.argv[1]),
+        http=Connections(1_000).make,
+        loop="uvloop",
+        log_config=None,
+        ws="none",
     )

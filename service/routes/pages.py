@@ -27,7 +27,14 @@ from service.errors import (
     Unavailable,
     UnknownSku,
 )
-from service.requests import HttpRequest, Query, identifier, prefers_html, services_of
+from service.requests import (
+    HttpRequest,
+    Query,
+    identifier,
+    note_refusal,
+    prefers_html,
+    services_of,
+)
 from service.routes.endpoint import endpoint
 from service.web import rendering
 from service.web.forms import Form, complaints, read_form, refund_of, reserve_of
@@ -239,8 +246,12 @@ def refuse(request: HttpRequest, error: ServiceError, *more: Header) -> Answer:
     return rendering.page("error.html", error.status, *headers, error=error)
 
 
-def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:
-    log.warning("page_failed", error=repr(error))
+def _refuse_known(request: HttpRequest, error: ServiceError) -> Answer:
+    note_refusal(request, error)
+    return refuse(request, error)
+
+
+def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:  # noqa: ARG001
     return refuse(request, Unavailable("The database did not answer."))
 
 
@@ -266,7 +277,7 @@ ROUTES = [
         ],
         exception_handlers=cast(
             "Any",
-            {ServiceError: refuse, DatabaseError: _refuse_database, Exception: _fail},
+            {ServiceError: _refuse_known, DatabaseError: _refuse_database, Exception: _fail},
         ),
     )
 ]
