@@ -178,10 +178,12 @@ class ImportJob(Base):
     """The record of a stock import, by its name; `digest` is the SHA-256 of its bytes."""
 
     __tablename__ = "import_job"
+    __table_args__ = (CheckConstraint("created + skipped <= rows_in_all", name="rows_in_all"),)
 
     source: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
     job: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
     digest: Mapped[str] = mapped_column(BYTEWISE)
+    rows_in_all: Mapped[int] = mapped_column(Integer)
     created: Mapped[int] = mapped_column(Integer)
     skipped: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(MOMENT)

@@ -102,7 +102,7 @@ ADJUSTMENTS = {
 
 IMPORT_JOBS = {
     "import_jobs": f"""
-        SELECT ROW(source, job, digest, created, skipped, created_at)
+        SELECT ROW(source, job, digest, rows_in_all, created, skipped, created_at)
         FROM {unnest("job_sources text", "jobs text")} AS wanted(source, job)
         JOIN import_job USING (source, job)
     """,

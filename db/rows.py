@@ -103,9 +103,21 @@ class ImportJob(NamedTuple):
     source: str
     job: str
     digest: str
+    rows_in_all: int
+    """An import is carried out a part at a time."""
     created: int
     skipped: int
     created_at: datetime
+
+    @property
+    def rows_done(self) -> int:
+        """How many rows have been carried out."""
+        return self.created + self.skipped
+
+    @property
+    def is_done(self) -> bool:
+        """True when all have been."""
+        return self.rows_done == self.rows_in_all
 
 
 class Token(NamedTuple):
@@ -150,6 +162,16 @@ class StockChange(NamedTuple):
     updated_at: datetime
     fence: int | None = None
     """The token of the lock under which the change is made: a row refuses all lower ones."""
+
+
+class ImportProgress(NamedTuple):
+    """One guarded change of an import's record: it holds only with `seen` rows done."""
+
+    source: str
+    job: str
+    seen: int
+    created: int
+    skipped: int
 
 
 class ReservationChange(NamedTuple):
@@ -204,6 +226,7 @@ class Writes:
     refunds_created: list[Refund] = field(default_factory=list)
     adjustments_created: list[Adjustment] = field(default_factory=list)
     import_jobs_created: list[ImportJob] = field(default_factory=list)
+    import_jobs_changed: list[ImportProgress] = field(default_factory=list)
     stock_created: list[Stock] = field(default_factory=list)
     stock_changed: list[StockChange] = field(default_factory=list)
     stock_pinned: list[tuple[str, str, int]] = field(default_factory=list)
@@ -220,4 +243,5 @@ class Writes:
             or self.stock_created
             or self.stock_changed
             or self.import_jobs_created
+            or self.import_jobs_changed
         )

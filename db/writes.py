@@ -106,11 +106,24 @@ PARTS = {
         ),
         Part(
             "import_job_created",
-            "source text, job text, digest text, created int, skipped int, created_at timestamptz",
+            "source text, job text, digest text, rows_in_all int, created int, skipped int,"
+            " created_at timestamptz",
             """
-            INSERT INTO import_job (source, job, digest, created, skipped, created_at)
+            INSERT INTO import_job (source, job, digest, rows_in_all, created, skipped, created_at)
             SELECT * FROM {rows}
             ON CONFLICT DO NOTHING
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "import_job_changed",
+            "source text, job text, seen int, created int, skipped int",
+            """
+            UPDATE import_job SET created = new.created, skipped = new.skipped
+            FROM {rows}
+            WHERE import_job.source = new.source AND import_job.job = new.job
+                AND import_job.created + import_job.skipped = new.seen
             RETURNING 1
             """,
             gates=True,
@@ -328,6 +341,7 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
             for row in writes.adjustments_created
         ],
         "import_job_created": list(writes.import_jobs_created),
+        "import_job_changed": list(writes.import_jobs_changed),
         "reservation_changed": list(writes.reservations_changed),
         "stock_created": [
             (*row[:7], row.created_at, row.updated_at) for row in writes.stock_created

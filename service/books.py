@@ -18,6 +18,7 @@ from db.rows import (
     Adjustment,
     Identity,
     ImportJob,
+    ImportProgress,
     Key,
     Line,
     Movement,
@@ -215,6 +216,7 @@ class Books:
             refunds_created=_added(self.refunds, self.snapshot.refunds),
             adjustments_created=_added(self.adjustments, self.snapshot.adjustments),
             import_jobs_created=_added(self.import_jobs, self.snapshot.import_jobs),
+            import_jobs_changed=_progress(self.import_jobs, self.snapshot.import_jobs),
             movements=self.movements,
             apply_before=self.apply_before,
         )
@@ -274,6 +276,16 @@ def _added(after: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[Any]:
     if len(after) == len(before):
         return []
     return [value for key, value in sorted(after.items()) if key not in before]
+
+
+def _progress(
+    after: Mapping[Identity, ImportJob], before: Mapping[Identity, ImportJob]
+) -> list[ImportProgress]:
+    return [
+        ImportProgress(*key, seen.rows_done, after[key].created, after[key].skipped)
+        for key, seen in sorted(before.items())
+        if after[key] != seen
+    ]
 
 
 def _consumed(

@@ -177,13 +177,17 @@ class DeleteStock:
 
 @dataclass(slots=True)
 class ImportStock:
-    """Create the stock rows that are missing, once for each job name."""
+    """Create the stock rows that are missing, once for each job name: all of them, or a part."""
 
     source: str
     job: str
     digest: str
     rows: tuple[tuple[str, str, int, str | None], ...]
     """(sku, location, available, name), each stock row once."""
+    first: int = 0
+    """The place of the first of these rows among all of the job's."""
+    rows_in_all: int | None = None
+    """How many the job has; None when these are all."""
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""

@@ -37,7 +37,7 @@ GUARDS = re.compile(
     r"|(?:WHERE|AND|OR) \(?[\w.]+(?: \+ [\w.]+)? (?:<=|>=|=|IS)(?: NOT)? (?:'\w+'|[\w.]+)"
 )
 IS_A_KEY = re.compile(
-    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id) = \w+\.(\1|id)$"
+    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id|source|job) = \w+\.(\1|id)$"
 )
 
 SPARES_WORK = "a part before is a row short, so all is rolled back anyway: the gate spares work"
@@ -58,6 +58,7 @@ INVENTORY = {
     "refund_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "adjustment_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "import_job_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
+    "import_job_changed": {"AND import_job.created + import_job.skipped = new.seen": OVERTAKEN},
     "reservation_changed": {"AND reservation.version = new.seen_version": OVERTAKEN},
     "stock_created": {"{gate}": SPARES_WORK, "ON CONFLICT DO NOTHING": OVERTAKEN},
     "stock_changed": {

@@ -135,6 +135,7 @@ BEFORE: list[Command] = [
     reserve("hold", "A", 60),
     reserve("other", "A", 60),
     reserve("sale", "B"),
+    ImportStock("us", "begun", "digest", (("C", "main", 1, None),), 0, 2),
 ]
 EVERY_PART: list[Command] = [
     reserve("1", "A"),
@@ -152,6 +153,7 @@ EVERY_PART: list[Command] = [
     RefundUnits(US, reservation_id("us", "sale"), "1", None, None, b"token"),
     AdjustStock("us", "1", "B", "main", 1, "count", None),
     ImportStock("us", "job", "digest", (("D", "main", 1, None),)),
+    ImportStock("us", "begun", "digest", (("E", "main", 1, None),), 1, 2),
 ]
 """Commands whose writes have a row in every part of the statement."""
 
@@ -188,7 +190,10 @@ FILL = (
     INSERT INTO adjustment
     SELECT sku, location, 1, gen_random_uuid(), 'x', sku, 1, 'x', now() FROM stock
     """,
-    "INSERT INTO import_job SELECT 'x', sku, 'x', 0, 0, now() FROM stock",
+    """
+    INSERT INTO import_job (source, job, digest, rows_in_all, created, skipped, created_at)
+    SELECT 'x', sku, 'x', 0, 0, 0, now() FROM stock
+    """,
     "INSERT INTO page_token SELECT sha256(sku::bytea), now(), now() FROM stock",
 )
 
