@@ -39,6 +39,13 @@ FOUND = f"""
     JOIN refund USING (source, seq)
 """
 
+OWN = f"""
+    UNION
+    SELECT id FROM {unnest("own_ids uuid", "own_sources text")} AS wanted(id, source)
+    JOIN reservation USING (id, source)
+"""
+"""Another source's reservation costs as much as one that does not exist: its lines are not read."""
+
 OVERDUE = f"""
     UNION
     SELECT reservation.id
@@ -155,6 +162,7 @@ def _statement(wanted: Wanted) -> Statement:
     """The statement for what is wanted; PostgreSQL plans each of its few forms once."""
     form = (
         bool(wanted.overdue),
+        bool(wanted.own_reservations),
         bool(wanted.refunds),
         bool(wanted.adjustments),
         bool(wanted.import_jobs),
@@ -163,10 +171,11 @@ def _statement(wanted: Wanted) -> Statement:
     if form not in _STATEMENTS:
         rows = dict(ROWS)
         parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS, TOKENS)
-        for part, asked in zip(parts, form[1:], strict=True):
+        for part, asked in zip(parts, form[2:], strict=True):
             rows |= part if asked else {}
         _STATEMENTS[form] = Statement(
-            f"WITH found AS ({FOUND}{OVERDUE if wanted.overdue else ''}),"
+            f"WITH found AS ({FOUND}{OWN if wanted.own_reservations else ''}"
+            f"{OVERDUE if wanted.overdue else ''}),"
             " line AS (SELECT reservation_line.* FROM found"
             " JOIN reservation_line ON reservation_line.reservation_id = found.id),"
             f" key AS ({KEYS})"
@@ -181,11 +190,13 @@ _STATEMENTS: dict[tuple[bool, ...], Statement] = {}
 
 def _parameters(wanted: Wanted) -> dict[str, Any]:
     parameters: dict[str, Any] = {"ids": array(wanted.reservations)}
-    pairs = [
+    pairs: list[tuple[str, str, Iterable[tuple[Any, Any]]]] = [
         ("sources", "seqs", wanted.identities),
         ("skus", "locations", wanted.stock),
         ("refund_sources", "refund_seqs", wanted.refunds),
     ]
+    if wanted.own_reservations:
+        pairs.append(("own_ids", "own_sources", wanted.own_reservations))
     if wanted.overdue:
         pairs.append(("overdue_skus", "overdue_locations", wanted.overdue))
     if wanted.adjustments:
@@ -238,12 +249,12 @@ def _reservation(record: Any, lines: tuple[Line, ...]) -> Reservation:
 
 
 LOCK_RESERVATIONS = text(f"""
-    SELECT reservation.id FROM ({FOUND}) AS found JOIN reservation USING (id)
+    SELECT reservation.id FROM ({FOUND}{OWN}) AS found JOIN reservation USING (id)
     ORDER BY reservation.id FOR UPDATE OF reservation
 """)
 
 WANTED_KEYS = f"""
-    WITH found AS ({FOUND}),
+    WITH found AS ({FOUND}{OWN}),
     line AS (SELECT sku, location FROM found
              JOIN reservation_line ON reservation_line.reservation_id = found.id)
     {KEYS}
@@ -259,24 +270,25 @@ LOCK_STOCK = text(f"""
 async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
     """Take the wanted rows FOR UPDATE: reservations by id, then stock by (sku, location)."""
     parameters = key_parameters(wanted)
-    reservations = {
-        name: parameters[name]
-        for name in ("ids", "sources", "seqs", "refund_sources", "refund_seqs")
-    }
-    await connection.execute(LOCK_RESERVATIONS, reservations)
+    await connection.execute(LOCK_RESERVATIONS, parameters)
     await connection.execute(LOCK_STOCK, parameters)
 
 
 def key_parameters(wanted: Wanted) -> dict[str, Any]:
     """Return the parameters of `WANTED_KEYS`, and of whatever else asks by the same keys."""
-    return _parameters(
-        Wanted(
-            reservations=wanted.reservations,
-            identities=wanted.identities,
-            stock=wanted.stock,
-            refunds=wanted.refunds,
-        )
-    )
+    own_ids, own_sources = arrays(sorted(wanted.own_reservations), 2)
+    return {
+        **_parameters(
+            Wanted(
+                reservations=wanted.reservations,
+                identities=wanted.identities,
+                stock=wanted.stock,
+                refunds=wanted.refunds,
+            )
+        ),
+        "own_ids": own_ids,
+        "own_sources": own_sources,
+    }
 
 
 FREE_RESERVATIONS = text(f"""

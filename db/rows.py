@@ -190,6 +190,8 @@ class Wanted:
     """Which rows a batch of commands must see. Sets of keys; a key may lead nowhere."""
 
     reservations: set[UUID] = field(default_factory=set)
+    own_reservations: set[tuple[UUID, str]] = field(default_factory=set)
+    """(id, source): only if the reservation is that source's."""
     identities: set[Identity] = field(default_factory=set)
     stock: set[Key] = field(default_factory=set)
     refunds: set[Identity] = field(default_factory=set)

@@ -24,6 +24,18 @@ class Caller:
         """True when the caller may know of that source's reservations."""
         return self.every_source or source == self.source
 
+    @property
+    def only_source(self) -> str | None:
+        """The one source whose reservations the caller may know of; None for every source's."""
+        return None if self.every_source else self.source
+
+    def want(self, wanted: Wanted, id_: UUID) -> None:
+        """Name a reservation, to be seen only if the caller may know of it."""
+        if self.every_source:
+            wanted.reservations.add(id_)
+        else:
+            wanted.own_reservations.add((id_, self.source))
+
 
 @dataclass(slots=True)
 class Reserve:
@@ -59,7 +71,7 @@ class Confirm:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
 
 
 @dataclass(slots=True)
@@ -71,7 +83,7 @@ class Cancel:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
 
 
 @dataclass(slots=True)
@@ -84,7 +96,7 @@ class Extend:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
 
 
 @dataclass(slots=True)
@@ -117,7 +129,7 @@ class RefundUnits:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
         wanted.refunds.add(self.identity)
         if self.token is not None:
             wanted.tokens.add(self.token)
@@ -239,7 +251,8 @@ def weight_of(command: Command) -> int:
 def names_of(command: Command) -> set[Any]:
     """Return the ids and stock keys a command names itself."""
     wanted = wanted_by([command])
-    return wanted.reservations | wanted.stock
+    own = {id_ for id_, _ in wanted.own_reservations}
+    return wanted.reservations | own | wanted.stock
 
 
 def merge_lines(lines: list[tuple[str, str, int]]) -> tuple[Line, ...]:

@@ -30,6 +30,7 @@ class Tables:
             row.id
             for row in self.reservations.values()
             if row.id in wanted.reservations
+            or (row.id, row.source) in wanted.own_reservations
             or (row.source, row.seq) in wanted.identities
             or any(
                 refund.reservation_id == row.id

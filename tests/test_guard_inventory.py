@@ -18,7 +18,7 @@ SQL = {
     "VERSIONS": writes.VERSIONS,
     "OVERDUE": reads.OVERDUE.replace(reads.CLOCK, "CLOCK"),
     **{name: select for name, select in {**reads.ROWS, **reads.REFUNDS}.items() if "lines" in name},
-    "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND, ""),
+    "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND + reads.OWN, ""),
     "LOCK_STOCK": reads.LOCK_STOCK.text.replace(reads.WANTED_KEYS, ""),
     "FREE_RESERVATIONS": reads.FREE_RESERVATIONS.text,
     "FREE_STOCK": reads.FREE_STOCK.text,
@@ -37,7 +37,8 @@ GUARDS = re.compile(
     r"|(?:WHERE|AND|OR) \(?[\w.]+(?: \+ [\w.]+)? (?:<=|>=|=|IS)(?: NOT)? (?:'\w+'|[\w.]+)"
 )
 IS_A_KEY = re.compile(
-    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id|source|job) = \w+\.(\1|id)$"
+    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id|source|job)"
+    r" = \w+\.(\1|id)$"
 )
 
 SPARES_WORK = "a part before is a row short, so all is rolled back anyway: the gate spares work"

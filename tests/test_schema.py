@@ -214,6 +214,7 @@ async def explained(connection: Any, statement: Any, parameters: Any) -> list[di
 
 EVERYTHING = Wanted(
     reservations={reservation_id("us", "hold")},
+    own_reservations={(reservation_id("us", "sale"), "us")},
     identities={("us", "hold")},
     stock={("A", "main")},
     refunds={("us", "1")},

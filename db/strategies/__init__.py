@@ -21,11 +21,15 @@ def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None
     """Raise `ValueError` that says which setting a strategy lacks, or what is wrong with it."""
     if name == "redis":
         if not redis_url:
-            raise ValueError("the strategy redis needs redis-url, as redis://host:port/0")
+            raise ValueError(
+                "the strategy redis needs HOLDFAST_REDIS_URL or --redis-url, as redis://host:port/0"
+            )
         check_url(redis_url)
     if name == "zookeeper":
         if not zookeeper_hosts:
-            raise ValueError("the strategy zookeeper needs zookeeper-hosts, as host:port,host:port")
+            raise ValueError(
+                "the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS or --zookeeper-hosts, as host:port,…"
+            )
         check_hosts(zookeeper_hosts)
 
 

@@ -179,11 +179,11 @@ async def list_reservations(request: HttpRequest) -> ASGIApp:
     }
     limit = query.limit()
     query.end()
-    found = await services_of(request).database.read(
-        lambda connection: lists.reservations(connection, limit=limit + 1, **filters)
+    found, is_more = await services_of(request).database.read(
+        lambda connection: lists.reservations(connection, limit=limit, **filters)
     )
-    items = [reservation_answer(row) for row in found[:limit]]
-    last = found[limit - 1] if len(found) > limit else None
+    items = [reservation_answer(row) for row in found]
+    last = found[-1] if is_more else None
     return page_answer(items, cursor_after((last.created_at, last.id)) if last else None)
 
 
@@ -400,9 +400,9 @@ async def _visible(request: HttpRequest) -> rows.Reservation:
     caller = await caller_of(request, "read")
     id_ = _id(request)
     row = await services_of(request).database.read(
-        lambda connection: lists.reservation(connection, id_)
+        lambda connection: lists.reservation(connection, id_, caller.only_source)
     )
-    if row is None or not caller.sees(row.source):
+    if row is None:
         raise NotFound("There is no such reservation.")
     return row
 
