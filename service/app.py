@@ -13,6 +13,7 @@ from litestar.types import Scope
 from db import database as db
 from db.strategies import open_strategy
 from service.answers import Answer, Header, problem_answer
+from service.audits import Audits
 from service.auth import Keys
 from service.coalescer import Coalescer, Limits
 from service.errors import (
@@ -154,6 +155,7 @@ def build_services(settings: Settings) -> Services:
         keys=Keys(database, rate_limit),
         rate_limit=rate_limit,
         coalescer=Coalescer(ledger, limits),
+        audits=Audits(database),
     )
 
 

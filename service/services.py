@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from db.database import Database
+from service.audits import Audits
 from service.auth import Keys
 from service.coalescer import Coalescer
 from service.rate_limit import RateLimit
@@ -19,5 +20,6 @@ class Services:
     keys: Keys
     rate_limit: RateLimit
     coalescer: Coalescer
+    audits: Audits
     refusals: Refusals = field(default_factory=Refusals)
     draining: bool = False

@@ -28,7 +28,8 @@ def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None
     if name == "zookeeper":
         if not zookeeper_hosts:
             raise ValueError(
-                "the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS or --zookeeper-hosts, as host:port,…"
+                "the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS or --zookeeper-hosts,"
+                " as host:port,…"
             )
         check_hosts(zookeeper_hosts)
 

@@ -7,7 +7,6 @@ from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from db.audit import audit
 from db.database import DatabaseError
 from service import openapi
 from service.answers import JSON, Answer, json_answer
@@ -16,8 +15,6 @@ from service.errors import NotFound, Unavailable, all_errors
 from service.requests import HttpRequest, caller_of, services_of
 from service.routes.endpoint import endpoint
 from service.schemas import AuditAnswer, StatusAnswer
-
-AUDIT_SECONDS_MAX = 60  # over HTTP; `holdfast audit` takes as long as it takes
 
 HTML = (b"content-type", b"text/html; charset=utf-8")
 LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
@@ -82,7 +79,7 @@ async def read_audit(request: HttpRequest) -> ASGIApp:
     """Check that rows, ledger and reservations tell the same story."""
     await caller_of(request, "read")
     try:
-        found = await audit(services_of(request).database, seconds_max=AUDIT_SECONDS_MAX)
+        found = await services_of(request).audits.run()
     except DatabaseError as error:
         raise Unavailable("The audit could not be finished; try `holdfast audit`.") from error
     return json_answer(
