@@ -111,6 +111,13 @@ def _fitting(counted: Sequence[Row[UUID, int]]) -> list[UUID]:
     return [id_ for id_, _ in counted[: max(fitting, 1)]]
 
 
+async def has_happened(connection: AsyncConnection, source: str, seq: str) -> bool:
+    """True when there is a reservation or a refund of that identity."""
+    reserved = exists().where(RESERVATION.source == source, RESERVATION.seq == seq)
+    refunded = exists().where(REFUND.source == source, REFUND.seq == seq)
+    return bool(await connection.scalar(select(reserved | refunded)))
+
+
 async def refunds(
     connection: AsyncConnection,
     reservation_id: UUID,

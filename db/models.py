@@ -238,18 +238,6 @@ class PageSession(Base):
     expires_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class PageToken(Base):
-    """A form's one-time token: the SHA-256 over its session, its action and itself."""
-
-    __tablename__ = "page_token"
-    __table_args__ = (Index("page_token_expires_at_idx", "expires_at"),)
-
-    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(MOMENT)
-    expires_at: Mapped[datetime] = mapped_column(MOMENT)
-    used_at: Mapped[datetime | None] = mapped_column(MOMENT)
-
-
 class ApiKey(Base):
     """A credential: only the SHA-256 of the key is stored, for a key is random and long."""
 

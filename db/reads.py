@@ -18,7 +18,6 @@ from db.rows import (
     Reservation,
     Snapshot,
     Stock,
-    Token,
     Wanted,
 )
 
@@ -115,13 +114,6 @@ IMPORT_JOBS = {
     """,
 }
 
-TOKENS = {
-    "tokens": f"""
-        SELECT ROW(digest, expires_at, used_at)
-        FROM {unnest("tokens bytea")} AS wanted(digest) JOIN page_token USING (digest)
-    """,
-}
-
 
 async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
     """Return the wanted rows, the stock rows of the wanted reservations, and the clock.
@@ -153,8 +145,6 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
         snapshot.import_jobs = {
             (record[0], record[1]): ImportJob(*record) for record in row["import_jobs"]
         }
-    if wanted.tokens:
-        snapshot.tokens = {record[0]: Token(*record) for record in row["tokens"]}
     return snapshot
 
 
@@ -166,11 +156,10 @@ def _statement(wanted: Wanted) -> Statement:
         bool(wanted.refunds),
         bool(wanted.adjustments),
         bool(wanted.import_jobs),
-        bool(wanted.tokens),
     )
     if form not in _STATEMENTS:
         rows = dict(ROWS)
-        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS, TOKENS)
+        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS)
         for part, asked in zip(parts, form[2:], strict=True):
             rows |= part if asked else {}
         _STATEMENTS[form] = Statement(
@@ -203,8 +192,6 @@ def _parameters(wanted: Wanted) -> dict[str, Any]:
         pairs.append(("adjustment_sources", "adjustment_seqs", wanted.adjustments))
     if wanted.import_jobs:
         pairs.append(("job_sources", "jobs", wanted.import_jobs))
-    if wanted.tokens:
-        parameters["tokens"] = array(f"\\x{digest.hex()}" for digest in sorted(wanted.tokens))
     for first, second, keys in pairs:
         parameters[first], parameters[second] = arrays(sorted(keys), 2)
     return parameters

@@ -120,14 +120,6 @@ class ImportJob(NamedTuple):
         return self.rows_done == self.rows_in_all
 
 
-class Token(NamedTuple):
-    """A page's one-time token, by its digest, which is bound to one session and one action."""
-
-    digest: bytes
-    expires_at: datetime
-    used_at: datetime | None
-
-
 class Movement(NamedTuple):
     """One line of the ledger. `ordinal` counts the changes of its stock row within one plan."""
 
@@ -197,7 +189,6 @@ class Wanted:
     refunds: set[Identity] = field(default_factory=set)
     adjustments: set[Identity] = field(default_factory=set)
     import_jobs: set[tuple[str, str]] = field(default_factory=set)
-    tokens: set[bytes] = field(default_factory=set)
     overdue: set[Key] = field(default_factory=set)
 
 
@@ -211,7 +202,6 @@ class Snapshot:
     refunds: dict[Identity, Refund] = field(default_factory=dict)
     adjustments: dict[Identity, Adjustment] = field(default_factory=dict)
     import_jobs: dict[tuple[str, str], ImportJob] = field(default_factory=dict)
-    tokens: dict[bytes, Token] = field(default_factory=dict)
     overdue: frozenset[Key] = frozenset()
     """The stock rows whose overdue holds are among `reservations`."""
 
@@ -220,8 +210,6 @@ class Snapshot:
 class Writes:
     """The net effect of a plan, one entry a row, every list in the order rows are locked in."""
 
-    tokens_consumed: list[tuple[bytes, datetime]] = field(default_factory=list)
-    """Tokens (digest, moment), each of which must still be unused."""
     reservations_created: list[Reservation] = field(default_factory=list)
     reservations_changed: list[ReservationChange] = field(default_factory=list)
     lines_changed: list[tuple[UUID, Line]] = field(default_factory=list)

@@ -1,10 +1,10 @@
 """Apply: a plan's net writes as one statement, each part guarded by what the plan relied on.
 
-The parts run in the order the guards need: first one-time tokens are consumed and whatever has a
-unique key is inserted, then reservations change state at the version that was seen, and only if
-all of that went in is stock touched, row by row in the order of (sku, location); the ledger's
-lines come last and take their version from the stock row they describe. A part that wrote fewer
-rows than planned is a conflict, and the caller rolls everything back.
+The parts run in the order the guards need: first whatever has a unique key is inserted, then
+reservations change state at the version that was seen, and only if all of that went in is stock
+touched, row by row in the order of (sku, location); the ledger's lines come last and take their
+version from the stock row they describe. A part that wrote fewer rows than planned is a conflict,
+and the caller rolls everything back.
 """
 
 from dataclasses import dataclass
@@ -55,16 +55,6 @@ class Part:
 PARTS = {
     part.name: part
     for part in (
-        Part(
-            "token_consumed",
-            "digest bytea, used_at timestamptz",
-            """
-            UPDATE page_token SET used_at = new.used_at FROM {rows}
-            WHERE page_token.digest = new.digest AND page_token.used_at IS NULL
-            RETURNING 1
-            """,
-            gates=True,
-        ),
         Part(
             "reservation_created",
             "id uuid, source text, seq text, state text, version int, hold_seconds int,"
@@ -307,9 +297,6 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
     created = writes.reservations_created
     refunds = writes.refunds_created
     return {
-        "token_consumed": [
-            (f"\\x{digest.hex()}", used_at) for digest, used_at in writes.tokens_consumed
-        ],
         "reservation_created": [
             (*row[:7], json_text(row.metadata), json_text(row.shortages), *row[9:11])
             for row in created

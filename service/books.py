@@ -28,16 +28,10 @@ from db.rows import (
     Snapshot,
     Stock,
     StockChange,
-    Token,
     Writes,
 )
-from service.errors import Forbidden, UnknownSku
+from service.errors import UnknownSku
 from service.lifecycle import State
-
-FORM_REFUSED = (
-    "This form can't be used: it is too old, belongs to another session, or is not one of ours."
-    " Open the page again."
-)
 
 
 class Row:
@@ -107,7 +101,6 @@ class Books:
         self.refunds: dict[Identity, Refund] = dict(snapshot.refunds)
         self.adjustments: dict[Identity, Adjustment] = dict(snapshot.adjustments)
         self.import_jobs: dict[tuple[str, str], ImportJob] = dict(snapshot.import_jobs)
-        self.tokens: dict[bytes, Token] = dict(snapshot.tokens)
         self.touched: set[UUID] = set()
         self.movements: list[Movement] = []
         self.reliances: list[list[Key]] = []
@@ -155,20 +148,6 @@ class Books:
             if (row := self.row(line.key)) is not None and line.quantity > row.available
         ]
 
-    def refuse_token(self, digest: bytes | None, at: datetime) -> Forbidden | None:
-        """Return the refusal of a one-time token that may not be used (any more)."""
-        if digest is None:
-            return None
-        token = self.tokens.get(digest)
-        if token is None or token.used_at is not None or at >= token.expires_at:
-            return Forbidden(FORM_REFUSED)
-        return None
-
-    def consume_token(self, digest: bytes | None, at: datetime) -> None:
-        """Use up the one-time token of an effect, together with it."""
-        if digest is not None:
-            self.tokens[digest] = self.tokens[digest]._replace(used_at=at)
-
     def move(
         self,
         key: Key,
@@ -212,7 +191,6 @@ class Books:
     def writes(self) -> Writes:
         """Return the net writes with their guards, in the order rows are locked in."""
         writes = Writes(
-            tokens_consumed=_consumed(self.tokens, self.snapshot.tokens),
             refunds_created=_added(self.refunds, self.snapshot.refunds),
             adjustments_created=_added(self.adjustments, self.snapshot.adjustments),
             import_jobs_created=_added(self.import_jobs, self.snapshot.import_jobs),
@@ -285,14 +263,4 @@ def _progress(
         ImportProgress(*key, seen.rows_done, after[key].created, after[key].skipped)
         for key, seen in sorted(before.items())
         if after[key] != seen
-    ]
-
-
-def _consumed(
-    after: Mapping[bytes, Token], before: Mapping[bytes, Token]
-) -> list[tuple[bytes, datetime]]:
-    return [
-        (digest, token.used_at)
-        for digest, token in sorted(after.items())
-        if token.used_at is not None and before[digest].used_at is None
     ]

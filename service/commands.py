@@ -48,15 +48,11 @@ class Reserve:
     hold_seconds: int | None
     metadata: Mapping[str, str]
     effective_id: UUID
-    token: bytes | None = None
-    """The digest of the one-time token that is consumed with the effect; a form sends one."""
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
         wanted.reservations.add(self.effective_id)
         wanted.identities.add((self.source, self.seq))
-        if self.token is not None:
-            wanted.tokens.add(self.token)
         for line in self.lines:
             wanted.stock.add((line.sku, line.location))
 
@@ -119,8 +115,6 @@ class RefundUnits:
     seq: str
     lines: tuple[Line, ...] | None
     reason: str | None
-    token: bytes | None = None
-    """As in `Reserve`."""
 
     @property
     def identity(self) -> Identity:
@@ -131,8 +125,6 @@ class RefundUnits:
         """Name the rows this command must see."""
         self.caller.want(wanted, self.id)
         wanted.refunds.add(self.identity)
-        if self.token is not None:
-            wanted.tokens.add(self.token)
 
 
 @dataclass(slots=True)

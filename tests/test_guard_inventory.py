@@ -52,9 +52,6 @@ LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
 LINES = "test_row_locks:test_without_its_order_a_{}_would_be_read_with_some_of_its_lines"
 
 INVENTORY = {
-    "token_consumed": {
-        "AND page_token.used_at IS NULL": "test_page:test_without_its_guard_a_token_is_used_twice"
-    },
     "reservation_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "refund_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "adjustment_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},

@@ -7,14 +7,13 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db import lists, reads, tokens, writes
+from db import lists, reads, writes
 from db.database import Database, Transaction
 from db.migrate import upgrade
 from db.models import Base
@@ -150,7 +149,7 @@ EVERY_PART: list[Command] = [
     ),
     Confirm(US, reservation_id("us", "hold"), None),
     Cancel(US, reservation_id("us", "other")),
-    RefundUnits(US, reservation_id("us", "sale"), "1", None, None, b"token"),
+    RefundUnits(US, reservation_id("us", "sale"), "1", None, None),
     AdjustStock("us", "1", "B", "main", 1, "count", None),
     ImportStock("us", "job", "digest", (("D", "main", 1, None),)),
     ImportStock("us", "begun", "digest", (("E", "main", 1, None),), 1, 2),
@@ -194,7 +193,6 @@ FILL = (
     INSERT INTO import_job (source, job, digest, rows_in_all, created, skipped, created_at)
     SELECT 'x', sku, 'x', 0, 0, 0, now() FROM stock
     """,
-    "INSERT INTO page_token SELECT sha256(sku::bytea), now(), now() FROM stock",
 )
 
 
@@ -220,7 +218,6 @@ EVERYTHING = Wanted(
     refunds={("us", "1")},
     adjustments={("us", "1")},
     import_jobs={("us", "job")},
-    tokens={b"token"},
     overdue={("A", "main")},
 )
 
@@ -232,7 +229,6 @@ async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
         for command in BEFORE:
             await carry_out(database, [command])
         async with database.engine.begin() as connection:
-            await tokens.create_tokens(connection, [b"token"], timedelta(hours=1))
             for statement in FILL if filled else ():
                 await connection.execute(text(statement))
             await connection.execute(text("ANALYZE"))

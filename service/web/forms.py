@@ -41,12 +41,11 @@ async def read_form(request: HttpRequest) -> Form:
     return {name: text for name, value in fields if (text := value.strip())}
 
 
-def reserve_of(session: Session, form: Form) -> Reserve:
-    """Return the reservation that a form asks for, its seq derived from the form's token."""
+def reserve_of(session: Session, form: Form, seq: str) -> Reserve:
+    """Return the reservation that a form asks for, under the seq of the form's token."""
     hold = {"hold_seconds": _number(form["hold_seconds"])} if "hold_seconds" in form else {}
     body = _validated(ReserveBody, {"lines": [_line(form)], **hold})
-    token = session.token_digest("reserve", form.get("token", ""))
-    source, seq = session.caller.source, seq_of_token(token)
+    source = session.caller.source
     return Reserve(
         source=source,
         seq=seq,
@@ -55,31 +54,20 @@ def reserve_of(session: Session, form: Form) -> Reserve:
         hold_seconds=body.hold_seconds,
         metadata={},
         effective_id=reservation_id(source, seq),
-        token=token,
     )
 
 
-def refund_of(session: Session, form: Form, reservation: Reservation) -> RefundUnits:
+def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) -> RefundUnits:
     """Return the refund that a form asks for: all that is left, or a quantity of one line."""
     lines = [_line(_named_line(form, reservation))] if "quantity" in form else None
     body = _validated(RefundBody, {"lines": lines, "reason": form.get("reason")})
-    token = session.token_digest("refund", form.get("token", ""))
     return RefundUnits(
         caller=session.caller,
         id=reservation.id,
-        seq=seq_of_token(token),
+        seq=seq,
         lines=_merged(body.lines) if body.lines else None,
         reason=body.reason,
-        token=token,
     )
-
-
-def seq_of_token(digest: bytes) -> str:
-    """Return the serial number of the one effect that a token can have."""
-    return f"{SEQ_PREFIX}{digest.hex()}"
-
-
-SEQ_PREFIX = "page-"
 
 
 def complaints(error: ServiceError) -> list[str]:

@@ -17,8 +17,8 @@ from service.requests import (
     identifier,
     services_of,
 )
-from service.web.forms import SEQ_PREFIX, Form
-from service.web.sessions import Session
+from service.web.forms import Form
+from service.web.sessions import SEQ_PREFIX, Session
 
 ROWS_MAX = 50
 
