@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases bench-latency bench-growth bench-endurance bench-statements lock clean
+.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -61,6 +61,9 @@ bench-statements: $(VENV)/dev  ## measure what PostgreSQL does for a reservation
 
 bench-latency: $(VENV)/dev  ## measure at fixed rates of arrivals, and in a flood (needs wrk)
 	@$(BIN)/python -m bench.latency $(ARGS)
+
+bench-attacks: $(VENV)/dev  ## measure what requests that are made to hurt cost all others
+	@$(BIN)/python -m bench.attacks $(ARGS)
 
 bench-growth: $(VENV)/dev  ## measure a database of millions of rows beside an empty one (needs wrk)
 	@$(BIN)/python -m bench.growth $(ARGS)
