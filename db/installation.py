@@ -75,8 +75,9 @@ class Installation:
     def choose_settings(self, cluster: Path) -> dict[str, str]:
         """Return SETTINGS, and those that depend on what these binaries were built with."""
         settings = {**SETTINGS, "shared_buffers": f"{shared_buffers_megabytes(memory_bytes())}MB"}
-        # Whole pages after a checkpoint are most of the WAL; lz4 shrinks them at next to no cost.
-        settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "on"
+        # Whole pages after a checkpoint are most of the WAL. lz4 shrinks them at next to no cost;
+        # pglz, which every build has, takes several times what it saves (docs/decisions.md).
+        settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "off"
         if self._has_library("pg_stat_statements"):
             settings["shared_preload_libraries"] = "pg_stat_statements"  # where did the time go
         return settings

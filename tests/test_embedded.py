@@ -139,6 +139,7 @@ def test_it_is_durable_private_and_complete(data_dir: Path) -> None:
             if setting == "lc_collate":
                 sql = "SELECT datcollate FROM pg_database WHERE datname = current_database()"
             assert ask(postgres.url, sql) == value, setting
+        assert ask(postgres.url, "SHOW wal_compression") in {"off", "lz4"}  # pglz costs too much
         ask(postgres.url, "CREATE DATABASE another")
         with pytest.raises(asyncpg.InvalidPasswordError):
             ask(postgres.url.replace(":", ":wrong", 2).replace(":wrong//", "://"), "SELECT 1")
@@ -458,6 +459,7 @@ def test_other_binaries_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert ask(postgres.url, "SHOW server_version_num").startswith("15")
         assert ask(postgres.url, "SHOW shared_preload_libraries") == "pg_stat_statements"
         assert ask(postgres.url, "SHOW data_checksums") == "on"
+        assert ask(postgres.url, "SHOW wal_compression") == "lz4"
 
 
 @as_root
