@@ -20,14 +20,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
 
-from db.installation import (
-    DATABASE,
-    ROLE,
-    Installation,
-    find_binaries,
-    remove_unfinished,
-    write_private,
-)
+from db.files import make_directory, open_private, write_private
+from db.installation import DATABASE, ROLE, Installation, find_binaries, remove_unfinished
 from db.postmaster import (
     EmbeddedError,
     Postmaster,
@@ -115,7 +109,7 @@ class EmbeddedPostgres:
             raise EmbeddedError("this server has been started already")
         try:
             with _explaining(self._data_dir):
-                self._data_dir.mkdir(parents=True, exist_ok=True)
+                make_directory(self._data_dir)
                 self._lock = _take_lock(self._data_dir / "lock")
                 remove_unfinished(self._data_dir)
                 self._url_file.unlink(missing_ok=True)  # its port may be somebody else's by now
@@ -222,8 +216,7 @@ class EmbeddedPostgres:
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         command: list[str | Path] = [self._installation.binaries / "postgres", *arguments]
         # Opened by us and inherited, so its directory need not be PostgreSQL's to enter.
-        handle = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "ab") as log:
+        with os.fdopen(open_private(self._log, os.O_WRONLY | os.O_APPEND), "ab") as log:
             process = launch(command, self._installation.account, self._cluster, output=log)
         self._postmaster = Postmaster(process, self._cluster)
 
@@ -266,9 +259,14 @@ class EmbeddedPostgres:
     def _trim_log(self) -> None:
         if self._log.stat().st_size > LOG_BYTES_MAX:
             with suppress(OSError):  # on a full disk room matters more than old messages
-                shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+                self._keep_log()
             # In place, for PostgreSQL keeps the file open; it appends, so it goes on at the start.
             os.truncate(self._log, 0)
+
+    def _keep_log(self) -> None:
+        kept = open_private(self._log.with_suffix(".log.1"), os.O_WRONLY | os.O_TRUNC)
+        with self._log.open("rb") as log, os.fdopen(kept, "wb") as copy:
+            shutil.copyfileobj(log, copy)
 
     def _report(self, what: str) -> EmbeddedError:
         with self._log.open("rb") as log:
@@ -294,7 +292,8 @@ def _explaining(data_dir: Path) -> Iterator[None]:
 
 def _take_lock(path: Path) -> IO[str]:
     """Take the data directory for this process until the file is closed or the process ends."""
-    file = path.open("a+")  # which, unlike "w", leaves the holder's pid alone; closed on exec
+    # To append, which leaves the holder's pid alone. It is closed on exec.
+    file = os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "a+")
     if not wait_until(lambda: _try_lock(file), LOCK_SECONDS):
         file.seek(0)
         holder = file.read() or "unknown"

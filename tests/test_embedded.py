@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from db import embedded, installation, postmaster
+from db import embedded, files, installation, postmaster
 from db.embedded import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
 from db.postmaster import Account, find_processes, may_execute, wait_until
 
@@ -158,6 +158,43 @@ def test_the_address_is_on_file_for_our_eyes_only(data_dir: Path) -> None:
     assert not file.exists()  # never an address that is not ours
 
 
+def test_whatever_the_umask_all_that_it_makes_is_for_our_eyes_only(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    before = os.umask(0)
+    try:
+        with EmbeddedPostgres(data_dir):
+            found = {path.name: path.stat().st_mode & 0o777 for path in data_dir.iterdir()}
+    finally:
+        os.umask(before)
+    assert data_dir.stat().st_mode & 0o777 == 0o711
+    assert {name for name, mode in found.items() if mode & 0o077} == set()
+
+
+@pytest.mark.parametrize("name", ["lock", "postgresql.log"])
+def test_what_an_older_version_left_open_to_others_is_closed(data_dir: Path, name: str) -> None:
+    (data_dir / name).chmod(0o644)
+    with EmbeddedPostgres(data_dir):
+        assert (data_dir / name).stat().st_mode & 0o777 == 0o600
+
+
+@as_root
+def test_another_user_can_not_keep_it_from_starting(data_dir: Path, open_dir: Path) -> None:
+    shown = shutil.move(data_dir, open_dir / "data")
+    (shown / "lock").chmod(0o644)  # as an older version has left it
+    with EmbeddedPostgres(shown):
+        pass
+    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    locking = subprocess.Popen(
+        [*as_nobody, "flock", "--exclusive", shown / "lock", "sh", "-c", "echo locked; read _"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with locking:
+        assert locking.stdout is not None
+        assert locking.stdout.readline() == b""  # it was not let
+        with EmbeddedPostgres(shown) as postgres:
+            assert ask(postgres.url, "SELECT n FROM thing") == 42
+
+
 def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         first = urlsplit(postgres.url)
@@ -251,7 +288,7 @@ def test_a_launcher_killed_with_its_postmaster_leaves_nothing(data_dir: Path) ->
 def test_a_first_start_that_was_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with launcher(data_dir) as process:
-        started = f"*{installation.UNFINISHED}*/base"
+        started = f"*{files.UNFINISHED}*/base"
         assert wait_until(lambda: any(data_dir.glob(started)), SECONDS)
         process.kill()
     assert not (data_dir / "postgresql").exists()
@@ -262,7 +299,7 @@ def test_a_first_start_that_was_killed_leaves_nothing_half_made(tmp_path: Path) 
 def test_what_a_killed_start_left_half_made_is_removed(data_dir: Path) -> None:
     half_made = installation.make_aside(data_dir / "postgresql")
     (half_made / "base").mkdir()
-    half_written = data_dir / f"database.url{installation.UNFINISHED}1"
+    half_written = data_dir / f"database.url{files.UNFINISHED}1"
     half_written.touch()
     with EmbeddedPostgres(data_dir):
         assert not half_made.exists()
@@ -433,7 +470,9 @@ def test_its_log_is_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(asyncpg.UndefinedTableError):
             ask(postgres.url, "SELECT * FROM nowhere")
         assert "nowhere" in log.read_text()
-    assert "ready to accept" in log.with_suffix(".log.1").read_text()
+    kept = log.with_suffix(".log.1")
+    assert "ready to accept" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_it_cannot_be_started_from_a_thread_that_would_take_it_along(data_dir: Path) -> None:
@@ -480,6 +519,18 @@ def test_binaries_that_only_root_can_reach_are_copied_to_where_others_can(
         assert ask(postgres.url, "SELECT 1") == 1
     assert list((data_dir if data_is_open else open_dir / "cache").glob("pgsql-*"))
     assert closed.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+@pytest.mark.parametrize(("owner", "mode"), [("nobody", 0o755), ("root", 0o777)])
+def test_binaries_that_others_can_change_are_not_run(owner: str, mode: int, open_dir: Path) -> None:
+    package = installation._locate_wheel()
+    planted = installation._copy_wheel(package, open_dir)
+    assert installation._copy_wheel(package, open_dir) == planted
+    shutil.chown(planted, owner)
+    planted.chmod(mode)
+    with pytest.raises(EmbeddedError, match=f"{planted} can be changed by others"):
+        installation._copy_wheel(package, open_dir)
 
 
 @as_root
