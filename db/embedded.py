@@ -1,10 +1,10 @@
 """The PostgreSQL that comes with the service: private, durable, and never outliving us.
 
     with EmbeddedPostgres(Path(".holdfast")) as postgres:
-        serve(postgres.url)            # and call postgres.ensure_running() five times a second
+        serve(postgres.addresses)      # and call postgres.ensure_running() five times a second
 
-In the data directory: `postgresql/` (the cluster), `postgresql.log`, `postgresql.password`,
-`database.url` (mode 600, written when the server is ready) and `lock`.
+In the data directory: `postgresql/` (the cluster), `postgresql.log`, `postgresql.secret`,
+`database.url` (for people and tools, written when the server is ready) and `lock`.
 """
 
 import fcntl
@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
+from urllib.parse import urlsplit
 
 from db.files import make_directory, open_private, write_private
-from db.installation import DATABASE, ROLE, Installation, find_binaries, remove_unfinished
+from db.installation import SECRET_FILE, Installation, find_binaries, remove_unfinished
 from db.postmaster import (
     EmbeddedError,
     Postmaster,
@@ -33,8 +34,11 @@ from db.postmaster import (
     name_cluster,
     wait_until,
 )
+from db.roles import Addresses
 
-__all__ = ["DataDirectoryInUse", "EmbeddedError", "EmbeddedPostgres"]
+__all__ = ["DataDirectoryInUse", "EmbeddedError", "EmbeddedPostgres", "find_addresses"]
+
+URL_FILE = "database.url"
 
 # Replaying max_wal_size after a crash takes a minute or two on a slow disk.
 START_SECONDS = 300.0
@@ -78,7 +82,7 @@ class EmbeddedPostgres:
         self._data_dir = data_dir.resolve()
         self._cluster = self._data_dir / "postgresql"
         self._log = self._data_dir / "postgresql.log"
-        self._url_file = self._data_dir / "database.url"
+        self._url_file = self._data_dir / URL_FILE
         self._chosen_binaries = binaries
         self._chosen_settings = settings
         self._lock: IO[str] | None = None
@@ -96,9 +100,14 @@ class EmbeddedPostgres:
         self.stop()
 
     @property
+    def addresses(self) -> Addresses:
+        """The server's address for each role; they stay the same over restarts."""
+        return Addresses(self._secret, self._port)
+
+    @property
     def url(self) -> str:
-        """The server's address, with the password; it stays the same over restarts."""
-        return f"postgresql://{ROLE}:{self._password}@127.0.0.1:{self._port}/{DATABASE}"
+        """The address for people and tools, as `database.url` has it."""
+        return self.addresses.people
 
     def start(self) -> str:
         """Bring the server up, creating its cluster the first time, and return its URL.
@@ -164,7 +173,7 @@ class EmbeddedPostgres:
         account = choose_account(self._cluster)
         binaries = find_binaries(self._chosen_binaries, self._data_dir, account)
         self._installation = Installation(binaries, account)
-        self._password = self._installation.open_cluster(self._cluster)
+        self._secret = self._installation.open_cluster(self._cluster)
         self._settings = {
             **self._installation.choose_settings(self._cluster),
             **self._chosen_settings,
@@ -278,6 +287,15 @@ class EmbeddedPostgres:
         )
 
 
+def find_addresses(data_dir: Path) -> Addresses:
+    """Return the addresses of the server that another process runs in `data_dir`.
+
+    Raises OSError if there is none, or it is an older version's.
+    """
+    port = urlsplit((data_dir / URL_FILE).read_text().strip()).port
+    return Addresses((data_dir / SECRET_FILE).read_text().strip(), port or 0)
+
+
 @contextmanager
 def _explaining(data_dir: Path) -> Iterator[None]:
     """Turn what the operating system refuses into an EmbeddedError."""
@@ -300,7 +318,7 @@ def _take_lock(path: Path) -> IO[str]:
         file.close()
         raise DataDirectoryInUse(
             f"process {holder} runs its PostgreSQL in {path.parent}: share it by setting "
-            f"HOLDFAST_DATABASE_URL to what {path.parent / 'database.url'} says, or choose "
+            f"HOLDFAST_DATABASE_URL to what {path.parent / URL_FILE} says, or choose "
             "another --data-dir"
         )
     file.truncate(0)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from db.files import UNFINISHED, sync_directory, write_private
 from db.postmaster import Account, EmbeddedError, may_execute, run
+from db.roles import DATABASE, Role, derive_password, hand_over, make_roles
 
-ROLE = "holdfast"
-DATABASE = "holdfast"
 # Where root puts the wheel's binaries if both they and the data directory lie below a directory
 # that only root may enter. Only root can write here, so nobody can plant others.
 SHARED_CACHE = Path("/var/cache/holdfast")
@@ -24,6 +23,9 @@ MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+# Of which the passwords of all roles are derived; the file of an older version held a password.
+SECRET_FILE = "postgresql.secret"  # noqa: S105 - a file's name
+OLD_PASSWORD_FILE = "postgresql.password"  # noqa: S105 - a file's name
 # Headers and static libraries: a quarter of the wheel, needed by compilers only.
 NOT_NEEDED = ("include", "pgxs", "pkgconfig", "*.a", "*.py", "__pycache__")
 
@@ -83,50 +85,57 @@ class Installation:
         return settings
 
     def open_cluster(self, cluster: Path) -> str:
-        """Return the role's password in `cluster`, which is created if it does not exist.
+        """Return the secret of the roles' passwords in `cluster`, which is created if need be.
 
+        Where the secret was lost, or the cluster is an older version's, its roles are made anew.
         Raises EmbeddedError if another version of PostgreSQL has created it.
         """
-        if cluster.exists():
+        file = cluster.with_name(SECRET_FILE)
+        secret = secrets.token_hex(32)
+        if not cluster.exists():
+            self._create_cluster(cluster, secret)
+        else:
             self._check_version(cluster)
-            return self._keep_password(cluster)
-        password = self._keep_password(cluster)
-        self._create_cluster(cluster, password)
-        return password
+            with suppress(FileNotFoundError):
+                return file.read_text().strip()
+            self._make_roles(cluster, secret)
+        write_private(file, secret + "\n")
+        cluster.with_name(OLD_PASSWORD_FILE).unlink(missing_ok=True)
+        return secret
 
-    def _keep_password(self, cluster: Path) -> str:
-        """Return the password on file; if there is none, make one and tell an existing cluster."""
-        file = cluster.with_name("postgresql.password")
-        with suppress(FileNotFoundError):
-            return file.read_text().strip()
-        password = secrets.token_urlsafe(24)  # needs no quoting, neither in SQL nor in a URL
-        if cluster.exists():
-            self._execute_alone(cluster, f"ALTER ROLE {ROLE} PASSWORD '{password}'")
-        write_private(file, password)
-        return password
-
-    def _create_cluster(self, cluster: Path, password: str) -> None:
-        """Create `cluster` with the role and the database, whole and on disk, or not at all."""
+    def _create_cluster(self, cluster: Path, secret: str) -> None:
+        """Create `cluster` with its roles and the database, whole and on disk, or not at all."""
         aside = make_aside(cluster)
         self.account.own(aside)
         arguments = [
-            f"--username={ROLE}",
+            f"--username={Role.SUPERUSER}",
             "--pwfile=/dev/stdin",
-            "--auth=scram-sha-256",
+            "--auth=scram-sha-256",  # for every connection, replication's too
             "--encoding=UTF8",
             "--locale=C",  # byte order: the same on every machine, and how our keys compare
             "--data-checksums",  # a page that the disk has damaged is told, not served
         ]
-        run([self.binaries / "initdb", *arguments], self.account, aside, typed=password)
-        self._execute_alone(aside, f"CREATE DATABASE {DATABASE}")
+        typed = derive_password(secret, Role.SUPERUSER)
+        run([self.binaries / "initdb", *arguments], self.account, aside, typed=typed)
+        self._execute_alone(aside, "postgres", f"CREATE DATABASE {DATABASE}")
+        self._make_roles(aside, secret)
         aside.rename(cluster)
         sync_directory(cluster.parent)
 
-    def _execute_alone(self, cluster: Path, statement: str) -> None:
-        """Execute one statement in single-user mode, which asks for no password."""
-        # Without exit_on_error a failure would be printed and the exit status 0.
-        arguments = ["--single", "-c", "exit_on_error=on", "postgres"]
-        run([self.binaries / "postgres", *arguments], self.account, cluster, typed=statement)
+    def _make_roles(self, cluster: Path, secret: str) -> None:
+        self._execute_alone(cluster, "postgres", make_roles(secret))
+        self._execute_alone(cluster, DATABASE, hand_over())
+
+    def _execute_alone(self, cluster: Path, database: str, line: str) -> None:
+        """Execute a line of statements in single-user mode, which asks for no password."""
+        settings = (
+            "exit_on_error=on",  # or a failure would be printed and the exit status 0
+            "log_min_error_statement=panic",  # or it would print the statement, passwords and all
+            "log_error_verbosity=terse",
+        )
+        arguments = [part for setting in settings for part in ("-c", setting)]
+        program = self.binaries / "postgres"
+        run([program, "--single", *arguments, database], self.account, cluster, typed=line)
 
     def _check_version(self, cluster: Path) -> None:
         made_by = (cluster / "PG_VERSION").read_text().strip()

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ import pytest
 from db import embedded, files, installation, postmaster
 from db.embedded import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
 from db.postmaster import Account, find_processes, may_execute, wait_until
+from db.roles import Role
 
 SECONDS = 30.0  # for what takes well under one: only a hang may fail a test
 REPOSITORY = Path(__file__).parent.parent
@@ -42,7 +44,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory that has been started once, to be copied: faster than another initdb."""
     data_dir = tmp_path_factory.mktemp("pristine") / "data"
     with EmbeddedPostgres(data_dir) as postgres:
-        ask(postgres.url, "CREATE TABLE thing (n int); INSERT INTO thing VALUES (42)")
+        sql = "CREATE TABLE thing (n int); INSERT INTO thing VALUES (42)"
+        ask(postgres.addresses.migrating, sql)
     return data_dir
 
 
@@ -150,7 +153,7 @@ def test_the_address_is_on_file_for_our_eyes_only(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         assert file.read_text().strip() == postgres.url
         assert file.stat().st_mode & 0o777 == 0o600
-        assert (data_dir / "postgresql.password").stat().st_mode & 0o777 == 0o600
+        assert (data_dir / "postgresql.secret").stat().st_mode & 0o777 == 0o600
         assert (data_dir / "postgresql.log").stat().st_mode & 0o777 == 0o600
     assert is_deserted(data_dir)
     with pytest.raises(EmbeddedError):
@@ -203,10 +206,17 @@ def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: P
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_a_lost_password_is_replaced(data_dir: Path) -> None:
-    (data_dir / "postgresql.password").unlink()
+def test_a_lost_secret_is_replaced_and_with_it_every_password(data_dir: Path) -> None:
+    secret = data_dir / "postgresql.secret"
+    before = secret.read_text().strip()
+    secret.unlink()
     with EmbeddedPostgres(data_dir) as postgres:
         assert ask(postgres.url, "SELECT n FROM thing") == 42
+        lost = replace(postgres.addresses, secret=before)
+        for role in Role:
+            assert ask(postgres.addresses.address_of(role), "SELECT current_user") == role
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                ask(lost.address_of(role), "SELECT 1")
 
 
 def test_settings_can_be_overridden(data_dir: Path) -> None:
@@ -332,7 +342,7 @@ def test_a_stale_pid_that_is_another_process_now_does_not_matter(data_dir: Path)
     with postmaster.launch(["sleep", "600"], account) as sleeper:
         # PostgreSQL itself would refuse: a process of its own user with that pid is alive.
         write_record(cluster, sleeper.pid, started_at=1)
-        (data_dir / "postgresql.password").unlink()  # the single-user mode would refuse as well
+        (data_dir / "postgresql.secret").unlink()  # the single-user mode would refuse as well
         try:
             with EmbeddedPostgres(data_dir) as postgres:
                 assert ask(postgres.url, "SELECT n FROM thing") == 42
