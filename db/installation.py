@@ -140,7 +140,8 @@ class Installation:
     def _check_version(self, cluster: Path) -> None:
         made_by = (cluster / "PG_VERSION").read_text().strip()
         printed = run([self.binaries / "postgres", "-V"], self.account)
-        found = str(re.findall(r"\d+", printed)[0])  # "postgres (PostgreSQL) 18.6", "… 19beta1"
+        # "postgres (PostgreSQL) 18.6", "… 19beta1"; the loader may complain before that
+        found = str(re.findall(r"\(PostgreSQL\) (\d+)", printed)[0])
         if found != made_by:
             raise EmbeddedError(
                 f"{cluster} was made by PostgreSQL {made_by} and {self.binaries} is {found}: name "

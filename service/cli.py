@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,12 +30,23 @@ DATABASE = ("database_url", "data_dir")
 
 def main() -> None:
     """Run the command line; a failure that is foreseen is one sentence on stderr and exit 1."""
+    _leave_closed_home()
     try:
         cli(prog_name="holdfast")
     except (DatabaseError, EmbeddedError, OSError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         click.echo(f"holdfast: {str(error) or type(error).__name__}{cause}", err=True)
         sys.exit(1)
+
+
+def _leave_closed_home() -> None:
+    """Name a home that does not exist where ours can't be entered.
+
+    The driver looks there for certificates, and fails if it may not look.
+    """
+    with suppress(RuntimeError):  # a user without a name has none, which the driver knows
+        if not os.access(Path.home(), os.X_OK):
+            os.environ["HOME"] = "/nonexistent"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
