@@ -193,7 +193,9 @@ async def test_people_read_write_and_analyse_every_table_that_is_or_will_be(addr
         "DROP DATABASE theirs",
     )
     pages = "SELECT reltuples FROM pg_class WHERE relname = 'later'"
-    assert await ask(addresses.people, pages) == 1, "it was analysed"
+    may_analyse = "SELECT current_setting('server_version_num')::int >= 170000"
+    was_analysed = await ask(addresses.people, pages) == 1
+    assert was_analysed == await ask(addresses.people, may_analyse)
 
 
 async def test_people_may_watch_and_end_the_services_sessions(addresses):
