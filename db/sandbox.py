@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import asyncpg
 import sqlalchemy
 
-from db.database import Database
+from db.database import Database, DatabaseError
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
 
@@ -67,5 +67,10 @@ class Sandbox:
         connection = await asyncpg.connect(self._url.render_as_string(hide_password=False))
         try:
             await connection.execute(statement)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise DatabaseError(
+                f"the role of the lab's server may not create databases ({error}): name one that"
+                " may with --database-url, or leave it out for a private server"
+            ) from None
         finally:
             await connection.close()

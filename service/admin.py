@@ -1,13 +1,13 @@
 """What is done to a database before it serves: the first admin key and the demo's stock."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import structlog
 
 from db import keys, lists
 from db.database import Database
+from db.files import make_directory, write_private
 from db.strategies.guard import Guard
 from service.auth import end_other_first_keys, ensure_admin_key, new_key
 from service.commands import ImportStock
@@ -76,9 +76,5 @@ def _write(file: Path, key: str) -> None:
     """Write the key for its owner's eyes only, whole or not at all."""
     if _read(file) == key:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(key + "\n")
-    aside.replace(file)
+    make_directory(file.parent)
+    write_private(file, key + "\n")

@@ -53,7 +53,7 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         postgres = None
         if settings.database_url is None:
             postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.pg_bin))
-            settings = settings.model_copy(update={"database_url": postgres.url})
+            settings = settings.at(postgres.addresses)
         has_demo = asyncio.run(_prepare(settings, demo=demo and postgres is not None))
         listener = stack.enter_context(_listen(settings))
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
@@ -87,7 +87,7 @@ async def _prepare(settings: Settings, *, demo: bool) -> bool:
     """Migrate, make sure of an admin key, load the demo; True when the demo's stock is there."""
     database = Database(str(settings.database_url), pool_size=3)
     try:
-        await upgrade(database)
+        await upgrade(database, settings.migrate_database_url)
         await admin.ensure_first_key(database, settings)
         return demo and await admin.load_demo(database)
     finally:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db.roles import Addresses
 from db.strategies import STRATEGIES, check_strategy
 
 AdminKey = Annotated[
@@ -28,6 +29,11 @@ class Settings(BaseSettings):
         None,
         description="PostgreSQL to use, as postgresql://user:password@host:port/name."
         " Without it a private one is started in the data directory.",
+    )
+    migrate_database_url: str | None = Field(
+        None,
+        description="The same database for the role that owns the tables: it migrates, and grants"
+        " the role of DATABASE_URL what it needs to serve. Without it that one does both.",
     )
     data_dir: Path = Field(
         Path(".holdfast"), description="Where the private PostgreSQL and the admin key lie."
@@ -114,6 +120,11 @@ class Settings(BaseSettings):
         """Refuse at once what would only be noticed when it is used."""
         check_strategy(self.strategy, self.redis_url, self.zookeeper_hosts)
         self.first_admin_key()
+        if self.migrate_database_url is not None and self.database_url is None:
+            raise ValueError(
+                "migrate-database-url needs database-url beside it: its role is granted what it"
+                " needs to serve"
+            )
         return self
 
     def first_admin_key(self) -> str | None:
@@ -138,3 +149,11 @@ class Settings(BaseSettings):
                     " `openssl rand -hex 32` makes one"
                 ) from None
         return value
+
+    def at(self, addresses: Addresses) -> Self:
+        """Return these settings with the roles of a private PostgreSQL."""
+        roles = {
+            "database_url": addresses.serving,
+            "migrate_database_url": addresses.migrating,
+        }
+        return self.model_copy(update=roles)
