@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Database, Transaction, scanning
+from db.database import Database, scanning
 
 DRIFT_MAX = 100
 """How many findings of each rule are reported; the first ones say enough."""
@@ -95,12 +95,11 @@ class Audit:
 async def audit(database: Database, *, seconds_max: int) -> Audit:
     """Check every rule of the books, all at the same moment (REPEATABLE READ)."""
 
-    async def work(transaction: Transaction) -> Audit:
-        connection = transaction.connection
+    async def work(connection: AsyncConnection) -> Audit:
         await scanning(connection)
         return await _check(connection)
 
-    return await database.transact(work, isolation="REPEATABLE READ", timeout_seconds=seconds_max)
+    return await database.read(work, isolation="REPEATABLE READ", timeout_seconds=seconds_max)
 
 
 async def _check(connection: AsyncConnection) -> Audit:
