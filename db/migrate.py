@@ -7,6 +7,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
+from db.checks import refuse_unfit
 from db.database import Database, DatabaseError, Transaction
 
 LOCK = 0x686F6C64  # "hold": the key of the advisory lock that migrations take
@@ -19,10 +20,14 @@ class SchemaError(DatabaseError):
 
 
 async def upgrade(database: Database) -> None:
-    """Run every migration that is missing, in one transaction. Raises `SchemaError`."""
+    """Run every migration that is missing, in one transaction.
+
+    Raises `SchemaError`, and `UnfitDatabase` before anything is changed.
+    """
 
     async def work(transaction: Transaction) -> None:
         connection = transaction.connection
+        await refuse_unfit(connection)
         await connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT}'"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         await connection.run_sync(_run)
