@@ -131,15 +131,16 @@ class Database:
 
     async def _begin(self, isolation: str, *, is_read: bool = False) -> Transaction:
         """Begin on a connection that lives: one that has died while idle costs nobody anything."""
+        connection = transaction = None
         try:
             async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
-                while True:
+                while transaction is None:
+                    connection = None
                     connection = await self.pool.take(is_read=is_read)
                     transaction = await self._begin_on(connection, isolation, is_read)
-                    if transaction is not None:
-                        return transaction
+                return transaction
         except FAILURES as error:
-            if isinstance(error, TimeoutError):
+            if connection is not None and isinstance(error, TimeoutError):  # BEGIN got no answer
                 self.pool.distrust()
             raise Unavailable("the database cannot be reached") from error
 

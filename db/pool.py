@@ -62,16 +62,14 @@ class Pool:
         """
         while True:
             await self._enter(is_read)
+            connection = None
             try:
-                return await self._find()
-            except FAILURES as error:
-                self._gate.leave(is_reader=is_read)
-                if sqlstate(error) != TOO_MANY:
-                    raise
-            except BaseException:
-                self._gate.leave(is_reader=is_read)
-                raise
-            await self._make_do()
+                connection = await self._find_or_make_do()
+            finally:
+                if connection is None:
+                    self._gate.leave(is_reader=is_read)
+            if connection is not None:
+                return connection
 
     async def give_back(self, connection: AsyncConnection, *, is_read: bool = False) -> None:
         """Keep a connection on which nothing is under way."""
@@ -103,9 +101,8 @@ class Pool:
     async def close(self) -> None:
         """Close every connection; those in use when they are given back."""
         self._is_closed = True
-        while self._idle:
-            self._open -= 1
-            await self._idle.pop().close()
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(self._discard, idle))
         await self._engine.dispose()
 
     async def _enter(self, is_read: bool) -> None:
@@ -127,6 +124,22 @@ class Pool:
         if self._gate.is_full and not has_grown_up and time.monotonic() >= self._grow_at:
             self._gate.room += 1
 
+    async def _find_or_make_do(self) -> AsyncConnection | None:
+        """A connection. None when the server refuses one more: then those there are must do.
+
+        If there are none at all, only one caller at a time asks for one, now and then.
+        """
+        try:
+            return await self._find()
+        except FAILURES as error:
+            if sqlstate(error) != TOO_MANY:
+                raise
+        self._gate.room = max(1, self._open)
+        self._grow_at = time.monotonic() + GROW_SECONDS
+        if not self._open:
+            await asyncio.sleep(REFUSED_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        return None
+
     async def _find(self) -> AsyncConnection:
         while self._idle:
             connection = self._idle.pop()
@@ -137,13 +150,6 @@ class Pool:
         self._open += 1
         self._gate.room = max(self._gate.room, self._open)  # another one was refused meanwhile
         return connection
-
-    async def _make_do(self) -> None:
-        """After a refusal: get along with the connections there are, at least with one."""
-        self._gate.room = max(1, self._open)
-        self._grow_at = time.monotonic() + GROW_SECONDS
-        if not self._open:
-            await asyncio.sleep(REFUSED_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def _discard(self, connection: AsyncConnection, **more: float) -> None:
         self._open -= 1
