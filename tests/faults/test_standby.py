@@ -135,7 +135,7 @@ async def backends(database: Database) -> set[int]:
         await everybody_has_one.wait()
         return (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
 
-    return set(await asyncio.gather(*(database.read(ask) for _ in range(3))))
+    return set(await asyncio.gather(*(database.read(ask, is_urgent=True) for _ in range(3))))
 
 
 async def set_read_only(url: str, value: str) -> None:
