@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements lock clean
+.PHONY: run test test-strategies test-pooler campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements bench-pooler lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -25,12 +25,15 @@ STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
 	imports batch two_services races page))
 
-services:  ## install Debian's Redis, ZooKeeper and etcd, nginx and Java, which some strategies and tests need
+test-pooler: $(VENV)/dev  ## run the contract's tests through PgBouncer in transaction mode
+	@HOLDFAST_TEST_POOLER=1 $(BIN)/python -m pytest $(CONTRACT) $(ARGS)
+
+services:  ## install Debian's servers and clients that some strategies and tests need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \
 	else echo "Not root, so nothing was installed. As root: $(INSTALL_SERVICES)"; fi
 
 INSTALL_SERVICES = DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-	redis-server zookeeper etcd-server nginx default-jdk-headless
+	redis-server zookeeper etcd-server pgbouncer nginx default-jdk-headless
 
 check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .
@@ -70,6 +73,9 @@ bench-growth: $(VENV)/dev  ## measure a database of millions of rows beside an e
 
 bench-endurance: $(VENV)/dev  ## measure one hot row for ten minutes: speed, memory, table (needs wrk)
 	@$(BIN)/python -m bench.endurance $(ARGS)
+
+bench-pooler: $(VENV)/dev  ## measure PgBouncer beside a direct connection (needs wrk)
+	@$(BIN)/python -m bench.pooler $(ARGS)
 
 lock:  ## resolve the dependencies again, with hashes and without any registry's address
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group build -o requirements.lock

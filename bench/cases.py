@@ -9,6 +9,7 @@ BARE, BARE_WHOLE = "bare route", "bare route, one write"
 TEXTBOOK, GUARDED, CAREFUL = "textbook", "guarded ORM", "careful asyncpg"
 LUA, STATEMENT = "Redis + Lua", "bare statement"
 EMPTY, GROWN = "empty", "grown"  # of bench.growth
+POOLED = "holdfast, PgBouncer"  # of bench.pooler
 
 SERVICES = {
     BARE: "a Litestar route on the same server that validates the same body and builds the same"

@@ -23,6 +23,7 @@ from bench.cases import (
     GUARDED,
     HOLDFAST,
     LUA,
+    POOLED,
     TEXTBOOK,
     TWO_WORKERS,
 )
@@ -42,6 +43,7 @@ PORTS = {
     LUA: 8115,
     EMPTY: 8121,
     GROWN: 8122,
+    POOLED: 8123,
 }
 REDIS_PORT = 8116
 MODULES = {BARE: "bare", TEXTBOOK: "textbook", GUARDED: "guarded", CAREFUL: "careful", LUA: "lua"}

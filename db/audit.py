@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Database, Transaction, Unavailable, scanning
+from db.database import Database, Unavailable, scanning
 
 LOCK = 0x61756469  # "audi": the key of the advisory lock that an audit takes
 WAIT_SECONDS = 0.1  # between two looks whether another audit has ended
@@ -102,8 +102,7 @@ async def audit(database: Database, *, seconds_max: int) -> Audit:
     `Unavailable` when that and the audit take longer than `seconds_max`.
     """
 
-    async def work(transaction: Transaction) -> Audit | None:
-        connection = transaction.connection
+    async def work(connection: AsyncConnection) -> Audit | None:
         if not await connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({LOCK})")):
             return None
         await scanning(connection)
@@ -113,7 +112,7 @@ async def audit(database: Database, *, seconds_max: int) -> Audit:
     try:
         async with asyncio.timeout(seconds_max):
             while True:
-                found = await database.transact(
+                found = await database.read(
                     work, isolation="REPEATABLE READ", timeout_seconds=seconds_max
                 )
                 if found is not None:

@@ -11,12 +11,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.engine import FAILURES, POOL_IS_DEAD, Timeouts, create_engine, sqlstate
+from db.address import read_address
+from db.connector import Connector
+from db.engine import create_engine
 from db.failures import (
+    FAILURES,
+    POOL_IS_DEAD,
     Conflict,
     ConnectionLost,
     DatabaseError,
@@ -25,12 +28,14 @@ from db.failures import (
     Unavailable,
     has_rolled_back,
     meaning_of,
+    sqlstate,
 )
+from db.pool import Pool
+from db.session import NOTED_HISTORY, Timeouts
 from db.transaction import (
+    CANCEL_SECONDS,
     Transaction,
     allow,
-    discard,
-    end,
     identify,
     scanning,
     wait_for_standby,
@@ -43,6 +48,7 @@ __all__ = [
     "DatabaseError",
     "LockTimeout",
     "OutcomeUnknown",
+    "Timeouts",
     "Transaction",
     "Unavailable",
     "scanning",
@@ -54,14 +60,17 @@ T = TypeVar("T")
 CHAIN_SECONDS = 0.05  # a chained transaction is taken at once, or its caller has changed its mind
 
 
+IDLE_SECONDS = 5.0  # after that BEGIN is given less time: proxies forget silent connections
+
+
 class Database:
-    """A pool of connections to one PostgreSQL."""
+    """A pool of connections to one PostgreSQL. Raises `AddressError`."""
 
     def __init__(self, url: str, *, pool_size: int, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
-        self.engine = create_engine(url, pool_size, self.timeouts)
-        self._trusted_since = 0.0
-        """Connections made before that moment may lead to a server that hangs or is no primary."""
+        self.connector = Connector(read_address(url), self.timeouts)
+        self.engine = create_engine(self.connector)
+        self.pool = Pool(self.engine, pool_size, self.timeouts)
         self._chained: Transaction | None = None
         """Begun by the COMMIT before it, for whoever comes next."""
         self._letting_go: set[asyncio.Task[None]] = set()
@@ -73,41 +82,40 @@ class Database:
         isolation: str = "READ COMMITTED",
         timeout_seconds: float | None = None,
         chain_if: Callable[[], bool] | None = None,
+        is_read: bool = False,
     ) -> T:
         """Run `work` and COMMIT. Cancelling it or failing leaves nothing half done.
 
         `timeout_seconds` is for work that may take longer than all other. `chain_if`, asked before
         COMMIT, says that the caller comes back at once: then COMMIT begins the next transaction,
-        too, which saves a round trip.
+        too, which saves a round trip. `is_read` keeps it to the part of the pool that reads may
+        take.
 
         Raises `Conflict` (or a subclass) and `Unavailable` when nothing was written, and
         `OutcomeUnknown` when that cannot be told.
         """
         transaction = None if chain_if is None else self._take_chained(isolation)
         if transaction is None:
-            transaction = Transaction(await self._connect())
-        connection = transaction.connection
-        history = transaction.history  # a connection that died knows it no longer
-        committing = chained = is_clean = False
+            transaction = await self._begin(isolation, is_read=is_read)
+        committing = chained = is_clean = is_gone = False
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
-                if transaction.isolation is None:
-                    await transaction.begin(isolation)
                 if timeout_seconds is not None:
-                    await allow(connection, timeout_seconds)
+                    await allow(transaction, timeout_seconds)
                 result = await work(transaction)
                 await identify(transaction)
                 committing = True
-                chains = chain_if is not None and chain_if()
+                chains = chain_if is not None and self._may_chain(transaction) and chain_if()
                 await transaction.commit(chain=chains)
                 is_clean, chained = True, chains
                 return result
         except FAILURES as error:
             if isinstance(error, TimeoutError) or sqlstate(error) in POOL_IS_DEAD:
-                self._trusted_since = time.monotonic()
+                self.pool.distrust()
             if committing and not has_rolled_back(error):
-                await discard(connection)
-                if transaction.id is None or await self._committed(transaction.id, history):
+                is_gone = True
+                await self.pool.drop(transaction.connection, is_read=is_read)
+                if transaction.id is None or await self._committed(transaction):
                     return result
                 raise ConnectionLost from error
             is_clean = sqlstate(error) is not None and await transaction.roll_back()
@@ -117,11 +125,62 @@ class Database:
             raise
         finally:
             if chained:
-                self._chain(Transaction(connection, isolation=isolation))
-            elif is_clean:
-                await connection.close()
-            else:
-                await discard(connection)
+                self._chain(Transaction(transaction.connection, isolation=isolation))
+            elif not is_gone:
+                await self._release(transaction, is_clean=is_clean, is_read=is_read)
+
+    async def _begin(self, isolation: str, *, is_read: bool = False) -> Transaction:
+        """Begin on a connection that lives: one that has died while idle costs nobody anything."""
+        connection = transaction = None
+        try:
+            async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
+                while transaction is None:
+                    connection = None
+                    connection = await self.pool.take(is_read=is_read)
+                    transaction = await self._begin_on(connection, isolation, is_read)
+                return transaction
+        except FAILURES as error:
+            if connection is not None and isinstance(error, TimeoutError):  # BEGIN got no answer
+                self.pool.distrust()
+            raise Unavailable("the database cannot be reached") from error
+
+    async def _begin_on(
+        self, connection: AsyncConnection, isolation: str, is_read: bool
+    ) -> Transaction | None:
+        """Begin on a connection; None if it turns out that it had died while it was idle.
+
+        One failure tells of all: the others are not tried one after another.
+        """
+        transaction = Transaction(connection)
+        used_at = transaction.driver.used_at
+        is_stale = used_at is not None and time.monotonic() - used_at > IDLE_SECONDS
+        has_begun = False
+        try:
+            async with asyncio.timeout(self.timeouts.check if is_stale else None):
+                await transaction.begin(isolation)
+            has_begun = True
+        except FAILURES as error:
+            if used_at is None:
+                raise meaning_of(error) from error
+            self.pool.distrust()
+            return None
+        finally:
+            if not has_begun:
+                await self.pool.drop(connection, is_read=is_read)
+        return transaction
+
+    async def _release(
+        self, transaction: Transaction, *, is_clean: bool, is_read: bool = False
+    ) -> None:
+        let_go = self.pool.give_back if is_clean else self.pool.drop
+        await let_go(transaction.connection, is_read=is_read)
+
+    def _may_chain(self, transaction: Transaction) -> bool:
+        """Not where others wait for the connection, nor where COMMIT gives the session to others.
+
+        A pooler's settings would end with the transaction that they came with, too.
+        """
+        return not (self.pool.has_queue or transaction.driver.is_shared)
 
     def _chain(self, transaction: Transaction) -> None:
         """Keep a transaction that has begun for whoever comes next, who is about to come."""
@@ -134,8 +193,7 @@ class Database:
         transaction, self._chained = self._chained, None
         if transaction is None:
             return None
-        made_at = transaction.connection.info["made_at"]
-        if transaction.isolation == isolation and made_at >= self._trusted_since:
+        if transaction.isolation == isolation and self.pool.trusts(transaction.connection):
             return transaction
         self._let_go(transaction)
         return None
@@ -147,19 +205,56 @@ class Database:
             self._let_go(transaction)
 
     def _let_go(self, transaction: Transaction) -> None:
-        task = asyncio.create_task(end(transaction))
+        task = asyncio.create_task(self._end(transaction))
         self._letting_go.add(task)
         task.add_done_callback(self._letting_go.discard)
 
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work`, which only reads, on a connection of its own. Raises `Unavailable`."""
+    async def _end(self, transaction: Transaction) -> None:
+        """End a transaction in which nothing was done."""
+        is_clean = False
+        try:
+            async with asyncio.timeout(CANCEL_SECONDS):
+                is_clean = await transaction.roll_back()
+        except TimeoutError:
+            pass
+        await self._release(transaction, is_clean=is_clean)
+
+    async def read(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        is_urgent: bool = False,
+        isolation: str = "READ COMMITTED",
+        timeout_seconds: float | None = None,
+    ) -> T:
+        """Run `work`, which only reads; once more if its connection dies. Raises `Unavailable`.
+
+        Reads take half of the pool at most, so that a flood of them keeps nobody else waiting.
+        `is_urgent` is for what others wait for: it is not counted among them.
+        """
 
         async def reading(transaction: Transaction) -> T:
             transaction.is_empty = True
             return await work(transaction.connection)
 
+        async def attempt() -> T:
+            return await self.transact(
+                reading,
+                isolation=isolation,
+                timeout_seconds=timeout_seconds,
+                is_read=not is_urgent,
+            )
+
+        seconds_max = self.timeouts.pool + self.timeouts.connect
+        seconds_max += timeout_seconds or self.timeouts.transaction
         try:
-            return await self.transact(reading)
+            async with asyncio.timeout(seconds_max):
+                try:
+                    return await attempt()
+                except ConnectionLost:
+                    return await attempt()
+        except TimeoutError as error:
+            raise Unavailable("the database did not answer in time") from error
         except Conflict as error:
             raise Unavailable(f"a read failed: {error.kind}") from error
 
@@ -169,7 +264,7 @@ class Database:
         async def ask(connection: AsyncConnection) -> None:
             await connection.execute(text("SELECT 1"))
 
-        await self.read(ask)
+        await self.read(ask, is_urgent=True)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -177,70 +272,65 @@ class Database:
             self._unchain(self._chained)
         if self._letting_go:
             await asyncio.wait(self._letting_go)
-        await self.engine.dispose()
+        await self.pool.close()
 
-    async def _connect(self) -> AsyncConnection:
-        try:
-            async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
-                connection = await self.engine.connect()
-                while connection.info["made_at"] < self._trusted_since:
-                    await discard(connection, cancel_seconds=0)  # nothing is under way
-                    connection = await self.engine.connect()
-                return connection
-        except sqlalchemy.exc.TimeoutError as error:
-            raise Unavailable("no database connection was free in time") from error
-        except FAILURES as error:
-            raise Unavailable("the database cannot be reached") from error
-
-    async def _committed(self, transaction_id: int, history: str | None) -> bool:
+    async def _committed(self, transaction: Transaction) -> bool:
         """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
 
         A backend may go on committing after its client is gone, so "in progress" is waited for.
         """
-        if history is None:
+        if transaction.history is None:
             raise OutcomeUnknown
         try:
             async with asyncio.timeout(self.timeouts.settle):
-                status = await self._ask(transaction_id, history)
+                status = await self._ask(transaction)
                 while status == "in progress":
                     await asyncio.sleep(0.02)
-                    status = await self._ask(transaction_id, history)
+                    status = await self._ask(transaction)
         except TimeoutError as error:
             raise OutcomeUnknown from error
         if status is None:
             raise OutcomeUnknown
         return status == "committed"
 
-    async def _ask(self, transaction_id: int, history: str) -> str | None:
+    async def _ask(self, lost: Transaction) -> str | None:
         """The transaction's status, asked until the database answers; the caller bounds it."""
         while True:
             try:
-                connection = await self._connect()
-            except Unavailable:
+                transaction = await self._begin("READ COMMITTED")
+            except DatabaseError:
                 await asyncio.sleep(0.1)
                 continue
             is_clean = False
             try:
-                status = await _status(Transaction(connection), transaction_id, history)
+                status = await _status(transaction, lost)
                 is_clean = True
             except FAILURES:
                 await asyncio.sleep(0.1)
             else:
                 return status
             finally:
-                await (connection.close() if is_clean else discard(connection))
+                await self._release(transaction, is_clean=is_clean)
 
 
-async def _status(transaction: Transaction, transaction_id: int, history: str | None) -> str | None:
+async def _status(transaction: Transaction, lost: Transaction) -> str | None:
     """The status of another transaction; None where its id may mean another one."""
-    if transaction.history != history:
+    if await _history(transaction) != lost.history:
+        await transaction.commit()
         return None
-    await transaction.begin()
     answer = await transaction.connection.execute(
-        text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))"), {"id": str(transaction_id)}
+        text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))"), {"id": str(lost.id)}
     )
     status: str | None = answer.scalar_one()
     if status == "committed":  # here, but perhaps not yet on the standby
         await wait_for_standby(transaction)
     await transaction.commit()
     return status
+
+
+async def _history(transaction: Transaction) -> str | None:
+    if not transaction.driver.is_shared:
+        return transaction.driver.history
+    noted = await transaction.connection.execute(text(f"SELECT {NOTED_HISTORY}"))
+    history: str | None = noted.scalar_one() or None
+    return history

@@ -4,12 +4,25 @@ SQLSTATE is often missing when a connection dies, so what has none counts as tha
 """
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError
 
-from db.engine import sqlstate
+FAILURES = (
+    DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""Whatever connecting or a statement may end with, through SQLAlchemy or past it."""
+
+POOL_IS_DEAD = ("25006", "57P01", "57P02", "57P03")
+"""The server became a standby or goes down: every connection of the pool leads to the same one."""
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
-AWAY = ("08", "57P", "53", "25006", "58", "28", "3D", "XX", "0A000")  # the last: a plan outdated
+AWAY = ("08", "57P", "53", "25006", "25P03", "25P04", "58", "28", "3D", "XX")
+LOST_IN_POOLER = ("26000", "42P05")  # a statement's name, though we use none with one
 
 
 class DatabaseError(Exception):
@@ -62,13 +75,32 @@ def meaning_of(error: Exception) -> DatabaseError:
         return Unavailable("the database is read-only")
     if state is not None and state.startswith("53"):
         return Unavailable("the database has no room or no memory left")
-    is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
-    if (state is None and not is_bug) or (state or "").startswith(AWAY):
+    if state is None:
+        is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
+        return DatabaseError("a value that can't be sent") if is_bug else ConnectionLost()
+    if state.startswith((*AWAY, *LOST_IN_POOLER)) or _has_outdated_plan(error):
         return ConnectionLost()
     return DatabaseError(f"unexpected database error {state}")
+
+
+def _has_outdated_plan(error: Exception) -> bool:
+    """True when a prepared statement's result has other types since a migration: run it again.
+
+    Its SQLSTATE is also that of anything else that a server does not support.
+    """
+    cause = getattr(error, "orig", error)
+    return any(
+        isinstance(each, asyncpg.InvalidCachedStatementError) for each in (cause, cause.__cause__)
+    )
 
 
 def has_rolled_back(error: Exception) -> bool:
     """True when a failure at COMMIT says that nothing was written."""
     state = sqlstate(error)
     return state is not None and state.startswith(DEFINITE_AT_COMMIT)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of an error, SQLAlchemy's or the driver's, or None."""
+    code = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return None if code is None else str(code)

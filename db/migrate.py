@@ -9,8 +9,9 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.checks import refuse_unfit
 from db.database import Database, DatabaseError, Transaction
-from db.engine import sqlstate
+from db.failures import sqlstate
 from db.grants import grant
 
 LOCK = 0x686F6C64  # "hold": the key of the advisory lock that migrations take
@@ -38,7 +39,9 @@ PLACE = text("""
 
 
 async def upgrade(database: Database, migrating_url: str | None = None) -> None:
-    """Run every migration that is missing, in one transaction. Raises `SchemaError`.
+    """Run every migration that is missing, in one transaction.
+
+    Raises `SchemaError`, and `UnfitDatabase` before anything is changed.
 
     With the address of another role, that one does so and then grants the role of `database` what
     it needs to serve. Raises `GrantError` if that one has more, or can't be given it.
@@ -57,6 +60,7 @@ async def upgrade(database: Database, migrating_url: str | None = None) -> None:
 async def _migrate(database: Database, serving: Place | None) -> None:
     async def work(transaction: Transaction) -> None:
         connection = transaction.connection
+        await refuse_unfit(connection)
         here = await _locate(connection)
         if serving is not None and serving[1:] != here[1:]:
             raise SchemaError(

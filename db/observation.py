@@ -7,6 +7,8 @@ from uuid import UUID
 
 import asyncpg
 
+from db.address import connection_arguments
+
 Observer: TypeAlias = asyncpg.Connection
 """A connection that the services know nothing of."""
 
@@ -46,7 +48,9 @@ class Move(NamedTuple):
 @asynccontextmanager
 async def observing(url: str) -> AsyncIterator[Observer]:
     """Yield a session of one's own in a database that services are at work in."""
-    connection = await asyncpg.connect(url, server_settings={"application_name": "holdfast-lab"})
+    connection = await asyncpg.connect(
+        **connection_arguments(url), server_settings={"application_name": "holdfast-lab"}
+    )
     try:
         yield connection
     finally:

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import asyncpg
-import sqlalchemy
 
+from db.address import connection_arguments, read_address
 from db.database import Database, DatabaseError
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
@@ -31,7 +31,8 @@ class Sandbox:
     """Databases on one server, each a copy of a migrated one, all dropped at the end."""
 
     def __init__(self, url: str) -> None:
-        self._url = sqlalchemy.make_url(url).set(drivername="postgresql")
+        self._url = url
+        self._address = read_address(url)
         self._template = f"holdfast_lab_{secrets.token_hex(6)}"
         self._count = 0
 
@@ -40,7 +41,7 @@ class Sandbox:
         """Make the migrated database that the others are copied from."""
         await self._run(f"CREATE DATABASE {self._template}")
         try:
-            database = Database(self._address(self._template), pool_size=1)
+            database = Database(self._address.named(self._template), pool_size=1)
             try:
                 await upgrade(database)
             finally:
@@ -56,15 +57,12 @@ class Sandbox:
         name = f"{self._template}_{self._count}"
         await self._run(f"CREATE DATABASE {name} TEMPLATE {self._template}")
         try:
-            yield self._address(name)
+            yield self._address.named(name)
         finally:
             await self._run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    def _address(self, name: str) -> str:
-        return self._url.set(database=name).render_as_string(hide_password=False)
-
     async def _run(self, statement: str) -> None:
-        connection = await asyncpg.connect(self._url.render_as_string(hide_password=False))
+        connection = await asyncpg.connect(**connection_arguments(self._url))
         try:
             await connection.execute(statement)
         except asyncpg.InsufficientPrivilegeError as error:

@@ -6,6 +6,8 @@ from typing import Any
 
 import asyncpg
 
+from db.address import connection_arguments
+
 TABLE = """
     DROP TABLE IF EXISTS scratch_once;
     CREATE TABLE scratch_once (key int NOT NULL, client int NOT NULL);
@@ -26,7 +28,9 @@ class InsertRefused(Exception):
 @asynccontextmanager
 async def scratch_pool(url: str, clients_max: int) -> AsyncIterator[Any]:
     """Yield a pool with a connection for each client, all of them open."""
-    pool = await asyncpg.create_pool(url, min_size=clients_max, max_size=clients_max)
+    pool = await asyncpg.create_pool(
+        **connection_arguments(url), min_size=clients_max, max_size=clients_max
+    )
     try:
         yield pool
     finally:

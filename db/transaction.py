@@ -1,20 +1,24 @@
 """One transaction under way: how it begins and ends, and how its connection is dropped."""
 
-import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import asyncpg
 import sqlalchemy
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.engine import FAILURES, NEVER_SCANS, Statement, driver_of, milliseconds
-from db.failures import DatabaseError
+from db.engine import Statement, driver_of
+from db.failures import FAILURES, DatabaseError
+from db.session import IDENTITY, NEVER_SCANS, NOTED_HISTORY, Driver, milliseconds
 
 CANCEL_SECONDS = 0.2  # for a cancellation to be sent; a frozen server takes none
-STANDBY_WAIT = Statement("""
-    SELECT pg_logical_emit_message(true, 'holdfast', ''), CAST(pg_current_xact_id() AS text) AS id
+STANDBY_WAIT = Statement(f"""
+    SELECT pg_logical_emit_message(true, 'holdfast', ''), {IDENTITY}
     WHERE current_setting('synchronous_standby_names') <> ''
+""")
+IDENTIFY = Statement(f"""
+    SELECT CAST(pg_current_xact_id_if_assigned() AS text) AS transaction_id,
+           {NOTED_HISTORY} AS history
 """)
 
 
@@ -28,17 +32,24 @@ class Transaction:
     """Nothing is written, so there is no id to be asked for."""
     isolation: str | None = None
     """The level at which it has begun."""
+    driver: Driver = field(init=False)
+    history: str | None = field(init=False)
+    """The history of the database to which the id belongs, if that can be told."""
 
-    @property
-    def history(self) -> str | None:
-        """The history of the database to which the id belongs, if that can be told."""
-        history: str | None = self.connection.info.get("history")
-        return history
+    def __post_init__(self) -> None:
+        """Remember what a connection that died knows no longer."""
+        self.driver = driver_of(self.connection)
+        self.history = self.driver.history
 
     async def begin(self, isolation: str = "READ COMMITTED") -> None:
-        """Begin it."""
-        await driver_of(self.connection).execute(f"BEGIN ISOLATION LEVEL {isolation}")
+        """Begin it, with what we rely on in force."""
+        await self.driver.execute(f"BEGIN ISOLATION LEVEL {isolation}{self.driver.preamble}")
         self.isolation = isolation
+
+    def note(self, found: asyncpg.Record) -> None:
+        """Take the id and the history from the columns of `IDENTITY`."""
+        self.id = None if found["transaction_id"] is None else int(found["transaction_id"])
+        self.history = found["history"] or self.driver.history
 
     async def commit(self, *, chain: bool = False) -> None:
         """Return when it is durable. Raises `DatabaseError` if a statement in it had failed.
@@ -46,15 +57,15 @@ class Transaction:
         With `chain` the next transaction on the connection has begun by then, at the same level.
         """
         statement = "COMMIT AND CHAIN" if chain else "COMMIT"
-        if await driver_of(self.connection).execute(statement) != "COMMIT":
+        if await self.driver.execute(statement) != "COMMIT":
             raise DatabaseError("the transaction had failed before COMMIT")
 
     async def roll_back(self) -> bool:
         """Undo it; False when the connection is no longer good for that."""
-        if self.connection.invalidated:  # SQLAlchemy saw it die, and has no driver to ask now
+        if self.connection.invalidated:  # SQLAlchemy saw it die
             return False
         try:
-            await driver_of(self.connection).execute("ROLLBACK")
+            await self.driver.execute("ROLLBACK")
         except FAILURES:
             return False
         return True
@@ -68,39 +79,34 @@ async def wait_for_standby(transaction: Transaction) -> None:
     before it. Without synchronous standbys the transaction stays empty.
     """
     rows = await STANDBY_WAIT.fetch(transaction.connection, {})
-    transaction.id = int(rows[0]["id"]) if rows else None
+    for found in rows:
+        transaction.note(found)
     transaction.is_empty = not rows
 
 
 async def identify(transaction: Transaction) -> None:
     """Find the id of what has written without leaving one; without an id nothing was written."""
     if transaction.id is None and not transaction.is_empty:
-        question = text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
-        found = (await transaction.connection.execute(question)).scalar_one()
-        transaction.id = None if found is None else int(found)
+        (found,) = await IDENTIFY.fetch(transaction.connection, {})
+        transaction.note(found)
 
 
-async def allow(connection: AsyncConnection, seconds: float) -> None:
+async def allow(transaction: Transaction, seconds: float) -> None:
     """Let the rest of this transaction take so long."""
-    for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-        await connection.execute(text(f"SET LOCAL {setting} = {milliseconds(seconds)}"))
+    await _set(
+        transaction.driver,
+        ("statement_timeout", "idle_in_transaction_session_timeout"),
+        milliseconds(seconds),
+    )
 
 
 async def scanning(connection: AsyncConnection) -> None:
     """Let the rest of this transaction scan and hash: for audits and long lists."""
-    for setting in NEVER_SCANS:
-        await connection.execute(text(f"SET LOCAL {setting} = on"))
+    await _set(driver_of(connection), NEVER_SCANS, "on")
 
 
-async def end(transaction: Transaction) -> None:
-    """End a transaction in which nothing was done."""
-    is_clean = False
-    try:
-        async with asyncio.timeout(CANCEL_SECONDS):
-            is_clean = await transaction.roll_back()
-    except TimeoutError:
-        pass
-    await (transaction.connection.close() if is_clean else discard(transaction.connection))
+async def _set(driver: Driver, names: tuple[str, ...], value: str) -> None:
+    await driver.execute("; ".join(f"SET LOCAL {name} = {value}" for name in names))
 
 
 async def discard(connection: AsyncConnection, cancel_seconds: float = CANCEL_SECONDS) -> None:

@@ -16,6 +16,7 @@ from db.database import Conflict, Transaction
 from db.engine import Statement
 from db.reads import CLOCK
 from db.rows import Writes
+from db.session import IDENTITY
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ async def apply(transaction: Transaction, writes: Writes) -> None:
             raise Conflict(name)
     if writes.apply_before is not None and written["clock"] >= writes.apply_before:
         raise Conflict("deadline")
-    transaction.id = int(written["transaction_id"])
+    transaction.note(written)
 
 
 def _statement(names: tuple[str, ...]) -> Statement:
@@ -278,8 +279,7 @@ def _statement(names: tuple[str, ...]) -> Statement:
         counts = ", ".join(f"(SELECT count(*) FROM {name}) AS {name}" for name in names)
         _STATEMENTS[names] = Statement(
             f"WITH {', '.join(parts)}"
-            f" SELECT written.*, {CLOCK} AS clock,"
-            " CAST(pg_current_xact_id() AS text) AS transaction_id"
+            f" SELECT written.*, {CLOCK} AS clock, {IDENTITY}"
             f" FROM (SELECT {counts} OFFSET 0) AS written"
         )
     return _STATEMENTS[names]

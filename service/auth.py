@@ -93,7 +93,9 @@ class Keys:
     async def _look_up(self, key: bytes) -> Credential | None:
         asked_at = time.monotonic()
         async with asyncio.timeout(LOOKUP_SECONDS_MAX):
-            row = await self.database.read(lambda connection: keys.find(connection, digest(key)))
+            row = await self.database.read(
+                lambda connection: keys.find(connection, digest(key)), is_urgent=True
+            )
         self._known.pop(key, None)
         if row is None:
             return None

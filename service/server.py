@@ -22,6 +22,7 @@ from typing import Any, cast
 import structlog
 import uvicorn
 
+from db.checks import concerns, granted_connections
 from db.database import Database
 from db.embedded import EmbeddedError, EmbeddedPostgres
 from db.migrate import upgrade
@@ -54,9 +55,10 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         if settings.database_url is None:
             postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.pg_bin))
             settings = settings.at(postgres.addresses)
-        has_demo = asyncio.run(_prepare(settings, demo=demo and postgres is not None))
+        has_demo, pool_size = asyncio.run(_prepare(settings, demo=demo and postgres is not None))
         listener = stack.enter_context(_listen(settings))
-        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        port = listener.getsockname()[1]
+        settings = settings.model_copy(update={"port": port, "pool_size": pool_size})
         return Supervisor(settings, listener, postgres).run(has_demo=has_demo)
 
 
@@ -83,15 +85,38 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-async def _prepare(settings: Settings, *, demo: bool) -> bool:
-    """Migrate, make sure of an admin key, load the demo; True when the demo's stock is there."""
+async def _prepare(settings: Settings, *, demo: bool) -> tuple[bool, int]:
+    """Migrate, make sure of an admin key, load the demo, and look at the database.
+
+    Returns whether the demo's stock is there, and how many connections each worker may have.
+    """
     database = Database(str(settings.database_url), pool_size=3)
     try:
         await upgrade(database, settings.migrate_database_url)
+        for concern in await concerns(database):
+            log.warning("database_concern", concern=concern)
+        pool_size = _fair_share(settings, await granted_connections(database))
         await admin.ensure_first_key(database, settings)
-        return demo and await admin.load_demo(database)
+        return demo and await admin.load_demo(database), pool_size
     finally:
         await database.close()
+
+
+def _fair_share(settings: Settings, granted: int | None) -> int:
+    """Return the connections for each worker, so that none takes what another can't do without.
+
+    One is left for commands like `holdfast key create`.
+    """
+    if granted is None or granted > settings.pool_size * settings.workers:
+        return settings.pool_size
+    share = max(1, (granted - 1) // settings.workers)
+    log.warning(
+        "few_connections",
+        concern=f"The database's role may have {granted} connections, and {settings.workers}"
+        f" workers would ask for {settings.pool_size} each: each gets {share}."
+        " Raise the role's CONNECTION LIMIT or the server's max_connections.",
+    )
+    return share
 
 
 @dataclass(slots=True)

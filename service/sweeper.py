@@ -39,7 +39,9 @@ async def sweep_forever(database: Database, coalescer: Coalescer) -> None:
 
 async def sweep(database: Database, coalescer: Coalescer) -> int:
     """Release overdue holds, the oldest first, and return how many were found."""
-    overdue = await database.read(lambda connection: lists.overdue_holds(connection, HOLDS_MAX))
+    overdue = await database.read(
+        lambda connection: lists.overdue_holds(connection, HOLDS_MAX), is_urgent=True
+    )
     if overdue:
         expired: list[Command] = [Expire(id_) for id_ in overdue]
         outcomes = await coalescer.submit(expired, may_be_shed=False)  # promised within 2 s

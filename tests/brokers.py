@@ -1,5 +1,7 @@
 """Debian's Redis and ZooKeeper on loopback, as the strategies of those names need them, and etcd.
 
+And PgBouncer, which stands between the service and PostgreSQL where people have it.
+
 Where one is not installed its tests are skipped, but under CI they fail: there nothing may be.
 """
 
@@ -8,6 +10,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -17,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from db.address import connection_arguments
 
 SECONDS_MAX = 30.0  # to start or stop: only a hang takes so long
 ZOOKEEPER = Path("/usr/share/zookeeper/bin/zkServer.sh")
@@ -122,6 +127,41 @@ def running_etcd() -> Iterator[Broker]:
         ]  # fmt: skip
         broker.start()
         yield broker
+
+
+NONSENSE = struct.pack("!ii", 8, 0)  # a version that there never was: the answer is an error
+
+
+@contextmanager
+def running_pgbouncer(database_url: str, **settings: str | int) -> Iterator[str]:
+    """A PgBouncer before a database, with few sessions for many clients; yields its address.
+
+    It takes any client, since the password is known to PgBouncer alone.
+    """
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        missing("PgBouncer is not installed (make services)")
+    target = connection_arguments(database_url)
+    with _running(NONSENSE, b"E") as (broker, directory):
+        directory.chmod(0o755)  # it refuses to be root
+        lines = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": broker.port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": 3,
+            **({"user": "nobody"} if os.geteuid() == 0 else {}),
+            **settings,
+        }
+        Path(directory, "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={target['host']} port={target['port']} user={target['user']}"
+            f" password='{target['password']}'\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in lines.items())
+        )
+        broker.command = [str(program), str(Path(directory, "pgbouncer.ini"))]
+        broker.start()
+        yield f"postgresql://holdfast@127.0.0.1:{broker.port}/{target['database']}"
 
 
 @contextmanager

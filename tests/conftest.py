@@ -1,14 +1,15 @@
 """A real PostgreSQL, a fresh database for every test, and the books checked after each.
 
 `HOLDFAST_TEST_DATABASE_URL` names a server to use instead (a role that may create databases);
-`HOLDFAST_TEST_STRATEGY` has every service of the tests use another strategy than `guard`.
+`HOLDFAST_TEST_STRATEGY` has every service of the tests use another strategy than `guard`, and
+`HOLDFAST_TEST_POOLER` has those in this process reach their database through PgBouncer.
 """
 
 import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,13 @@ from db.roles import Role
 from service.app import Application, create_app
 from service.auth import new_key, store_key
 from service.settings import Settings
-from tests.brokers import redis_url, running_redis, running_zookeeper, zookeeper_hosts
+from tests.brokers import (
+    redis_url,
+    running_pgbouncer,
+    running_redis,
+    running_zookeeper,
+    zookeeper_hosts,
+)
 from tests.roles import as_role, as_superuser, known, owner_clause
 
 TEMPLATE = "holdfast_template"
@@ -214,18 +221,29 @@ async def alive(app: Application) -> AsyncIterator[None]:
         await task
 
 
+@contextmanager
+def reached(url: str) -> Iterator[str]:
+    """The address by which services reach a database."""
+    if os.environ.get("HOLDFAST_TEST_POOLER"):
+        with running_pgbouncer(url) as through:
+            yield through
+    else:
+        yield url
+
+
 @asynccontextmanager
 async def running_service(
     url: str, *, sweeps: bool = True, **settings: Any
 ) -> AsyncIterator[Service]:
     """Start a service in this process. Its client has a key of source `shop-eu`, scope admin."""
-    app = create_app(Settings(database_url=url, **settings), sweeps=sweeps)
-    async with alive(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
-            service = Service(app, client, app.state.services.database, url)
-            client.headers.update(await service.key("shop-eu", "admin"))
-            yield service
+    with reached(url) as database_url:
+        app = create_app(Settings(database_url=database_url, **settings), sweeps=sweeps)
+        async with alive(app):
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
+                service = Service(app, client, app.state.services.database, url)
+                client.headers.update(await service.key("shop-eu", "admin"))
+                yield service
 
 
 @pytest.fixture

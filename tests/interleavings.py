@@ -15,7 +15,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.database import Transaction, sqlstate
-from db.engine import FAILURES, driver_of
+from db.engine import driver_of
+from db.failures import FAILURES
 from db.rows import Snapshot, Wanted, Writes
 from db.strategies.guard import Guard, Held
 from service.commands import Command, Outcome

@@ -17,8 +17,9 @@ from sqlalchemy import text
 from db import reads, writes
 from db.audit import audit
 from db.database import Database
-from db.engine import Timeouts, driver_of
+from db.engine import driver_of
 from db.rows import Wanted
+from db.session import Timeouts
 from db.strategies import open_strategy
 from service.commands import Cancel, Confirm, Extend
 from service.errors import InternalError, ServiceError

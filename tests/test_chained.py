@@ -66,7 +66,7 @@ async def test_another_isolation_level_is_begun_anew(database, begun):
 
 async def test_a_connection_that_is_trusted_no_more_is_not_gone_on_with(database, begun):
     await chained(database)
-    database._trusted_since = float("inf")
+    database.pool._trusted_since = float("inf")
     assert database._take_chained("READ COMMITTED") is None
     assert database._chained is None
 
@@ -77,7 +77,7 @@ async def test_it_is_let_go_of_when_nobody_comes(database, database_url):
     async with asyncio.timeout(10):
         while await idle_in_transaction(database_url):
             await asyncio.sleep(0.01)
-    assert database.engine.pool.checkedout() == 0
+    assert database.pool.in_use == 0
 
 
 async def test_it_is_let_go_of_when_the_database_is_closed(database_url):
@@ -96,7 +96,7 @@ async def test_what_has_failed_before_its_commit_is_not_chained(database):
     with pytest.raises(DatabaseError, match="had failed before COMMIT"):
         await database.transact(careless, chain_if=lambda: True)
     assert database._chained is None
-    assert database.engine.pool.checkedout() == 0
+    assert database.pool.in_use == 0
 
 
 async def test_one_whose_connection_has_died_meanwhile_is_run_again(database, database_url):

@@ -9,7 +9,7 @@ import pytest
 
 from db import keys
 from db.database import Database
-from db.engine import Timeouts
+from db.session import Timeouts
 from service import auth
 from service.admin import ensure_first_key
 from service.auth import Keys, store_key

@@ -10,9 +10,10 @@ from sqlalchemy.exc import DBAPIError
 
 from db import reads, writes
 from db.database import Database, Transaction
-from db.engine import Timeouts, sqlstate
+from db.failures import sqlstate
 from db.reads import key_parameters, load, lock, locked_elsewhere
 from db.rows import Line, Wanted, Writes
+from db.session import Timeouts
 from db.strategies import advisory
 from service.commands import reservation_id
 from service.errors import InternalError

@@ -30,4 +30,4 @@ async def keys_of(database: Database, wanted: Wanted) -> list[Key]:
         rows = await connection.execute(STOCK_KEYS, key_parameters(wanted))
         return sorted((row.sku, row.location) for row in rows)
 
-    return await database.read(ask)
+    return await database.read(ask, is_urgent=True)

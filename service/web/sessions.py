@@ -90,7 +90,8 @@ async def session_of(request: HttpRequest) -> Session:
     if secret is None:
         raise Unauthenticated("You are not signed in.")
     row = await services_of(request).database.read(
-        lambda connection: page_sessions.find_session(connection, _digest(secret))
+        lambda connection: page_sessions.find_session(connection, _digest(secret)),
+        is_urgent=True,
     )
     if row is None:
         raise Unauthenticated("Your session is over. Sign in again.")
@@ -106,7 +107,7 @@ async def sign_in(request: HttpRequest, key: str) -> Header:
     """
     services, secret = services_of(request), secrets.token_urlsafe(32)
     credential = await services.database.read(
-        lambda connection: keys.find(connection, auth.digest(key.encode()))
+        lambda connection: keys.find(connection, auth.digest(key.encode())), is_urgent=True
     )
     if credential is None:
         raise Unauthenticated("This key does not exist or was revoked.")

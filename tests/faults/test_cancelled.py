@@ -70,7 +70,7 @@ async def open_transactions(url: str) -> int:
 async def duration(ledger: Ledger, number: int, *, fresh: bool) -> float:
     """How long a transaction takes; on a fresh connection as after one that was cancelled."""
     if fresh:
-        await ledger.database.engine.dispose()
+        ledger.database.pool.distrust()
     started = time.monotonic()
     await ledger.execute([both(f"to measure/{number}")])
     return time.monotonic() - started
@@ -101,10 +101,10 @@ async def test_hundreds_of_transactions_cancelled_anywhere_leave_no_half_and_a_c
 
 
 async def every_connection_works(database: Database) -> None:
-    connections = [await database.engine.connect() for _ in range(POOL_SIZE)]
+    connections = [await database.pool.take() for _ in range(POOL_SIZE)]
     for connection in connections:
         assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
-        await connection.close()
+        await database.pool.give_back(connection)
 
 
 async def test_a_transaction_that_has_failed_is_not_taken_for_committed(database):

@@ -169,6 +169,7 @@ async def test_a_key_whose_commit_gets_no_answer_is_there_or_is_told_not_to_be(
 ):
     """The same holds for whatever does not go through the ledger."""
     database = Database(wire.url, pool_size=2)
+    await database.ping()  # connecting has a COMMIT of its own
     wire.fault = Fault(action, at=COMMIT)
     try:
         await store_key(database, "hf_a-key", "us", ["read"])
@@ -220,7 +221,7 @@ async def test_after_a_crash_no_other_transaction_answers_for_a_lost_one(tmp_pat
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(tmp_path, monkeypatch):
-    monkeypatch.setattr("db.engine.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.HISTORY", "SELECT 'always the same'")
     answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
     assert (answer.status, count) == (201, 0)
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,14 @@ async def test_an_exhausted_pool_is_503_at_once_and_heals(database_url):
     assert Timeouts().pool <= 0.5
     async with running_service(database_url, pool_size=3, sweeps=False) as service:
         await service.stock("A", 10)
-        async with AsyncExitStack() as stack:
-            for _ in range(3):
-                await stack.enter_async_context(service.database.engine.connect())
-            answers = await asyncio.gather(
-                *(service.reserve(str(n), ("A", 1)) for n in range(20)),
-                *(service.client.get("/v1/stock/A/main") for _ in range(20)),
-                service.client.get("/health/ready"),
-            )
+        connections = [await service.database.pool.take() for _ in range(3)]
+        answers = await asyncio.gather(
+            *(service.reserve(str(n), ("A", 1)) for n in range(20)),
+            *(service.client.get("/v1/stock/A/main") for _ in range(20)),
+            service.client.get("/health/ready"),
+        )
+        for connection in connections:
+            await service.database.pool.give_back(connection)
         assert {answer.status_code for answer in answers} == {503}
         assert {answer.json()["code"] for answer in answers} == {"unavailable"}
         assert all("retry-after" in answer.headers for answer in answers)

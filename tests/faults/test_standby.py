@@ -109,7 +109,7 @@ async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
-    monkeypatch.setattr("db.engine.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.HISTORY", "SELECT 'always the same'")
     assert await a_commit_that_only_the_dead_primary_had(pair) == (201, 0)
 
 
@@ -134,7 +134,7 @@ async def backends(database: Database) -> set[int]:
         await everybody_has_one.wait()
         return (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
 
-    return set(await asyncio.gather(*(database.read(ask) for _ in range(3))))
+    return set(await asyncio.gather(*(database.read(ask, is_urgent=True) for _ in range(3))))
 
 
 async def set_read_only(url: str, value: str) -> None:
