@@ -304,14 +304,13 @@ def upgrade_database(**given: Any) -> None:
 
 def _source(value: str) -> str:
     """Check a source as requests do."""
-    from pydantic import TypeAdapter  # noqa: PLC0415 - keeps `serve` quick to start
-
-    from service.bodies import Name  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.errors import InvalidRequest  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.names import name_at  # noqa: PLC0415 - see above
 
     try:
-        return TypeAdapter(Name).validate_python(value)
-    except ValidationError as error:
-        raise click.UsageError(f"--source: {error.errors()[0]['msg']}") from None
+        return name_at("--source", value)
+    except InvalidRequest as error:
+        raise click.UsageError(error.detail) from None
 
 
 def _with_database(given: dict[str, Any], work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:

@@ -19,7 +19,7 @@ from service.answers import (
     single_answer,
     stock_path,
 )
-from service.bodies import AdjustBody, Name, Place, StockBody, Units
+from service.bodies import AdjustBody, Place, StockBody, Units
 from service.commands import (
     AdjustStock,
     Command,
@@ -40,17 +40,13 @@ from service.errors import (
     UnknownSku,
     VersionMismatch,
 )
+from service.query import Moment, Ordinal, Query, Text, cursor_after
 from service.requests import (
     LARGE_BODY_MAX,
     HttpRequest,
-    Moment,
-    Ordinal,
-    Query,
-    Text,
     caller_of,
     check_source,
-    cursor_after,
-    header,
+    header_list,
     place,
     precondition,
     read_body,
@@ -59,7 +55,14 @@ from service.requests import (
     services_of,
 )
 from service.routes.endpoint import endpoint
-from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
+from service.routes.parameters import (
+    CURSOR,
+    IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    LIMIT,
+    NAME,
+    PREFIX,
+)
 from service.schemas import (
     AdjustmentAnswer,
     ImportAnswer,
@@ -69,7 +72,6 @@ from service.schemas import (
     stock_answer,
 )
 
-_name = TypeAdapter(Name)
 _place = TypeAdapter(Place)
 _units = TypeAdapter(Units)
 
@@ -100,11 +102,13 @@ async def set_stock(request: HttpRequest) -> ASGIApp:
     sku, location = _key(request)
     body = await read_body(request, StockBody)
     if_match = precondition(request, b"if-match")
-    if_none_match = header(request, b"if-none-match")
+    if_none_match = header_list(request, b"if-none-match")
     if if_none_match is not None and if_none_match.strip() != b"*":
         raise InvalidRequest.at("If-None-Match", "must be *")
     if if_match is None and if_none_match is None:
-        raise PreconditionRequired("A stock row is only set with If-None-Match or If-Match.")
+        raise PreconditionRequired(
+            "Send If-None-Match: * to create the stock row, or its ETag as If-Match to replace it."
+        )
     if if_match is not None and if_none_match is not None:
         raise InvalidRequest.at("If-Match", "can't be combined with If-None-Match")
     outcome = await _submit(
@@ -191,8 +195,8 @@ async def delete_stock(request: HttpRequest) -> ASGIApp:
         Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
         scope="read",
         parameters=(
-            Parameter("sku_prefix", {"type": "string"}, "Only SKUs that begin so."),
-            Parameter("location", {"type": "string"}, "Only at this location."),
+            Parameter("sku_prefix", PREFIX, "Only SKUs that begin so."),
+            Parameter("location", NAME, "Only at this location."),
             Parameter(
                 "low",
                 {"enum": ["true", "false"]},
@@ -209,8 +213,8 @@ async def list_stock(request: HttpRequest) -> ASGIApp:
     await caller_of(request, "read")
     query = Query(request)
     filters: dict[str, Any] = {
-        "sku_prefix": query.text("sku_prefix"),
-        "location": query.text("location"),
+        "sku_prefix": query.text("sku_prefix") or None,
+        "location": query.place("location"),
     }
     low = query.choice("low", ("true", "false"))
     filters["low"] = None if low is None else low == "true"
@@ -258,7 +262,7 @@ async def read_stock(request: HttpRequest) -> ASGIApp:
     if not found:
         raise NotFound("There is no such stock row.")
     row = found[0][1]
-    return single_answer(stock_answer(row), row.version, header(request, b"if-none-match"))
+    return single_answer(stock_answer(row), row.version, header_list(request, b"if-none-match"))
 
 
 @get(
@@ -306,7 +310,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
         scope="stock",
         body_media_type="text/csv",
         body_example="sku,location,available,name\n85123A,main,100,White hanging heart\n",
-        parameters=(Parameter("job", {"type": "string"}, "The import's name.", required=True),),
+        parameters=(Parameter("job", NAME, "The import's name.", required=True),),
         errors=(IdempotencyMismatch,),
     ),
 )
@@ -315,12 +319,10 @@ async def import_stock(request: HttpRequest) -> ASGIApp:
     """Create the stock rows that are missing from a CSV file, once for each job name."""
     caller = await caller_of(request, "stock")
     query = Query(request)
-    job = query.text("job")
+    job = query.name("job")
     query.end()
-    try:
-        job = _name.validate_python(job)
-    except ValidationError as error:
-        raise InvalidRequest.at("job", error.errors()[0]["msg"]) from None
+    if job is None:
+        raise InvalidRequest.at("job", "is missing: name the import, as /v1/imports?job=monday")
     raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
     rows = await asyncio.to_thread(_csv_rows, raw)
     command = ImportStock(caller.source, job, hashlib.sha256(raw).hexdigest(), rows)
