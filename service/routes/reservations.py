@@ -76,6 +76,7 @@ from service.schemas import (
 )
 
 MOVED = Success(200, "Done, or done before.", ReservationAnswer, ("ETag", "Idempotency-Replayed"))
+CHOSEN_VERSIONS = (4, 7)  # random and time-ordered; derived ones have version 5
 LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 
 
@@ -409,6 +410,7 @@ def _merged(lines: list[LineBody]) -> tuple[rows.Line, ...]:
 def _reserve(caller: Caller, body: ReserveBody, seq: str) -> Reserve:
     check_source(caller, body.source)
     derived = reservation_id(caller.source, seq)
+    _check_chosen(body.id, derived)
     return Reserve(
         source=caller.source,
         seq=seq,
@@ -418,6 +420,14 @@ def _reserve(caller: Caller, body: ReserveBody, seq: str) -> Reserve:
         metadata=body.metadata,
         effective_id=body.id or derived,
     )
+
+
+def _check_chosen(id_: UUID | None, derived: UUID) -> None:
+    """Raise `InvalidRequest` for an id that another source could be going to derive."""
+    if id_ is not None and id_ != derived and id_.version not in CHOSEN_VERSIONS:
+        raise InvalidRequest.at(
+            "id", "must be a UUID of version 4 or 7, or the one derived from this source and seq"
+        )
 
 
 def _entry(caller: Caller, entry: ReserveBody | InvalidEntry) -> Reserve | ServiceError:
