@@ -136,11 +136,11 @@ def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> Non
 
     if source is None and "admin" not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
-    value = new_key()
+    owner, value = _source("admin" if source is None else source), new_key()
 
     async def work(database: Database) -> None:
-        id_ = await store_key(database, value, _source(source or "admin"), sorted(set(scopes)))
-        click.echo(f"key {id_} of {source or 'admin'}: {', '.join(sorted(set(scopes)))}", err=True)
+        id_ = await store_key(database, value, owner, sorted(set(scopes)))
+        click.echo(f"key {id_} of {owner}: {', '.join(sorted(set(scopes)))}", err=True)
 
     _with_database(given, work)
     click.echo(value)

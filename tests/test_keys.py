@@ -5,12 +5,14 @@ import gc
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
 from db import keys
 from db.database import Database
 from db.engine import Timeouts
 from service import auth
 from service.auth import Keys, store_key
+from service.cli import cli
 from service.errors import Unauthenticated
 from service.rate_limit import RateLimit
 
@@ -106,3 +108,14 @@ async def test_a_look_up_ahead_of_time_that_fails_is_tried_again(known, monkeypa
     await away.close()
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize("source", ["", " x", "x\u200b", "\ufeffx", "\u202ex", "a\nb", "x" * 129])
+def test_a_key_s_source_is_named_as_names_are(source):
+    arguments = ["key", "create", "--scope", "read", "--source", source]
+    result = CliRunner().invoke(
+        cli, [*arguments, "--database-url", "postgresql://nowhere.invalid/x"]
+    )
+    assert result.exit_code == 2
+    assert "--source " in result.output
+    assert "Traceback" not in result.output
