@@ -10,6 +10,7 @@ from service import metrics
 from service.commands import Done
 from service.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
 from service.errors import ServiceError
+from service.headers import matches
 from service.schemas import encode
 
 Header = tuple[bytes, bytes]
@@ -100,20 +101,15 @@ def resource_answer(
 
 def single_answer(value: Any, version: int, if_none_match: bytes | None) -> Answer:
     """Return a resource that was read, or 304 when the client has this version already."""
-    if if_none_match is not None and _matches(if_none_match, version):
-        return Answer(304, [etag(version)], b"")
-    return json_answer(200, value, etag(version))
+    tag = etag(version)
+    if if_none_match is not None and matches(if_none_match, tag[1]):
+        return Answer(304, [tag], b"")
+    return json_answer(200, value, tag)
 
 
 def etag(version: int) -> Header:
     """Return the header that names a version."""
     return b"etag", b'"%d"' % version
-
-
-def _matches(if_none_match: bytes, version: int) -> bool:
-    """Weak comparison (RFC 9110, 13.1.2)."""
-    tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
-    return b"*" in tags or b'"%d"' % version in tags
 
 
 def stock_path(sku: str, location: str) -> str:

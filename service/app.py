@@ -30,6 +30,7 @@ from service.rate_limit import RateLimit
 from service.requests import HttpRequest, note_refusal
 from service.retry import RetryPolicy
 from service.routes import operations, pages, reservations, stock
+from service.routes.nowhere import nothing_at
 from service.services import Services
 from service.settings import Settings
 from service.sweeper import sweep_forever
@@ -195,9 +196,7 @@ def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
             return Answer(204, [allow], b"")
         return _refuse(request, MethodNotAllowed("The resource does not know this method."), allow)
     if error.status_code == 404:
-        is_slashed = request.scope["raw_path"].endswith(b"/")
-        hint = " It ends with a slash too many." if is_slashed else ""
-        return _refuse(request, NotFound(f"There is nothing at this address.{hint}"))
+        return _refuse(request, NotFound(nothing_at(_path(request.scope))))
     if error.status_code < 500:
         return _refuse(request, InvalidRequest.at("request", error.detail))
     return _fail(request, error)

@@ -133,7 +133,9 @@ class Books:
         if not unknown:
             return None
         self.reliances.append(keys)
-        return UnknownSku("A SKU is not stocked at that location.", unknown=unknown)
+        others = f", nor are {len(unknown) - 1} others" if unknown[1:] else ""
+        detail = "{sku} is not stocked at {location}".format(**unknown[0])
+        return UnknownSku(f"{detail}{others}.", unknown=unknown)
 
     def shortages(self, lines: tuple[Line, ...]) -> list[dict[str, Any]]:
         """Return an entry for each line that asks for more than is available."""

@@ -147,11 +147,11 @@ def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> Non
 
     if source is None and "admin" not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
-    value = new_key()
+    owner, value = _source("admin" if source is None else source), new_key()
 
     async def work(database: Database) -> None:
-        id_ = await store_key(database, value, _source(source or "admin"), sorted(set(scopes)))
-        click.echo(f"key {id_} of {source or 'admin'}: {', '.join(sorted(set(scopes)))}", err=True)
+        id_ = await store_key(database, value, owner, sorted(set(scopes)))
+        click.echo(f"key {id_} of {owner}: {', '.join(sorted(set(scopes)))}", err=True)
 
     _with_database(given, work)
     click.echo(value)
@@ -318,14 +318,13 @@ def upgrade_database(**given: Any) -> None:
 
 def _source(value: str) -> str:
     """Check a source as requests do."""
-    from pydantic import TypeAdapter  # noqa: PLC0415 - keeps `serve` quick to start
-
-    from service.bodies import Name  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.errors import InvalidRequest  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.names import name_at  # noqa: PLC0415 - see above
 
     try:
-        return TypeAdapter(Name).validate_python(value)
-    except ValidationError as error:
-        raise click.UsageError(f"--source: {error.errors()[0]['msg']}") from None
+        return name_at("--source", value)
+    except InvalidRequest as error:
+        raise click.UsageError(error.detail) from None
 
 
 def _with_database(given: dict[str, Any], work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:

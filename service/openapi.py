@@ -14,6 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.bodies import NAME_MAX, TEXT
 from service.documentation import Documentation, Parameter, Success
 from service.errors import (
     Contention,
@@ -44,7 +45,7 @@ HEADERS = {
 
 EXAMPLE_FIELDS: dict[str, dict[str, Any]] = {
     "invalid_request": {
-        "errors": [{"path": "lines[0].quantity", "message": "Input should be a valid integer"}]
+        "errors": [{"path": "lines[0].quantity", "message": "is missing"}],
     },
     "unknown_sku": {"unknown": [{"sku": "85123A", "location": "main"}]},
     "insufficient_stock": {
@@ -161,7 +162,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
     if name.endswith("id"):
         schema["format"] = "uuid"
     elif name in ("sku", "location"):
-        schema |= {"minLength": 1, "maxLength": 128}
+        schema |= {"minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 

@@ -342,6 +342,14 @@ async def test_of_several_lines_the_one_that_is_named_is_refunded(service, opera
     assert (await service.on_hand("A"), await service.on_hand("B")) == ((3, 0), (4, 0))
 
 
+@pytest.mark.parametrize("name", ["", "x\x00", "x\u200b", "\u202ex", "y" * 129])
+async def test_a_reservation_is_named_as_names_are(service, operator, name):
+    sent = {"token": await token_of(operator), "reservation": name}
+    answer = await operator.post("/refund", data=sent)
+    assert answer.status_code == 400
+    assert "Reservation: " in answer.text
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "told"),
     [
@@ -352,7 +360,9 @@ async def test_of_several_lines_the_one_that_is_named_is_refunded(service, opera
         ({"hold_seconds": "-1"}, 400, "Hold, in seconds: "),
         ({"sku": ""}, 400, "SKU: "),
         ({"sku": "A\x00"}, 400, "SKU: "),
+        ({"sku": "A\u200b"}, 400, "SKU: must not end with U+200B"),
         ({"location": ".."}, 400, "Location: "),
+        ({"location": "\ufeffmain"}, 400, "Location: must not begin with U+FEFF"),
         ({"sku": "<i>nothing</i>"}, 404, "&lt;i&gt;nothing&lt;/i&gt; at main"),
     ],
 )

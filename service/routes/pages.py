@@ -28,9 +28,9 @@ from service.errors import (
     Unavailable,
     UnknownSku,
 )
+from service.query import Query
 from service.requests import (
     HttpRequest,
-    Query,
     identifier,
     note_refusal,
     prefers_html,
@@ -152,7 +152,7 @@ async def refund_page(request: HttpRequest) -> ASGIApp:
     """Show a refund."""
     session = await session_of(request)
     row = await reservation_of(request, session)
-    id_ = identifier(request.scope["path_params"]["refund_id"])
+    id_ = identifier(request.scope["path_params"]["refund_id"], "refund")
     found = await services_of(request).database.read(
         lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_)
     )

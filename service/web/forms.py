@@ -8,9 +8,10 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from db.rows import Reservation
-from service.bodies import Body, LineBody, RefundBody, ReserveBody, invalid
+from service.bodies import Body, LineBody, RefundBody, ReserveBody
 from service.commands import RefundUnits, Reserve, merge_lines, reservation_id
-from service.errors import InvalidRequest, ServiceError
+from service.errors import InvalidRequest, ServiceError, sentence
+from service.parsing import refusal
 from service.requests import HttpRequest, read_bytes
 from service.web.sessions import Session
 
@@ -73,7 +74,7 @@ def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) 
 def complaints(error: ServiceError) -> list[str]:
     """Return what is wrong with a form, each with its field's label; empty for other errors."""
     return [
-        f"{LABELS.get(item['path'], item['path'])}: {item['message']}."
+        sentence(item, LABELS.get(item["path"], item["path"]))
         for item in error.fields.get("errors", ())
     ]
 
@@ -83,7 +84,7 @@ def _named_line(form: Form, reservation: Reservation) -> Form:
     if "sku" in form:
         return form
     if len(reservation.lines) > 1:
-        raise InvalidRequest.at("lines[0].sku", "Name it: the reservation has several")
+        raise InvalidRequest.at("lines[0].sku", "must be named: the reservation has several")
     sku, location = reservation.lines[0].key
     return {**form, "sku": sku, "location": location}
 
@@ -104,7 +105,7 @@ def _validated(model: type[B], values: dict[str, Any]) -> B:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise refusal(error) from None
 
 
 def _merged(lines: list[LineBody]) -> Any:

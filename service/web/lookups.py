@@ -8,15 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db import lists
 from db.rows import Refund, Reservation
 from service.errors import InvalidRequest, NotFound
-from service.requests import (
-    HttpRequest,
-    Moment,
-    Query,
-    Text,
-    cursor_after,
-    identifier,
-    services_of,
-)
+from service.names import name_at
+from service.query import Moment, Query, Text, cursor_after
+from service.requests import HttpRequest, identifier, services_of
 from service.web.forms import Form
 from service.web.sessions import SEQ_PREFIX, Session
 
@@ -51,7 +45,8 @@ async def named_reservation(request: HttpRequest, session: Session, form: Form) 
     """
     name = form.get("reservation", "")
     if not name:
-        raise InvalidRequest.at("reservation", "Name it by its id or its seq")
+        raise InvalidRequest.at("reservation", "must be named, by its id or its seq")
+    name_at("reservation", name)
     source = session.caller.only_source
 
     async def work(connection: AsyncConnection) -> list[Reservation]:
@@ -62,7 +57,9 @@ async def named_reservation(request: HttpRequest, session: Session, form: Form) 
 
     found = await services_of(request).database.read(work)
     if len(found) > 1:
-        raise InvalidRequest.at("reservation", "Several sources have this seq: name it by its id")
+        raise InvalidRequest.at(
+            "reservation", "must be named by its id: several sources have this seq"
+        )
     if not found:
         raise NotFound("There is no such reservation.")
     return found[0]

@@ -11,7 +11,6 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 from db import keys, page_sessions
 from db.database import Transaction
@@ -19,6 +18,7 @@ from service import auth
 from service.answers import Header
 from service.commands import Caller
 from service.errors import Forbidden, Unauthenticated
+from service.headers import cookie
 from service.requests import HttpRequest, header, services_of
 
 SESSION_LIFETIME = timedelta(hours=10)  # a working day: sign in once each morning
@@ -86,9 +86,11 @@ async def session_of(request: HttpRequest) -> Session:
     It is looked up each time, so that a revoked key is out at once, and counts as a request of that
     key: raises `RateLimited`.
     """
-    secret = request.cookies.get(_cookie_name(request))
-    if secret is None:
+    sent = header(request, b"cookie") or b""
+    found = cookie(sent, _cookie_name(request).encode())
+    if found is None:
         raise Unauthenticated("You are not signed in.")
+    secret = found.decode()
     row = await services_of(request).database.read(
         lambda connection: page_sessions.find_session(connection, _digest(secret)),
         is_urgent=True,
@@ -145,10 +147,15 @@ def check_same_site(request: HttpRequest) -> None:
     if site is not None:
         is_ours = site in SAME_SITE
     else:
-        host = header(request, b"host") or b""
-        is_ours = origin is None or urlsplit(origin).netloc == host
+        is_ours = origin is None or _is_own(origin, header(request, b"host"))
     if not is_ours:
         raise Forbidden("This form was sent from another site.")
+
+
+def _is_own(origin: bytes, host: bytes | None) -> bool:
+    """True when an origin, like https://shop.example:8443, is at our host; `null` is at none."""
+    authority = origin.partition(b"://")[2]
+    return bool(authority) and authority.lower() == (host or b"").lower()
 
 
 def _cookie(request: HttpRequest, value: str, more: str = "") -> Header:
