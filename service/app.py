@@ -25,6 +25,7 @@ from service.errors import (
     ServiceError,
     Unavailable,
 )
+from service.imports import Imports
 from service.ledger import Ledger
 from service.rate_limit import RateLimit
 from service.requests import HttpRequest, note_refusal
@@ -150,13 +151,15 @@ def build_services(settings: Settings) -> Services:
         queued_commands_max=settings.queue_max,
         drain_seconds_max=settings.drain_seconds,
     )
+    coalescer = Coalescer(ledger, limits)
     return Services(
         settings=settings,
         database=database,
         keys=Keys(database, rate_limit),
         rate_limit=rate_limit,
-        coalescer=Coalescer(ledger, limits),
+        coalescer=coalescer,
         audits=Audits(database),
+        imports=Imports(coalescer),
     )
 
 

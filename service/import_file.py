@@ -2,14 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from db.rows import Key
 from service.bodies import UNITS_MAX, Place, StockName
-from service.errors import ERRORS_MAX, InvalidRequest
 from service.messages import listed, message_of, near
 
 Row: TypeAlias = tuple[str, str, int, str | None]
@@ -26,24 +24,6 @@ _name = TypeAdapter(StockName)
 
 class _WrongLineError(ValueError):
     """A line can't be imported; the message goes on after the line's number."""
-
-
-def read_rows(raw: bytes) -> tuple[Row, ...]:
-    """Return a file's rows in the order of their keys. Raises `InvalidRequest`: the bad lines."""
-    rows: dict[Key, Row] = {}
-    errors: list[Mapping[str, str]] = []
-    for line, found in lines_of(raw):
-        wrong = found if isinstance(found, str) else _keep(found, rows)
-        if wrong is None:
-            continue
-        if len(errors) == ERRORS_MAX:
-            raise InvalidRequest.of(errors, truncated=True)
-        errors.append({"path": f"line {line}", "message": wrong})
-    if errors:
-        raise InvalidRequest.of(errors)
-    if not rows:
-        raise InvalidRequest.at("body", "has no rows to import")
-    return tuple(rows[key] for key in sorted(rows))
 
 
 def lines_of(raw: bytes) -> Iterator[tuple[int, Row | str]]:
@@ -100,15 +80,6 @@ _CSV_FAULTS = {
         f"has a field of more than {csv.field_size_limit():,} characters: is its quote closed?"
     ),
 }
-
-
-def _keep(row: Row, rows: dict[Key, Row]) -> str | None:
-    """Keep a row, or say what is wrong with it beside the others."""
-    key = row[:2]
-    if key in rows:
-        return "has the sku and location of an earlier line"
-    rows[key] = row
-    return None
 
 
 def _is_header(fields: Sequence[str]) -> bool:

@@ -340,6 +340,7 @@ class _Worker(uvicorn.Server):
         self.connections.drain()
         services = self.app.state.get("services")
         if services is not None:
+            services.imports.is_ending = True
             grace = services.settings.drain_seconds
             asyncio.get_running_loop().call_later(grace, services.coalescer.give_up)
         await super().shutdown(sockets)

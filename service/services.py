@@ -6,6 +6,7 @@ from db.database import Database
 from service.audits import Audits
 from service.auth import Keys
 from service.coalescer import Coalescer
+from service.imports import Imports
 from service.rate_limit import RateLimit
 from service.refusals import Refusals
 from service.settings import Settings
@@ -21,5 +22,6 @@ class Services:
     rate_limit: RateLimit
     coalescer: Coalescer
     audits: Audits
+    imports: Imports
     refusals: Refusals = field(default_factory=Refusals)
     draining: bool = False

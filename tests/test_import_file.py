@@ -1,14 +1,23 @@
 """An import's file is read line by line, and each bad line is named and told in words."""
 
+import asyncio
 import tracemalloc
 
 import pytest
 
 from service.errors import InvalidRequest
-from service.import_file import read_rows
+from service.imports import check, rows_of
 
 NUMBER = "has an available that must be a whole number from 0 to 1,000,000,000,000, not"
 FIELDS = "has not the fields sku, location, available, name, but"
+
+
+def read_rows(raw):
+    """The rows of a file, once it was checked."""
+    count = asyncio.run(check(raw))
+    rows = tuple(sorted(rows_of(raw)))
+    assert len(rows) == count
+    return rows
 
 
 def refused(content):

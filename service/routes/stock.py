@@ -1,7 +1,5 @@
 """/v1/stock and /v1/imports: set, adjust, delete, import; read and list."""
 
-import asyncio
-import hashlib
 from typing import Any
 
 from litestar import delete, get, post, put
@@ -21,7 +19,6 @@ from service.commands import (
     AdjustStock,
     Command,
     DeleteStock,
-    ImportStock,
     Outcome,
     SetStock,
 )
@@ -37,7 +34,6 @@ from service.errors import (
     UnknownSku,
     VersionMismatch,
 )
-from service.import_file import read_rows
 from service.query import Moment, Ordinal, Query, Text, cursor_after
 from service.requests import (
     LARGE_BODY_MAX,
@@ -317,9 +313,7 @@ async def import_stock(request: HttpRequest) -> ASGIApp:
     if job is None:
         raise InvalidRequest.at("job", "is missing: name the import, as /v1/imports?job=monday")
     raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
-    rows = await asyncio.to_thread(read_rows, raw)
-    command = ImportStock(caller.source, job, hashlib.sha256(raw).hexdigest(), rows)
-    outcome = await _submit(request, command)
+    outcome = await services_of(request).imports.run(caller.source, job, raw)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
     row: Any = outcome.value
