@@ -1,6 +1,8 @@
 """From bytes to values: who calls, bodies, ids and names in paths, refused by name if malformed."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
@@ -9,6 +11,7 @@ from litestar import Request
 
 from service import headers
 from service.bodies import Body, ReserveBody
+from service.body_room import SMALL
 from service.commands import Caller
 from service.errors import (
     Forbidden,
@@ -95,8 +98,8 @@ async def read_bytes(request: HttpRequest, media_type: str, limit: int) -> bytes
             headers.check_media_type(value, media_type)
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise UnsupportedMediaType("Send the body without a content encoding.")
-        elif name == b"content-length" and _exceeds(value, limit):
-            raise TooLarge(f"A body here may have {limit:,} bytes.")
+        elif name == b"content-length" and _number(value) > limit:
+            raise too_large(limit)
     body = bytearray()
     while True:
         message: Any = await request.receive()
@@ -104,7 +107,7 @@ async def read_bytes(request: HttpRequest, media_type: str, limit: int) -> bytes
             raise InvalidRequest.at("body", "was cut off")
         chunk: bytes = message.get("body", b"")
         if len(body) + len(chunk) > limit:
-            raise TooLarge(f"A body here may have {limit:,} bytes.")
+            raise too_large(limit)
         is_last = not message.get("more_body", False)
         if is_last and not body:
             return chunk
@@ -113,13 +116,42 @@ async def read_bytes(request: HttpRequest, media_type: str, limit: int) -> bytes
             return bytes(body)
 
 
-def _exceeds(content_length: bytes, limit: int) -> bool:
-    return content_length.isdigit() and int(content_length[:LENGTH_DIGITS_MAX]) > limit
+def too_large(limit: int) -> TooLarge:
+    """Return the refusal of a body of more than `limit` bytes."""
+    return TooLarge(f"A body here may have {limit:,} bytes.")
 
 
-async def read_body(request: HttpRequest, model: type[B], limit: int = BODY_MAX) -> B:
+def _announced(request: HttpRequest, limit: int) -> int:
+    """How many bytes the body is going to have; as many as it may have if it does not say."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-length":
+            return _number(value)
+    return limit
+
+
+def _number(content_length: bytes) -> int:
+    """A Content-Length as a number, whatever the protocol has let through."""
+    digits = content_length.lstrip(b"0")[:LENGTH_DIGITS_MAX]
+    return int(digits) if digits.isdigit() else 0
+
+
+@asynccontextmanager
+async def room_for_body(request: HttpRequest, limit: int) -> AsyncIterator[None]:
+    """Hold room for a body of at most `limit` bytes. Raises `Overloaded`, `TooLarge`."""
+    size = _announced(request, limit)
+    if size > limit:
+        raise too_large(limit)
+    key = header(request, b"authorization") or b""
+    async with services_of(request).body_room.hold(key, size):
+        yield
+
+
+async def read_body(request: HttpRequest, model: type[B]) -> B:
     """Return the validated JSON body."""
-    return parse(model, await read_bytes(request, "application/json", limit))
+    if _announced(request, BODY_MAX) <= SMALL:
+        return parse(model, await read_bytes(request, "application/json", BODY_MAX))
+    async with room_for_body(request, BODY_MAX):
+        return parse(model, await read_bytes(request, "application/json", BODY_MAX))
 
 
 async def read_optional_body(request: HttpRequest, model: type[B]) -> B:
@@ -130,13 +162,15 @@ async def read_optional_body(request: HttpRequest, model: type[B]) -> B:
     )
     if not has_body:
         return model()
-    raw = await read_bytes(request, "application/json", BODY_MAX)
-    return parse(model, raw) if raw.removeprefix(BOM).strip() else model()
+    async with room_for_body(request, BODY_MAX):
+        raw = await read_bytes(request, "application/json", BODY_MAX)
+        return parse(model, raw) if raw.removeprefix(BOM).strip() else model()
 
 
 async def read_batch(request: HttpRequest) -> list[ReserveBody | InvalidEntry]:
     """Return a batch's entries, each validated by itself."""
-    return await parse_batch(await read_bytes(request, "application/json", LARGE_BODY_MAX))
+    async with room_for_body(request, LARGE_BODY_MAX):
+        return await parse_batch(await read_bytes(request, "application/json", LARGE_BODY_MAX))
 
 
 def seq_of(request: HttpRequest, seq: str | None) -> str:

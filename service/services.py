@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from db.database import Database
 from service.audits import Audits
 from service.auth import Keys
+from service.body_room import BodyRoom
 from service.coalescer import Coalescer
 from service.imports import Imports
 from service.rate_limit import RateLimit
@@ -23,5 +24,6 @@ class Services:
     coalescer: Coalescer
     audits: Audits
     imports: Imports
+    body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)
     draining: bool = False

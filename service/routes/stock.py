@@ -45,6 +45,7 @@ from service.requests import (
     precondition,
     read_body,
     read_bytes,
+    room_for_body,
     seq_of,
     services_of,
 )
@@ -312,8 +313,9 @@ async def import_stock(request: HttpRequest) -> ASGIApp:
     query.end()
     if job is None:
         raise InvalidRequest.at("job", "is missing: name the import, as /v1/imports?job=monday")
-    raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
-    outcome = await services_of(request).imports.run(caller.source, job, raw)
+    async with room_for_body(request, LARGE_BODY_MAX):
+        raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
+        outcome = await services_of(request).imports.run(caller.source, job, raw)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
     row: Any = outcome.value
