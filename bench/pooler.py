@@ -31,8 +31,8 @@ CASES = (
 def main() -> None:
     """Measure both services in turn and print a table."""
     parser = argparse.ArgumentParser(prog="bench.pooler", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=2)
     options = parser.parse_args()
     check_wrk()
     load_before = load_average()
