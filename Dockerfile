@@ -17,18 +17,22 @@ RUN /opt/holdfast/bin/pip install --no-deps --no-build-isolation . \
     && rm -f "$postgresql"/lib/*.a
 
 FROM ${BASE}
-# With a name, for initdb refuses to run as a user that has none.
-RUN groupadd --gid 10001 holdfast \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
+# A name for the id below. Others, as OpenShift gives, have none, and initdb asks for one: the private
+# PostgreSQL starts under them with libnss-wrapper, which only Debian's images get by this line.
+RUN if command -v apt-get > /dev/null; then apt-get update \
+        && apt-get install --yes --no-install-recommends libnss-wrapper \
+        && rm -rf /var/lib/apt/lists/*; fi
+# The group is root's, as that of every arbitrary id: each of them may write to /data.
+RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin holdfast \
-    && install --directory --owner=10001 --group=10001 --mode=700 /data
+    && install --directory --owner=10001 --group=0 --mode=770 /data
 COPY --from=build /opt/holdfast /opt/holdfast
 # The workers' metrics are temporary files; /dev/shm is writable in a read-only container too.
 ENV PATH=/opt/holdfast/bin:$PATH \
     HOLDFAST_HOST=0.0.0.0 \
     HOLDFAST_DATA_DIR=/data \
     TMPDIR=/dev/shm
-USER 10001:10001
+USER 10001:0
 VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM

@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies test-pooler campaign failover histories mutants services check setup bench bench-phases bench-latency bench-growth bench-endurance bench-statements bench-pooler lock clean
+.PHONY: run test test-strategies test-pooler campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements bench-pooler lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -28,12 +28,12 @@ CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry
 test-pooler: $(VENV)/dev  ## run the contract's tests through PgBouncer in transaction mode
 	@HOLDFAST_TEST_POOLER=1 $(BIN)/python -m pytest $(CONTRACT) $(ARGS)
 
-services:  ## install Debian's Redis, ZooKeeper, etcd and PgBouncer, which some strategies and tests need
+services:  ## install Debian's servers and clients that some strategies and tests need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \
 	else echo "Not root, so nothing was installed. As root: $(INSTALL_SERVICES)"; fi
 
 INSTALL_SERVICES = DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-	redis-server zookeeper default-jre-headless etcd-server pgbouncer
+	redis-server zookeeper etcd-server pgbouncer nginx default-jdk-headless
 
 check: $(VENV)/dev  ## formatter, linter, types, import rules
 	$(BIN)/ruff format --check .
@@ -64,6 +64,9 @@ bench-statements: $(VENV)/dev  ## measure what PostgreSQL does for a reservation
 
 bench-latency: $(VENV)/dev  ## measure at fixed rates of arrivals, and in a flood (needs wrk)
 	@$(BIN)/python -m bench.latency $(ARGS)
+
+bench-attacks: $(VENV)/dev  ## measure what requests that are made to hurt cost all others
+	@$(BIN)/python -m bench.attacks $(ARGS)
 
 bench-growth: $(VENV)/dev  ## measure a database of millions of rows beside an empty one (needs wrk)
 	@$(BIN)/python -m bench.growth $(ARGS)

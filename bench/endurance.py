@@ -110,7 +110,7 @@ def main() -> None:
         seed(stand, 1)
         samples = endure(stand, round(60 * options.minutes / options.seconds), options.seconds)
         with Console(stderr=True).status("auditing"):
-            books = asyncio.run(check_books(stand.database_url))
+            books = asyncio.run(check_books(stand.database_url()))
     show(GOAL_HEADINGS, goals(summarize(samples, options.seconds)))
     show(HEADINGS, rows(samples, options.seconds))
     Console().print(balance(books))
@@ -144,7 +144,7 @@ def endure(stand: Stand, slices: int, seconds: int) -> list[Sample]:
             stand.urls[HOLDFAST], key=stand.key, prefix=prefix, sent=Load(), seconds=seconds
         )
         answered += measured.answered
-        stock = asyncio.run(observe_stock(stand.database_url))
+        stock = asyncio.run(observe_stock(stand.database_url()))
         samples.append(Sample(answered, measured, resident_bytes(worker), stock))
     return samples
 

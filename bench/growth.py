@@ -26,6 +26,7 @@ from bench.rounds import CELL_HEADINGS, Results, cells, figures, measure, rate
 from bench.stand import Stand, serve
 from db.database import Database
 from db.migrate import upgrade
+from db.roles import Role
 
 EMPTY_SKUS = 10_000
 AT_LEAST = 0.85
@@ -86,9 +87,9 @@ def main() -> None:
         stand, urls = start(stack, Path(directory), options)
         growth = Growth(sizes={name: asyncio.run(sizes(url)) for name, url in urls.items()})
         warm_up(stand, cases, options.warm_up_seconds)
-        checkpoints = asyncio.run(_ask(stand.database_url, CHECKPOINTS))
+        checkpoints = asyncio.run(_ask(stand.database_url(), CHECKPOINTS))
         growth.results = measure(stand, cases, options.rounds, options.seconds)
-        growth.checkpoints = asyncio.run(_ask(stand.database_url, CHECKPOINTS)) - checkpoints
+        growth.checkpoints = asyncio.run(_ask(stand.database_url(), CHECKPOINTS)) - checkpoints
         growth.reservations = {
             name: asyncio.run(_ask(url, RESERVATIONS)) for name, url in urls.items()
         }
@@ -126,11 +127,15 @@ def loads(skus: int) -> tuple[Case, ...]:
 def start(
     stack: contextlib.ExitStack, directory: Path, options: argparse.Namespace
 ) -> tuple[Stand, dict[str, str]]:
-    """Start the services on their filled databases; return them and the databases' addresses."""
+    """Start the services on their filled databases; return them and the databases' addresses.
+
+    The addresses are the superuser's, for filling takes the indexes away.
+    """
     stand = Stand()
     serve(stack, stand, EMPTY, directory)  # brings PostgreSQL with it
-    urls = {EMPTY: stand.database_url}
-    urls[GROWN] = stand.database_url = asyncio.run(_create(stand.database_url, GROWN))
+    urls = {EMPTY: stand.database_url(Role.SUPERUSER)}
+    asyncio.run(_create(stand, GROWN))
+    urls[GROWN] = stand.database_url(Role.SUPERUSER)
     with filling_bars() as told:
         asyncio.run(fill(urls[EMPTY], EMPTY_SKUS, 0, told(EMPTY)))
         asyncio.run(fill(urls[GROWN], options.skus, options.reservations, told(GROWN)))
@@ -138,16 +143,15 @@ def start(
     return stand, urls
 
 
-async def _create(url: str, name: str) -> str:
-    """Make and migrate another database beside one; return its address."""
-    connection = await asyncpg.connect(url)
-    await connection.execute(f"CREATE DATABASE {name}")
+async def _create(stand: Stand, name: str) -> None:
+    """Make and migrate another database, and go on with that one."""
+    connection = await asyncpg.connect(stand.database_url(Role.SUPERUSER))
+    await connection.execute(f"CREATE DATABASE {name} OWNER {Role.MIGRATING}")
     await connection.close()
-    made = f"{url.rpartition('/')[0]}/{name}"
-    database = Database(made, pool_size=1)
-    await upgrade(database)
+    stand.database = name
+    database = Database(stand.database_url(), pool_size=1)
+    await upgrade(database, stand.database_url(Role.MIGRATING))
     await database.close()
-    return made
 
 
 async def _ask(url: str, select: str) -> int:

@@ -18,6 +18,7 @@ from rich.table import Table
 from db.database import Database, Transaction
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
+from db.roles import Addresses
 from db.rows import Line
 from db.strategies.guard import Guard, Held
 from service.commands import Reserve, SetStock, reservation_id, wanted_by
@@ -58,7 +59,7 @@ def main() -> None:
         EmbeddedPostgres(Path(directory)) as postgres,
     ):
         for size in options.sizes:
-            clock = uvloop.run(measure(postgres.url, size, options.skus))
+            clock = uvloop.run(measure(postgres.addresses, size, options.skus))
             for phase, taken in clock.taken.items():
                 processor, wall = (
                     statistics.median(each[place] for each in taken[WARM_UP:]) for place in (0, 1)
@@ -69,10 +70,10 @@ def main() -> None:
     Console().print(table)
 
 
-async def measure(url: str, size: int, skus: int) -> Clock:
+async def measure(addresses: Addresses, size: int, skus: int) -> Clock:
     """Carry out batches of reservations, one after another."""
-    database = Database(url, pool_size=2)
-    await upgrade(database)
+    database = Database(addresses.serving, pool_size=2)
+    await upgrade(database, addresses.migrating)
     names = [f"{size}-{number}" for number in range(skus)]
     for start in range(0, skus, 500):
         await Ledger(database, Guard()).execute(

@@ -36,7 +36,9 @@ def measure(stand: Stand, cases: Sequence[Case], rounds: int, seconds: int) -> R
 def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) -> Measured:
     """Load one service once."""
     if name == STATEMENT:
-        return statement.measure(stand.database_url, prefix=prefix, sent=case.sent, seconds=seconds)
+        return statement.measure(
+            stand.database_url(), prefix=prefix, sent=case.sent, seconds=seconds
+        )
     return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
 
 

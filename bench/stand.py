@@ -28,6 +28,8 @@ from bench.cases import (
     TWO_WORKERS,
 )
 from bench.load import SKUS_MAX
+from db.embedded import find_addresses
+from db.roles import DATABASE, Addresses, Role
 
 PORTS = {
     HOLDFAST: 8101,
@@ -50,13 +52,20 @@ START_SECONDS_MAX = 120
 
 @dataclass
 class Stand:
-    """Running services: their addresses, the key that works for all, PostgreSQL's address."""
+    """Running services: their addresses, the key that works for all, PostgreSQL's addresses."""
 
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    database_url: str = ""
+    addresses: Addresses | None = None
+    """Of the private PostgreSQL, once there is one."""
+    database: str = DATABASE
     urls: dict[str, str] = field(default_factory=dict)
     process_ids: dict[str, int] = field(default_factory=dict)
     """The supervisor of each Holdfast."""
+
+    def database_url(self, role: Role = Role.SERVING) -> str:
+        """Return the database's address for a role."""
+        assert self.addresses is not None, "no service has brought its PostgreSQL yet"
+        return self.addresses.address_of(role, self.database)
 
 
 @contextlib.contextmanager
@@ -88,12 +97,14 @@ def serve(
     """Start a Holdfast on the stand's database; the first one brings its PostgreSQL with it."""
     command = [sys.executable, "-m", "service", "serve", "--port", str(PORTS[name])]
     command += ["--data-dir", str(directory), "--workers", str(workers)]
-    if stand.database_url:
-        command += ["--database-url", stand.database_url]
-    started = stack.enter_context(_process(command, HOLDFAST_ADMIN_KEY=stand.key))
+    environment = {"HOLDFAST_ADMIN_KEY": stand.key}
+    if stand.addresses is not None:
+        environment["HOLDFAST_DATABASE_URL"] = stand.database_url()
+        environment["HOLDFAST_MIGRATE_DATABASE_URL"] = stand.database_url(Role.MIGRATING)
+    started = stack.enter_context(_process(command, **environment))
     stand.process_ids[name] = started.pid
     _await(stand, name)
-    stand.database_url = stand.database_url or (directory / "database.url").read_text().strip()
+    stand.addresses = stand.addresses or find_addresses(directory)
 
 
 def _uvicorn(name: str) -> list[str]:
@@ -107,7 +118,8 @@ def _redis(directory: Path) -> list[str]:
 
 
 def _environment(stand: Stand) -> dict[str, str]:
-    url = stand.database_url.replace("postgresql://", "postgresql+asyncpg://")
+    # The others make their tables as they start.
+    url = stand.database_url(Role.SUPERUSER).replace("postgresql://", "postgresql+asyncpg://")
     return {
         "BENCH_DATABASE_URL": url,
         "BENCH_SKUS": "10000",

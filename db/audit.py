@@ -1,13 +1,16 @@
 """The audit: whether rows, ledger and reservations tell the same story, in one snapshot."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Database, scanning
+from db.database import Database, Unavailable, scanning
 
+LOCK = 0x61756469  # "audi": the key of the advisory lock that an audit takes
+WAIT_SECONDS = 0.1  # between two looks whether another audit has ended
 DRIFT_MAX = 100
 """How many findings of each rule are reported; the first ones say enough."""
 
@@ -93,13 +96,30 @@ class Audit:
 
 
 async def audit(database: Database, *, seconds_max: int) -> Audit:
-    """Check every rule of the books, all at the same moment (REPEATABLE READ)."""
+    """Check every rule of the books, all at the same moment (REPEATABLE READ).
 
-    async def work(connection: AsyncConnection) -> Audit:
+    One audit runs at a time in a database, on one of its processors; others wait for it. Raises
+    `Unavailable` when that and the audit take longer than `seconds_max`.
+    """
+
+    async def work(connection: AsyncConnection) -> Audit | None:
+        if not await connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({LOCK})")):
+            return None
         await scanning(connection)
+        await connection.execute(text("SET LOCAL max_parallel_workers_per_gather = 0"))
         return await _check(connection)
 
-    return await database.read(work, isolation="REPEATABLE READ", timeout_seconds=seconds_max)
+    try:
+        async with asyncio.timeout(seconds_max):
+            while True:
+                found = await database.read(
+                    work, isolation="REPEATABLE READ", timeout_seconds=seconds_max
+                )
+                if found is not None:
+                    return found
+                await asyncio.sleep(WAIT_SECONDS)
+    except TimeoutError as error:
+        raise Unavailable(f"the audit took longer than {seconds_max} s") from error
 
 
 async def _check(connection: AsyncConnection) -> Audit:

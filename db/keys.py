@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.models import ApiKey
@@ -19,12 +19,23 @@ async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ..
 
 
 async def create(
-    connection: AsyncConnection, id_: UUID, digest: bytes, source: str, scopes: list[str]
+    connection: AsyncConnection,
+    id_: UUID,
+    digest: bytes,
+    source: str,
+    scopes: list[str],
+    *,
+    is_first: bool = False,
 ) -> None:
-    """Store a credential."""
+    """Store a credential; `is_first` marks the admin key that a service was started with."""
     await connection.execute(
         insert(ApiKey).values(
-            id=id_, digest=digest, source=source, scopes=scopes, created_at=func.now()
+            id=id_,
+            digest=digest,
+            source=source,
+            scopes=scopes,
+            created_at=func.now(),
+            is_first=is_first,
         )
     )
 
@@ -44,6 +55,21 @@ async def revoke(connection: AsyncConnection, id_: UUID) -> bool:
         .returning(ApiKey.id)
     )
     return (await connection.execute(statement)).one_or_none() is not None
+
+
+async def revoke_first(connection: AsyncConnection, kept: bytes, others: Sequence[bytes]) -> bool:
+    """Revoke all first admin keys and `others` but for the key `kept`; True when there were any."""
+    statement = (
+        update(ApiKey)
+        .where(
+            or_(ApiKey.is_first, ApiKey.digest.in_(others)),
+            ApiKey.digest != kept,
+            ApiKey.revoked_at.is_(None),
+        )
+        .values(revoked_at=func.now())
+        .returning(ApiKey.id)
+    )
+    return bool((await connection.execute(statement)).all())
 
 
 async def find_any(connection: AsyncConnection, digest: bytes) -> bool:

@@ -1,11 +1,12 @@
 """Lists: filtered, in order of creation, a page at a time from a cursor on; and what is overdue."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVarTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, exists, select, text, tuple_
+from sqlalchemy import ColumnElement, Row, Select, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import models
@@ -33,6 +34,9 @@ STOCK_COLUMNS = (
     STOCK.updated_at,
 )
 
+PAGE_LINES_MAX = 10_000
+"""As many lines as a batch may have: to read and write them takes tens of milliseconds."""
+
 OVERDUE_HOLDS = text(f"""
     SELECT id FROM reservation
     WHERE state = 'held' AND expires_at <= {CLOCK}
@@ -46,9 +50,16 @@ async def overdue_holds(connection: AsyncConnection, holds_max: int) -> list[UUI
     return list(await connection.scalars(OVERDUE_HOLDS, {"holds_max": holds_max}))
 
 
-async def reservation(connection: AsyncConnection, id_: UUID) -> Reservation | None:
-    """Return one reservation as it is stored."""
-    return (await load(connection, Wanted(reservations={id_}))).reservations.get(id_)
+async def reservation(
+    connection: AsyncConnection, id_: UUID, source: str | None = None
+) -> Reservation | None:
+    """Return one reservation as it is stored; with `source` only if it is that source's."""
+    wanted = Wanted()
+    if source is None:
+        wanted.reservations.add(id_)
+    else:
+        wanted.own_reservations.add((id_, source))
+    return (await load(connection, wanted)).reservations.get(id_)
 
 
 async def reservations(
@@ -62,9 +73,17 @@ async def reservations(
     sku: str | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
-) -> list[Reservation]:
-    """Return at most `limit` reservations created after the one at `after`."""
-    ids = select(RESERVATION.id).order_by(RESERVATION.created_at, RESERVATION.id).limit(limit)
+) -> tuple[list[Reservation], bool]:
+    """Return at most `limit` reservations created after the one at `after`, and if there are more.
+
+    Fewer come when they have many lines: a page ends before it has more than `PAGE_LINES_MAX`.
+    """
+    lines = select(func.count()).where(ReservationLine.reservation_id == RESERVATION.id)
+    ids = (
+        select(RESERVATION.id, lines.scalar_subquery())
+        .order_by(RESERVATION.created_at, RESERVATION.id)
+        .limit(limit + 1)
+    )
     conditions: Conditions = [
         (source, lambda value: RESERVATION.source == value),
         (seq, lambda value: RESERVATION.seq == value),
@@ -79,9 +98,24 @@ async def reservations(
             ),
         ),
     ]
-    page = list(await connection.scalars(_filtered(ids, conditions)))
+    counted = (await connection.execute(_filtered(ids, conditions))).all()
+    page = _fitting(counted[:limit])
     found = (await load(connection, Wanted(reservations=set(page)))).reservations
-    return [found[id_] for id_ in page if id_ in found]
+    return [found[id_] for id_ in page if id_ in found], len(page) < len(counted)
+
+
+def _fitting(counted: Sequence[Row[UUID, int]]) -> list[UUID]:
+    """As many ids from the first on as have few enough lines together, but one at least."""
+    lines = itertools.accumulate(count for _, count in counted)
+    fitting = sum(total <= PAGE_LINES_MAX for total in lines)
+    return [id_ for id_, _ in counted[: max(fitting, 1)]]
+
+
+async def has_happened(connection: AsyncConnection, source: str, seq: str) -> bool:
+    """True when there is a reservation or a refund of that identity."""
+    reserved = exists().where(RESERVATION.source == source, RESERVATION.seq == seq)
+    refunded = exists().where(REFUND.source == source, REFUND.seq == seq)
+    return bool(await connection.scalar(select(reserved | refunded)))
 
 
 async def refunds(

@@ -1,17 +1,22 @@
 """Bring the schema up to date: under a lock, so that many processes may start at once."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.checks import refuse_unfit
 from db.database import Database, DatabaseError, Transaction
+from db.failures import sqlstate
+from db.grants import grant
 
 LOCK = 0x686F6C64  # "hold": the key of the advisory lock that migrations take
 WAIT = "60s"  # for another process to finish its migration
+DENIED = "42501"  # insufficient_privilege
 SECONDS_MAX = 660  # for all migrations; index builds on large tables are slow
 
 
@@ -19,18 +24,54 @@ class SchemaError(DatabaseError):
     """The schema can't be brought up to date."""
 
 
-async def upgrade(database: Database) -> None:
+class Place(NamedTuple):
+    """Where a connection leads, and as whom."""
+
+    role: str
+    database: str
+    system: str
+
+
+PLACE = text("""
+    SELECT current_user, current_database(), CAST(system_identifier AS text)
+    FROM pg_control_system()
+""")
+
+
+async def upgrade(database: Database, migrating_url: str | None = None) -> None:
     """Run every migration that is missing, in one transaction.
 
     Raises `SchemaError`, and `UnfitDatabase` before anything is changed.
-    """
 
+    With the address of another role, that one does so and then grants the role of `database` what
+    it needs to serve. Raises `GrantError` if that one has more, or can't be given it.
+    """
+    if migrating_url is None:
+        await _migrate(database, None)
+        return
+    serving = await database.read(_locate)
+    migrating = Database(migrating_url, pool_size=1)
+    try:
+        await _migrate(migrating, serving)
+    finally:
+        await migrating.close()
+
+
+async def _migrate(database: Database, serving: Place | None) -> None:
     async def work(transaction: Transaction) -> None:
         connection = transaction.connection
         await refuse_unfit(connection)
+        here = await _locate(connection)
+        if serving is not None and serving[1:] != here[1:]:
+            raise SchemaError(
+                f"DATABASE_URL leads to the database {serving.database} and MIGRATE_DATABASE_URL to"
+                f" {here.database}, or to another server: both must name the same one"
+            )
         await connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT}'"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         await connection.run_sync(_run)
+        if serving is not None and serving.role != here.role:
+            await grant(connection, serving.role)
 
     try:
         await database.transact(work, timeout_seconds=SECONDS_MAX)
@@ -39,6 +80,18 @@ async def upgrade(database: Database) -> None:
             f"The database's schema is not one this version knows ({error})."
             " Run the version of Holdfast that made it, or a newer one."
         ) from error
+    except DatabaseError as error:
+        cause = getattr(error.__cause__, "orig", error.__cause__)
+        if cause is None or sqlstate(cause) != DENIED:
+            raise
+        raise SchemaError(
+            "the role that brings the schema up to date may not do so: name the role that owns the"
+            " tables with MIGRATE_DATABASE_URL, for every start or once for `holdfast db upgrade`"
+        ) from (cause.__cause__ or cause)
+
+
+async def _locate(connection: AsyncConnection) -> Place:
+    return Place(*(await connection.execute(PLACE)).one())
 
 
 def _run(connection: Connection) -> None:

@@ -178,10 +178,12 @@ class ImportJob(Base):
     """The record of a stock import, by its name; `digest` is the SHA-256 of its bytes."""
 
     __tablename__ = "import_job"
+    __table_args__ = (CheckConstraint("created + skipped <= rows_in_all", name="rows_in_all"),)
 
     source: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
     job: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
     digest: Mapped[str] = mapped_column(BYTEWISE)
+    rows_in_all: Mapped[int] = mapped_column(Integer)
     created: Mapped[int] = mapped_column(Integer)
     skipped: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(MOMENT)
@@ -236,18 +238,6 @@ class PageSession(Base):
     expires_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class PageToken(Base):
-    """A form's one-time token: the SHA-256 over its session, its action and itself."""
-
-    __tablename__ = "page_token"
-    __table_args__ = (Index("page_token_expires_at_idx", "expires_at"),)
-
-    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(MOMENT)
-    expires_at: Mapped[datetime] = mapped_column(MOMENT)
-    used_at: Mapped[datetime | None] = mapped_column(MOMENT)
-
-
 class ApiKey(Base):
     """A credential: only the SHA-256 of the key is stored, for a key is random and long."""
 
@@ -264,5 +254,7 @@ class ApiKey(Base):
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     source: Mapped[str] = mapped_column(BYTEWISE)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    is_first: Mapped[bool]
+    """It is the admin key that a service was started with."""
     created_at: Mapped[datetime] = mapped_column(MOMENT)
     revoked_at: Mapped[datetime | None] = mapped_column(MOMENT)

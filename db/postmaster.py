@@ -28,6 +28,10 @@ POLL_SECONDS = 0.01
 # postmaster.pid has whole seconds, /proc has ticks, and the two are taken a moment apart.
 START_TIME_SLACK_SECONDS = 5.0
 
+# It stands in for /etc/passwd in a program that is started with it: https://cwrap.org
+NSS_WRAPPER = "libnss_wrapper.so"
+NAMELESS = "could not look up effective user ID"  # says a program without it
+
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # Loaded here because nothing may be loaded between fork and exec.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,13 +49,18 @@ class Account:
     uid: int | None = None
     gid: int | None = None
 
+    @property
+    def effective_uid(self) -> int:
+        """The id of that user."""
+        return os.geteuid() if self.uid is None else self.uid
+
     def own(self, path: Path) -> None:
         """Make `path`, which we have created, this account's."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
     def __str__(self) -> str:
-        return f"uid {os.geteuid() if self.uid is None else self.uid}"
+        return f"uid {self.effective_uid}"
 
 
 def choose_account(cluster: Path) -> Account:
@@ -85,12 +94,14 @@ def launch(
     *,
     stdin: int = subprocess.DEVNULL,
     output: int | IO[bytes] = subprocess.DEVNULL,
+    names: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program on `cluster` as `account`; the kernel interrupts it when this process ends.
 
     The cluster is handed over as an open directory, for its path may lead through a parent that
     only root may enter; /proc/self/fd/N reaches it without walking that path, and every backend
-    inherits it. Raises EmbeddedError if the program cannot be started.
+    inherits it. `names` is an open file that the program reads for /etc/passwd. Raises
+    EmbeddedError if the program cannot be started.
     """
     # The kernel sends PDEATHSIG when the *thread* that forked ends: only the main one is as
     # long-lived as the process. It also is the one that may safely run code after a fork.
@@ -104,8 +115,8 @@ def launch(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd="/",  # which any account may enter, unlike our own
-            env=_build_environment(*directory),
-            pass_fds=directory,
+            env={**_build_environment(*directory), **_build_names(names)},
+            pass_fds=directory if names is None else (*directory, names),
             user=account.uid,
             group=account.gid,
             extra_groups=None if account.uid is None else [],
@@ -139,6 +150,15 @@ def _build_environment(cluster: int | None = None) -> dict[str, str]:
     return {"PATH": os.defpath, **kept, "LC_ALL": "C", "TZ": "UTC", **data}
 
 
+def _build_names(names: int | None) -> dict[str, str]:
+    if names is None:
+        return {}
+    file = f"/proc/self/fd/{names}"
+    # Both are needed to switch it on; there is nothing in ours that any program takes for a group.
+    files = {"NSS_WRAPPER_PASSWD": file, "NSS_WRAPPER_GROUP": file}
+    return {"LD_PRELOAD": NSS_WRAPPER, **files}
+
+
 def run(
     command: Sequence[str | Path], account: Account, cluster: Path | None = None, typed: str = ""
 ) -> str:
@@ -146,8 +166,8 @@ def run(
 
     Raises EmbeddedError with its last words if it fails or takes more than PROGRAM_SECONDS.
     """
-    with _hold_in_memory(typed) as stdin:
-        child = launch(command, account, cluster, stdin=stdin, output=subprocess.PIPE)
+    with _hold_in_memory(typed) as stdin, _name(account) as names:
+        child = launch(command, account, cluster, stdin=stdin, output=subprocess.PIPE, names=names)
     with child:
         try:
             printed = child.communicate(timeout=PROGRAM_SECONDS)[0].decode(errors="replace")
@@ -155,9 +175,38 @@ def run(
             raise EmbeddedError(f"{command[0]} took over {PROGRAM_SECONDS:.0f} s") from error
         finally:
             child.kill()
+    if child.returncode != 0 and NAMELESS in printed:
+        raise EmbeddedError(
+            f"PostgreSQL's {Path(command[0]).name} does not run as {account}, which has no name in "
+            f"/etc/passwd: install the library {NSS_WRAPPER} (Debian's package libnss-wrapper), "
+            "start as a user that has a name, or name another server with HOLDFAST_DATABASE_URL"
+        )
     if child.returncode != 0:
         raise EmbeddedError(f"{command[0]} failed ({child.returncode}):\n{printed[-2000:]}")
     return printed
+
+
+@contextmanager
+def _name(account: Account) -> Iterator[int | None]:
+    """Yield a file that gives the account a name, for initdb and single-user mode insist on one.
+
+    Containers are run under ids that nobody has named; OpenShift does so always. None if it has
+    one.
+    """
+    if _has_name(account.effective_uid):
+        yield None
+        return
+    gid = os.getegid() if account.gid is None else account.gid
+    with _hold_in_memory(f"holdfast:x:{account.effective_uid}:{gid}::/:/bin/false\n") as names:
+        yield names
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 @contextmanager

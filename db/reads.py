@@ -18,7 +18,6 @@ from db.rows import (
     Reservation,
     Snapshot,
     Stock,
-    Token,
     Wanted,
 )
 
@@ -38,6 +37,13 @@ FOUND = f"""
         AS wanted(source, seq)
     JOIN refund USING (source, seq)
 """
+
+OWN = f"""
+    UNION
+    SELECT id FROM {unnest("own_ids uuid", "own_sources text")} AS wanted(id, source)
+    JOIN reservation USING (id, source)
+"""
+"""Another source's reservation costs as much as one that does not exist: its lines are not read."""
 
 OVERDUE = f"""
     UNION
@@ -102,16 +108,9 @@ ADJUSTMENTS = {
 
 IMPORT_JOBS = {
     "import_jobs": f"""
-        SELECT ROW(source, job, digest, created, skipped, created_at)
+        SELECT ROW(source, job, digest, rows_in_all, created, skipped, created_at)
         FROM {unnest("job_sources text", "jobs text")} AS wanted(source, job)
         JOIN import_job USING (source, job)
-    """,
-}
-
-TOKENS = {
-    "tokens": f"""
-        SELECT ROW(digest, expires_at, used_at)
-        FROM {unnest("tokens bytea")} AS wanted(digest) JOIN page_token USING (digest)
     """,
 }
 
@@ -146,8 +145,6 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
         snapshot.import_jobs = {
             (record[0], record[1]): ImportJob(*record) for record in row["import_jobs"]
         }
-    if wanted.tokens:
-        snapshot.tokens = {record[0]: Token(*record) for record in row["tokens"]}
     return snapshot
 
 
@@ -155,18 +152,19 @@ def _statement(wanted: Wanted) -> Statement:
     """The statement for what is wanted; PostgreSQL plans each of its few forms once."""
     form = (
         bool(wanted.overdue),
+        bool(wanted.own_reservations),
         bool(wanted.refunds),
         bool(wanted.adjustments),
         bool(wanted.import_jobs),
-        bool(wanted.tokens),
     )
     if form not in _STATEMENTS:
         rows = dict(ROWS)
-        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS, TOKENS)
-        for part, asked in zip(parts, form[1:], strict=True):
+        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS)
+        for part, asked in zip(parts, form[2:], strict=True):
             rows |= part if asked else {}
         _STATEMENTS[form] = Statement(
-            f"WITH found AS ({FOUND}{OVERDUE if wanted.overdue else ''}),"
+            f"WITH found AS ({FOUND}{OWN if wanted.own_reservations else ''}"
+            f"{OVERDUE if wanted.overdue else ''}),"
             " line AS (SELECT reservation_line.* FROM found"
             " JOIN reservation_line ON reservation_line.reservation_id = found.id),"
             f" key AS ({KEYS})"
@@ -181,19 +179,19 @@ _STATEMENTS: dict[tuple[bool, ...], Statement] = {}
 
 def _parameters(wanted: Wanted) -> dict[str, Any]:
     parameters: dict[str, Any] = {"ids": array(wanted.reservations)}
-    pairs = [
+    pairs: list[tuple[str, str, Iterable[tuple[Any, Any]]]] = [
         ("sources", "seqs", wanted.identities),
         ("skus", "locations", wanted.stock),
         ("refund_sources", "refund_seqs", wanted.refunds),
     ]
+    if wanted.own_reservations:
+        pairs.append(("own_ids", "own_sources", wanted.own_reservations))
     if wanted.overdue:
         pairs.append(("overdue_skus", "overdue_locations", wanted.overdue))
     if wanted.adjustments:
         pairs.append(("adjustment_sources", "adjustment_seqs", wanted.adjustments))
     if wanted.import_jobs:
         pairs.append(("job_sources", "jobs", wanted.import_jobs))
-    if wanted.tokens:
-        parameters["tokens"] = array(f"\\x{digest.hex()}" for digest in sorted(wanted.tokens))
     for first, second, keys in pairs:
         parameters[first], parameters[second] = arrays(sorted(keys), 2)
     return parameters
@@ -238,12 +236,12 @@ def _reservation(record: Any, lines: tuple[Line, ...]) -> Reservation:
 
 
 LOCK_RESERVATIONS = text(f"""
-    SELECT reservation.id FROM ({FOUND}) AS found JOIN reservation USING (id)
+    SELECT reservation.id FROM ({FOUND}{OWN}) AS found JOIN reservation USING (id)
     ORDER BY reservation.id FOR UPDATE OF reservation
 """)
 
 WANTED_KEYS = f"""
-    WITH found AS ({FOUND}),
+    WITH found AS ({FOUND}{OWN}),
     line AS (SELECT sku, location FROM found
              JOIN reservation_line ON reservation_line.reservation_id = found.id)
     {KEYS}
@@ -259,24 +257,25 @@ LOCK_STOCK = text(f"""
 async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
     """Take the wanted rows FOR UPDATE: reservations by id, then stock by (sku, location)."""
     parameters = key_parameters(wanted)
-    reservations = {
-        name: parameters[name]
-        for name in ("ids", "sources", "seqs", "refund_sources", "refund_seqs")
-    }
-    await connection.execute(LOCK_RESERVATIONS, reservations)
+    await connection.execute(LOCK_RESERVATIONS, parameters)
     await connection.execute(LOCK_STOCK, parameters)
 
 
 def key_parameters(wanted: Wanted) -> dict[str, Any]:
     """Return the parameters of `WANTED_KEYS`, and of whatever else asks by the same keys."""
-    return _parameters(
-        Wanted(
-            reservations=wanted.reservations,
-            identities=wanted.identities,
-            stock=wanted.stock,
-            refunds=wanted.refunds,
-        )
-    )
+    own_ids, own_sources = arrays(sorted(wanted.own_reservations), 2)
+    return {
+        **_parameters(
+            Wanted(
+                reservations=wanted.reservations,
+                identities=wanted.identities,
+                stock=wanted.stock,
+                refunds=wanted.refunds,
+            )
+        ),
+        "own_ids": own_ids,
+        "own_sources": own_sources,
+    }
 
 
 FREE_RESERVATIONS = text(f"""

@@ -103,17 +103,21 @@ class ImportJob(NamedTuple):
     source: str
     job: str
     digest: str
+    rows_in_all: int
+    """An import is carried out a part at a time."""
     created: int
     skipped: int
     created_at: datetime
 
+    @property
+    def rows_done(self) -> int:
+        """How many rows have been carried out."""
+        return self.created + self.skipped
 
-class Token(NamedTuple):
-    """A page's one-time token, by its digest, which is bound to one session and one action."""
-
-    digest: bytes
-    expires_at: datetime
-    used_at: datetime | None
+    @property
+    def is_done(self) -> bool:
+        """True when all have been."""
+        return self.rows_done == self.rows_in_all
 
 
 class Movement(NamedTuple):
@@ -152,6 +156,16 @@ class StockChange(NamedTuple):
     """The token of the lock under which the change is made: a row refuses all lower ones."""
 
 
+class ImportProgress(NamedTuple):
+    """One guarded change of an import's record: it holds only with `seen` rows done."""
+
+    source: str
+    job: str
+    seen: int
+    created: int
+    skipped: int
+
+
 class ReservationChange(NamedTuple):
     """One guarded change of a reservation's state: it holds only at `seen_version`."""
 
@@ -168,12 +182,13 @@ class Wanted:
     """Which rows a batch of commands must see. Sets of keys; a key may lead nowhere."""
 
     reservations: set[UUID] = field(default_factory=set)
+    own_reservations: set[tuple[UUID, str]] = field(default_factory=set)
+    """(id, source): only if the reservation is that source's."""
     identities: set[Identity] = field(default_factory=set)
     stock: set[Key] = field(default_factory=set)
     refunds: set[Identity] = field(default_factory=set)
     adjustments: set[Identity] = field(default_factory=set)
     import_jobs: set[tuple[str, str]] = field(default_factory=set)
-    tokens: set[bytes] = field(default_factory=set)
     overdue: set[Key] = field(default_factory=set)
 
 
@@ -187,7 +202,6 @@ class Snapshot:
     refunds: dict[Identity, Refund] = field(default_factory=dict)
     adjustments: dict[Identity, Adjustment] = field(default_factory=dict)
     import_jobs: dict[tuple[str, str], ImportJob] = field(default_factory=dict)
-    tokens: dict[bytes, Token] = field(default_factory=dict)
     overdue: frozenset[Key] = frozenset()
     """The stock rows whose overdue holds are among `reservations`."""
 
@@ -196,14 +210,13 @@ class Snapshot:
 class Writes:
     """The net effect of a plan, one entry a row, every list in the order rows are locked in."""
 
-    tokens_consumed: list[tuple[bytes, datetime]] = field(default_factory=list)
-    """Tokens (digest, moment), each of which must still be unused."""
     reservations_created: list[Reservation] = field(default_factory=list)
     reservations_changed: list[ReservationChange] = field(default_factory=list)
     lines_changed: list[tuple[UUID, Line]] = field(default_factory=list)
     refunds_created: list[Refund] = field(default_factory=list)
     adjustments_created: list[Adjustment] = field(default_factory=list)
     import_jobs_created: list[ImportJob] = field(default_factory=list)
+    import_jobs_changed: list[ImportProgress] = field(default_factory=list)
     stock_created: list[Stock] = field(default_factory=list)
     stock_changed: list[StockChange] = field(default_factory=list)
     stock_pinned: list[tuple[str, str, int]] = field(default_factory=list)
@@ -220,4 +233,5 @@ class Writes:
             or self.stock_created
             or self.stock_changed
             or self.import_jobs_created
+            or self.import_jobs_changed
         )

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import asyncpg
 
 from db.address import connection_arguments, read_address
-from db.database import Database
+from db.database import Database, DatabaseError
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
 
@@ -65,5 +65,10 @@ class Sandbox:
         connection = await asyncpg.connect(**connection_arguments(self._url))
         try:
             await connection.execute(statement)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise DatabaseError(
+                f"the role of the lab's server may not create databases ({error}): name one that"
+                " may with --database-url, or leave it out for a private server"
+            ) from None
         finally:
             await connection.close()

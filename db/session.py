@@ -3,7 +3,7 @@
 A session is ours alone, or it is shared: a pooler in transaction mode gives it to us from BEGIN to
 COMMIT and to others in between. On a session of ours the settings are in force from its start, and
 statements are prepared once. On a shared one each BEGIN brings the settings along, in the same
-round trip, and statements have no name that a pooler could lose (docs/decisions.md, ?).
+round trip, and statements have no name that a pooler could lose (docs/decisions.md, 27).
 """
 
 import time

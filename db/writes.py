@@ -1,10 +1,10 @@
 """Apply: a plan's net writes as one statement, each part guarded by what the plan relied on.
 
-The parts run in the order the guards need: first one-time tokens are consumed and whatever has a
-unique key is inserted, then reservations change state at the version that was seen, and only if
-all of that went in is stock touched, row by row in the order of (sku, location); the ledger's
-lines come last and take their version from the stock row they describe. A part that wrote fewer
-rows than planned is a conflict, and the caller rolls everything back.
+The parts run in the order the guards need: first whatever has a unique key is inserted, then
+reservations change state at the version that was seen, and only if all of that went in is stock
+touched, row by row in the order of (sku, location); the ledger's lines come last and take their
+version from the stock row they describe. A part that wrote fewer rows than planned is a conflict,
+and the caller rolls everything back.
 """
 
 from dataclasses import dataclass
@@ -57,16 +57,6 @@ PARTS = {
     part.name: part
     for part in (
         Part(
-            "token_consumed",
-            "digest bytea, used_at timestamptz",
-            """
-            UPDATE page_token SET used_at = new.used_at FROM {rows}
-            WHERE page_token.digest = new.digest AND page_token.used_at IS NULL
-            RETURNING 1
-            """,
-            gates=True,
-        ),
-        Part(
             "reservation_created",
             "id uuid, source text, seq text, state text, version int, hold_seconds int,"
             " expires_at timestamptz, metadata json, shortages json, created_at timestamptz,"
@@ -107,11 +97,24 @@ PARTS = {
         ),
         Part(
             "import_job_created",
-            "source text, job text, digest text, created int, skipped int, created_at timestamptz",
+            "source text, job text, digest text, rows_in_all int, created int, skipped int,"
+            " created_at timestamptz",
             """
-            INSERT INTO import_job (source, job, digest, created, skipped, created_at)
+            INSERT INTO import_job (source, job, digest, rows_in_all, created, skipped, created_at)
             SELECT * FROM {rows}
             ON CONFLICT DO NOTHING
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "import_job_changed",
+            "source text, job text, seen int, created int, skipped int",
+            """
+            UPDATE import_job SET created = new.created, skipped = new.skipped
+            FROM {rows}
+            WHERE import_job.source = new.source AND import_job.job = new.job
+                AND import_job.created + import_job.skipped = new.seen
             RETURNING 1
             """,
             gates=True,
@@ -294,9 +297,6 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
     created = writes.reservations_created
     refunds = writes.refunds_created
     return {
-        "token_consumed": [
-            (f"\\x{digest.hex()}", used_at) for digest, used_at in writes.tokens_consumed
-        ],
         "reservation_created": [
             (*row[:7], json_text(row.metadata), json_text(row.shortages), *row[9:11])
             for row in created
@@ -328,6 +328,7 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
             for row in writes.adjustments_created
         ],
         "import_job_created": list(writes.import_jobs_created),
+        "import_job_changed": list(writes.import_jobs_changed),
         "reservation_changed": list(writes.reservations_changed),
         "stock_created": [
             (*row[:7], row.created_at, row.updated_at) for row in writes.stock_created

@@ -1,16 +1,20 @@
 """What is done to a database before it serves: the first admin key and the demo's stock."""
 
 import hashlib
-import os
 from pathlib import Path
+
+import structlog
 
 from db import keys, lists
 from db.database import Database
+from db.files import make_directory, write_private
 from db.strategies.guard import Guard
-from service.auth import ensure_admin_key, new_key
+from service.auth import end_other_first_keys, ensure_admin_key, new_key
 from service.commands import ImportStock
 from service.ledger import Ledger
 from service.settings import Settings
+
+log = structlog.get_logger()
 
 KEY_FILE = "admin.key"
 
@@ -31,15 +35,24 @@ async def ensure_first_key(database: Database, settings: Settings) -> None:
     """Make sure there is an admin key: the operator's, the one in the data directory, or a new one.
 
     A database that has an admin key already gets no second one from a directory without a key file.
+    A key that the operator chooses takes the place of the one before, which ends.
     """
     file = settings.data_dir / KEY_FILE
-    key = settings.admin_key or _read(file)
+    chosen, filed = settings.first_admin_key(), _read(file)
+    key = chosen or filed
     if key is None:
         if await database.read(keys.has_admin):
             return
         key = new_key()
-    _write(file, key)
+    try:
+        _write(file, key)
+    except OSError as error:
+        if chosen is None:  # nobody would know the key
+            raise
+        log.warning("admin_key_not_written", file=str(file), error=str(error))
     await ensure_admin_key(database, key)
+    if chosen is not None and await end_other_first_keys(database, key, filed):
+        log.warning("admin_key_replaced", reason="another one was chosen; the one before has ended")
 
 
 async def load_demo(database: Database) -> bool:
@@ -63,9 +76,5 @@ def _write(file: Path, key: str) -> None:
     """Write the key for its owner's eyes only, whole or not at all."""
     if _read(file) == key:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(key + "\n")
-    aside.replace(file)
+    make_directory(file.parent)
+    write_private(file, key + "\n")

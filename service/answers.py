@@ -8,13 +8,20 @@ from litestar.types import Receive, Scope, Send
 
 from service import metrics
 from service.commands import Done
+from service.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
 from service.errors import ServiceError
+from service.headers import matches
 from service.schemas import encode
 
 Header = tuple[bytes, bytes]
 
+API = b"/v1"
+
 JSON = (b"content-type", b"application/json")
 PROBLEM = (b"content-type", b"application/problem+json")
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+PRIVATE = (b"cache-control", b"private, no-cache")
+NOT_STORED = (b"cache-control", b"no-store")
 REPLAYED = (b"idempotency-replayed", b"true")
 
 _COUNTERS: dict[tuple[str, str, int], Any] = {}
@@ -23,12 +30,24 @@ _COUNTERS: dict[tuple[str, str, int], Any] = {}
 class Answer:
     """A complete response, sent as it is: Litestar takes any ASGI application as one."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "gzipped", "headers", "is_secret", "status")
 
-    def __init__(self, status: int, headers: list[Header], body: bytes) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: list[Header],
+        body: bytes,
+        *,
+        gzipped: bytes | None = None,
+        is_secret: bool = False,
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.gzipped = gzipped
+        """The body as gzip has it, if that is known already."""
+        self.is_secret = is_secret
+        """It is never compressed: its length would tell what it holds (BREACH, 2013)."""
 
     def to_asgi_response(self, *_: Any, **__: Any) -> "Answer":
         """Be what Litestar asks of the response of an exception handler."""
@@ -36,10 +55,20 @@ class Answer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the response and count it."""
+        body = self.body
+        self.headers.append(NOSNIFF)
+        if len(body) > COMPRESSED_FROM and not self.is_secret:
+            self.headers.append(VARY)
+            if accepts_gzip(scope["headers"]):
+                body = self.gzipped or await compress(body)
+                self.headers.append(GZIP)
+        if scope["raw_path"].startswith(API):
+            is_read = scope.get("method") == "GET"
+            self.headers.append(PRIVATE if is_read else NOT_STORED)
         if self.status not in (204, 304):
-            self.headers.append((b"content-length", b"%d" % len(self.body)))
+            self.headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
         route = (scope.get("path_template") or "unknown", str(scope.get("method")), self.status)
         if route not in _COUNTERS:
             _COUNTERS[route] = metrics.REQUESTS.labels(*route)
@@ -72,20 +101,15 @@ def resource_answer(
 
 def single_answer(value: Any, version: int, if_none_match: bytes | None) -> Answer:
     """Return a resource that was read, or 304 when the client has this version already."""
-    if if_none_match is not None and _matches(if_none_match, version):
-        return Answer(304, [etag(version)], b"")
-    return json_answer(200, value, etag(version))
+    tag = etag(version)
+    if if_none_match is not None and matches(if_none_match, tag[1]):
+        return Answer(304, [tag], b"")
+    return json_answer(200, value, tag)
 
 
 def etag(version: int) -> Header:
     """Return the header that names a version."""
     return b"etag", b'"%d"' % version
-
-
-def _matches(if_none_match: bytes, version: int) -> bool:
-    """Weak comparison (RFC 9110, 13.1.2)."""
-    tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
-    return b"*" in tags or b'"%d"' % version in tags
 
 
 def stock_path(sku: str, location: str) -> str:

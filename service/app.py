@@ -13,6 +13,7 @@ from litestar.types import Scope
 from db import database as db
 from db.strategies import open_strategy
 from service.answers import Answer, Header, problem_answer
+from service.audits import Audits
 from service.auth import Keys
 from service.coalescer import Coalescer, Limits
 from service.errors import (
@@ -24,11 +25,13 @@ from service.errors import (
     ServiceError,
     Unavailable,
 )
+from service.imports import Imports
 from service.ledger import Ledger
 from service.rate_limit import RateLimit
-from service.requests import HttpRequest
+from service.requests import HttpRequest, note_refusal
 from service.retry import RetryPolicy
 from service.routes import operations, pages, reservations, stock
+from service.routes.nowhere import nothing_at
 from service.services import Services
 from service.settings import Settings
 from service.sweeper import sweep_forever
@@ -38,18 +41,55 @@ log = structlog.get_logger()
 
 NOWHERE = "/-"
 """A path that no route has."""
+NO_METHOD = "NONE"
+"""A method that no route has: the router refuses it and lists those that the address has."""
+ONCE = (b"host", b"authorization", b"idempotency-key")
+"""Headers of which a second line would leave open which one counts."""
 
 
 class Application(Litestar):
-    """Litestar, but paths stay percent-encoded: a SKU may have a slash in its name."""
+    """Litestar, but HEAD is answered wherever GET is, and OPTIONS lists what 405 lists.
+
+    Paths stay percent-encoded: a SKU may have a slash in its name.
+    """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
+            refusal = _refuse_head(scope["headers"])
+            if refusal is not None:
+                await problem_answer(refusal, _path(scope))(scope, receive, send)
+                return
             path = scope["raw_path"].decode("utf-8", "replace")
             is_odd = "//" in path or (path.endswith("/") and path != "/")
             scope["path"] = NOWHERE if is_odd else path  # Litestar would overlook empty segments
+            if scope["method"] == "HEAD":
+                scope, send = {**scope, "method": "GET"}, _without_body(send)
+            elif scope["method"] == "OPTIONS":
+                scope = {**scope, "method": NO_METHOD}
         await super().__call__(scope, receive, send)
+
+
+def _refuse_head(headers: list[Header]) -> InvalidRequest | None:
+    """The refusal of a head that lacks Host, or has two lines of what may be there once."""
+    names = [name for name, _ in headers if name in ONCE]
+    for name in ONCE:
+        if names.count(name) > 1:
+            return InvalidRequest.at(name.decode().title(), "is given twice")
+    if b"host" not in names:
+        return InvalidRequest.at("Host", "is missing")
+    return None
+
+
+def _without_body(send: Any) -> Any:
+    """Send the head of an answer as it is, and nothing behind it."""
+
+    async def send_head(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_head
 
 
 def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
@@ -111,12 +151,15 @@ def build_services(settings: Settings) -> Services:
         queued_commands_max=settings.queue_max,
         drain_seconds_max=settings.drain_seconds,
     )
+    coalescer = Coalescer(ledger, limits)
     return Services(
         settings=settings,
         database=database,
         keys=Keys(database, rate_limit),
         rate_limit=rate_limit,
-        coalescer=Coalescer(ledger, limits),
+        coalescer=coalescer,
+        audits=Audits(database),
+        imports=Imports(coalescer),
     )
 
 
@@ -132,6 +175,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _refuse(request: HttpRequest, error: ServiceError, *headers: Header) -> Answer:
+    note_refusal(request, error)
     if pages.wants_page(request):
         return pages.refuse(request, error, *headers)
     return problem_answer(error, _path(request.scope), *headers)
@@ -148,11 +192,14 @@ def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
 def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
     """Litestar's own refusals, in our words."""
     if isinstance(error, MethodNotAllowedException):
-        allow = (error.headers or {}).get("allow", "").encode()
-        refusal = MethodNotAllowed("The resource does not know this method.")
-        return _refuse(request, refusal, (b"allow", allow))
+        methods = (error.headers or {}).get("allow", "").split(", ")
+        methods += ["HEAD"] if "GET" in methods else []
+        allow = (b"allow", ", ".join(sorted(methods)).encode())
+        if request.scope["method"] == NO_METHOD:
+            return Answer(204, [allow], b"")
+        return _refuse(request, MethodNotAllowed("The resource does not know this method."), allow)
     if error.status_code == 404:
-        return _refuse(request, NotFound("There is nothing at this address."))
+        return _refuse(request, NotFound(nothing_at(_path(request.scope))))
     if error.status_code < 500:
         return _refuse(request, InvalidRequest.at("request", error.detail))
     return _fail(request, error)

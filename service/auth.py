@@ -121,12 +121,19 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-async def store_key(database: Database, key: str, source: str, scopes: list[str]) -> UUID:
-    """Store a key's digest with its source and scopes; return the credential's id."""
+async def store_key(
+    database: Database, key: str, source: str, scopes: list[str], *, is_first: bool = False
+) -> UUID:
+    """Store a key's digest with its source and scopes; return the credential's id.
+
+    `is_first` marks the admin key that a service was started with.
+    """
     id_ = uuid4()
 
     async def work(transaction: Transaction) -> None:
-        await keys.create(transaction.connection, id_, digest(key.encode()), source, scopes)
+        await keys.create(
+            transaction.connection, id_, digest(key.encode()), source, scopes, is_first=is_first
+        )
 
     await database.transact(work)
     return id_
@@ -136,4 +143,17 @@ async def ensure_admin_key(database: Database, key: str) -> None:
     """Make sure that this key exists, with the scope admin; a revoked one stays revoked."""
     found = await database.read(lambda connection: keys.find_any(connection, digest(key.encode())))
     if not found:
-        await store_key(database, key, "admin", ["admin"])
+        await store_key(database, key, "admin", ["admin"], is_first=True)
+
+
+async def end_other_first_keys(database: Database, key: str, before: str | None) -> bool:
+    """Revoke the admin keys that services were started with before, and the key `before`.
+
+    True when there was one.
+    """
+    others = [] if before is None else [digest(before.encode())]
+
+    async def work(transaction: Transaction) -> bool:
+        return await keys.revoke_first(transaction.connection, digest(key.encode()), others)
+
+    return await database.transact(work)

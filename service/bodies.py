@@ -1,9 +1,6 @@
-"""What comes in: request bodies, validated once, from their bytes."""
+"""What comes in: the bodies' models, validated from their bytes by `service.parsing`."""
 
-import json
-import re
-from collections.abc import Iterator
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import (
@@ -11,12 +8,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StringConstraints,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 from pydantic.config import JsonDict
+from pydantic_core import CoreSchema
 
 from service.errors import InvalidRequest
 
@@ -26,26 +22,38 @@ HOLD_SECONDS_MAX = 604_800
 UNITS_MAX = 1_000_000_000_000
 BATCH_MAX = 1_000
 BATCH_LINES_MAX = 10_000
+METADATA_MAX = 16
 VERSION_MAX = 2**63 - 1
 
-Location: TypeAlias = tuple[int | str, ...]
-"""Where in a body a value is: the names and indexes that lead there."""
+NAME_MAX = 128
+"""Characters of a SKU, location, source or seq."""
 
-TEXT = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
-"""No control characters, no surrounding spaces."""
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+INVISIBLE = (  # what Unicode has programs show as nothing, but for what emoji end in
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+)
+AT_NO_END = rf"\s{CONTROL}{INVISIBLE}"
+AT_NO_BEGINNING = rf"{AT_NO_END}\ufe00-\ufe0f"  # these choose between variants of what they follow
+TEXT = rf"^[^{AT_NO_BEGINNING}]([^{CONTROL}]*[^{AT_NO_END}])?$"
+"""No control characters, no spaces or invisible characters around it."""
+
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL takes no NUL."""
 
 
 def _no_dots(value: str) -> str:
     if value in (".", ".."):
-        raise ValueError("'.' and '..' can't be addressed in a path")
+        raise ValueError("must not be . or .., which can't be addressed in a path")
     return value
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=TEXT)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_MAX, pattern=TEXT)]
 Place = Annotated[Name, AfterValidator(_no_dots)]
-Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
-MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")]
-MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
+Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=NO_NUL)]
+StockName = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
+MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
+MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
 Units = Annotated[int, Field(ge=0, le=UNITS_MAX)]
@@ -66,17 +74,26 @@ REFUND_EXAMPLE: JsonDict = {
 
 
 class Body(BaseModel):
-    """A request's body: unknown members and other types than the named ones are refused."""
+    """A request's body. Other types than the named ones are refused, and so are unknown members.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    Unknown members are not pydantic's to refuse: it makes an error of each of a million of them.
+    `service.parsing` compares `members` with what the JSON has, and then looks for the first ones.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonDict:
+        """Say in the schema, too, that unknown members are refused."""
+        schema = handler(core_schema)
+        handler.resolve_ref_schema(schema)["additionalProperties"] = False
+        return schema
 
     def members(self) -> int:
-        """How many members the JSON had, here and below, if it named none of them twice."""
+        """How many members the JSON had, here and below, if it has no others and none twice."""
         return len(self.model_fields_set)
-
-    def refuse_duplicate(self, location: Location) -> None:
-        """Raise `InvalidRequest` for a member named twice: which one counts is anyone's guess."""
-        raise _named_twice(location)
 
 
 class LineBody(Body):
@@ -87,7 +104,7 @@ class LineBody(Body):
     quantity: Quantity = Field(examples=[2])
 
 
-Lines = Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX)]
+Lines = Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX, fail_fast=True)]
 
 
 class LinesBody(Body):
@@ -110,9 +127,9 @@ class ReserveBody(LinesBody):
     id: UUID | None = None
     lines: Lines
     hold_seconds: HoldSeconds | None = Field(None, examples=[900])
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(
-        default_factory=dict, examples=[{"cart": "c-77"}]
-    )
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue], Field(max_length=METADATA_MAX, fail_fast=True)
+    ] = Field(default_factory=dict, examples=[{"cart": "c-77"}])
 
     def members(self) -> int:
         """Count the metadata's members too."""
@@ -126,38 +143,14 @@ class InvalidEntry:
         self.error = error
 
 
-def _entry(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return handler(value)
-    except ValidationError as error:
-        return InvalidEntry(invalid(error))
-
-
 class BatchBody(Body):
     """Many reservations, each of which stands for itself."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reservations": [RESERVE_EXAMPLE]}]})
 
     reservations: Annotated[
-        list[Annotated[ReserveBody, WrapValidator(_entry)]],
-        Field(min_length=1, max_length=BATCH_MAX),
+        list[ReserveBody], Field(min_length=1, max_length=BATCH_MAX, fail_fast=True)
     ]
-
-    def members(self) -> int:
-        """Count the entries' members too; -1 when there is an invalid one to look into."""
-        if any(isinstance(entry, InvalidEntry) for entry in self.reservations):
-            return -1
-        return super().members() + sum(entry.members() for entry in self.reservations)
-
-    def refuse_duplicate(self, location: Location) -> None:
-        """Refuse only the entry that the member is in; like all else about it, it stands alone."""
-        match location:
-            case ("reservations", int(index), *rest) if rest:
-                if not isinstance(self.reservations[index], InvalidEntry):
-                    refusal = InvalidEntry(_named_twice(tuple(rest)))
-                    self.reservations[index] = refusal  # type: ignore[call-overload] # see _entry
-            case _:
-                super().refuse_duplicate(location)
 
 
 class ConfirmBody(LinesBody):
@@ -196,9 +189,7 @@ class StockBody(Body):
     )
 
     available: Units = Field(examples=[100])
-    name: Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")] | None = Field(
-        None, examples=["White hanging heart T-light holder"]
-    )
+    name: StockName | None = Field(None, examples=["White hanging heart T-light holder"])
     low_stock_at: Units | None = Field(None, examples=[10])
 
 
@@ -214,96 +205,3 @@ class AdjustBody(Body):
     delta: Annotated[int, Field(ge=-UNITS_MAX, le=UNITS_MAX)] = Field(examples=[-3])
     reason: Annotated[Printable, StringConstraints(min_length=1)] = Field(examples=["broken"])
     expected_version: Annotated[int, Field(ge=1, le=VERSION_MAX)] | None = None
-
-
-B = TypeVar("B", bound=Body)
-
-
-def parse(model: type[B], raw: bytes) -> B:
-    """Validate a body from its bytes. Raises `InvalidRequest` that names every wrong value."""
-    try:
-        try:
-            body = model.model_validate_json(raw)
-        except ValidationError as error:
-            usable = _usable(raw)
-            if usable == raw or error.errors(include_input=False)[0]["type"] != "json_invalid":
-                raise
-            raw, body = usable, model.model_validate_json(usable)
-    except ValidationError as error:
-        raise invalid(error) from None
-    if raw.count(b":") != body.members():
-        for location in _duplicates(raw):
-            body.refuse_duplicate(location)
-    return body
-
-
-def _usable(raw: bytes) -> bytes:
-    """Put other bad values in place of those for which the parser gives up the whole body.
-
-    A NUL for half a character (a lone surrogate), and of a number the digits that the parser can
-    take: validation refuses these as well, but it names them and, in a batch, only their entry.
-    """
-    raw = _ESCAPE.sub(lambda found: rb"\u0000" if found["lone"] else found[0], raw)
-    return _LONG_NUMBER.sub(rb"\1", raw)
-
-
-_ESCAPE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair, which is fine
-    rb"|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
-_LONG_NUMBER = re.compile(rb"([0-9]{4000})[0-9]+")
-
-
-def invalid(error: ValidationError) -> InvalidRequest:
-    """Return the refusal that names each wrong value by its path and says what is wrong."""
-    errors = [
-        {"path": path(item["loc"]) or "body", "message": item["msg"]}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    return InvalidRequest(f"{errors[0]['path']}: {errors[0]['message']}", errors=errors)
-
-
-def path(location: Location) -> str:
-    """Return a value's path as a client would write it: lines[0].quantity."""
-    written = ""
-    for step in location:
-        if isinstance(step, int):
-            written += f"[{step}]"
-        else:
-            written += f".{step}" if written else step
-    return written
-
-
-class _Members(list[tuple[str, Any]]):
-    """A JSON object with all its members, the repeated ones too."""
-
-
-def _duplicates(raw: bytes) -> Iterator[Location]:
-    """Find every member that an object names twice.
-
-    There are more colons in the bytes than members in the model, which a colon in a string
-    explains just as well; so this looks.
-    """
-    try:
-        # Numbers stay as they are written: those of an invalid entry may be of any length.
-        value = json.loads(raw, object_pairs_hook=_Members, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):  # only within a batch's invalid entry
-        raise InvalidRequest.at("body", "can't be read") from None
-    return _duplicates_in(value, ())
-
-
-def _duplicates_in(value: Any, location: Location) -> Iterator[Location]:
-    if isinstance(value, _Members):
-        seen: set[str] = set()
-        for name, member in value:
-            if name in seen:
-                yield (*location, name)
-            seen.add(name)
-            yield from _duplicates_in(member, (*location, name))
-    elif isinstance(value, list):
-        for index, member in enumerate(value):
-            yield from _duplicates_in(member, (*location, index))
-
-
-def _named_twice(location: Location) -> InvalidRequest:
-    return InvalidRequest.at(path(location), "is named twice")

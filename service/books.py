@@ -18,6 +18,7 @@ from db.rows import (
     Adjustment,
     Identity,
     ImportJob,
+    ImportProgress,
     Key,
     Line,
     Movement,
@@ -27,16 +28,10 @@ from db.rows import (
     Snapshot,
     Stock,
     StockChange,
-    Token,
     Writes,
 )
-from service.errors import Forbidden, UnknownSku
+from service.errors import UnknownSku
 from service.lifecycle import State
-
-FORM_REFUSED = (
-    "This form can't be used: it is too old, belongs to another session, or is not one of ours."
-    " Open the page again."
-)
 
 
 class Row:
@@ -106,7 +101,6 @@ class Books:
         self.refunds: dict[Identity, Refund] = dict(snapshot.refunds)
         self.adjustments: dict[Identity, Adjustment] = dict(snapshot.adjustments)
         self.import_jobs: dict[tuple[str, str], ImportJob] = dict(snapshot.import_jobs)
-        self.tokens: dict[bytes, Token] = dict(snapshot.tokens)
         self.touched: set[UUID] = set()
         self.movements: list[Movement] = []
         self.reliances: list[list[Key]] = []
@@ -139,7 +133,9 @@ class Books:
         if not unknown:
             return None
         self.reliances.append(keys)
-        return UnknownSku("A SKU is not stocked at that location.", unknown=unknown)
+        others = f", nor are {len(unknown) - 1} others" if unknown[1:] else ""
+        detail = "{sku} is not stocked at {location}".format(**unknown[0])
+        return UnknownSku(f"{detail}{others}.", unknown=unknown)
 
     def shortages(self, lines: tuple[Line, ...]) -> list[dict[str, Any]]:
         """Return an entry for each line that asks for more than is available."""
@@ -153,20 +149,6 @@ class Books:
             for line in lines
             if (row := self.row(line.key)) is not None and line.quantity > row.available
         ]
-
-    def refuse_token(self, digest: bytes | None, at: datetime) -> Forbidden | None:
-        """Return the refusal of a one-time token that may not be used (any more)."""
-        if digest is None:
-            return None
-        token = self.tokens.get(digest)
-        if token is None or token.used_at is not None or at >= token.expires_at:
-            return Forbidden(FORM_REFUSED)
-        return None
-
-    def consume_token(self, digest: bytes | None, at: datetime) -> None:
-        """Use up the one-time token of an effect, together with it."""
-        if digest is not None:
-            self.tokens[digest] = self.tokens[digest]._replace(used_at=at)
 
     def move(
         self,
@@ -211,10 +193,10 @@ class Books:
     def writes(self) -> Writes:
         """Return the net writes with their guards, in the order rows are locked in."""
         writes = Writes(
-            tokens_consumed=_consumed(self.tokens, self.snapshot.tokens),
             refunds_created=_added(self.refunds, self.snapshot.refunds),
             adjustments_created=_added(self.adjustments, self.snapshot.adjustments),
             import_jobs_created=_added(self.import_jobs, self.snapshot.import_jobs),
+            import_jobs_changed=_progress(self.import_jobs, self.snapshot.import_jobs),
             movements=self.movements,
             apply_before=self.apply_before,
         )
@@ -276,11 +258,11 @@ def _added(after: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[Any]:
     return [value for key, value in sorted(after.items()) if key not in before]
 
 
-def _consumed(
-    after: Mapping[bytes, Token], before: Mapping[bytes, Token]
-) -> list[tuple[bytes, datetime]]:
+def _progress(
+    after: Mapping[Identity, ImportJob], before: Mapping[Identity, ImportJob]
+) -> list[ImportProgress]:
     return [
-        (digest, token.used_at)
-        for digest, token in sorted(after.items())
-        if token.used_at is not None and before[digest].used_at is None
+        ImportProgress(*key, seen.rows_done, after[key].created, after[key].skipped)
+        for key, seen in sorted(before.items())
+        if after[key] != seen
     ]

@@ -1,10 +1,11 @@
 """The command line: serve, keys, audit, migrations, imports, the replay of real orders."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,12 +30,23 @@ DATABASE = ("database_url", "data_dir")
 
 def main() -> None:
     """Run the command line; a failure that is foreseen is one sentence on stderr and exit 1."""
+    _leave_closed_home()
     try:
         cli(prog_name="holdfast")
     except (DatabaseError, EmbeddedError, OSError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         click.echo(f"holdfast: {str(error) or type(error).__name__}{cause}", err=True)
         sys.exit(1)
+
+
+def _leave_closed_home() -> None:
+    """Name a home that does not exist where ours can't be entered.
+
+    The driver looks there for certificates, and fails if it may not look.
+    """
+    with suppress(RuntimeError):  # a user without a name has none, which the driver knows
+        if not os.access(Path.home(), os.X_OK):
+            os.environ["HOME"] = "/nonexistent"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,14 +82,31 @@ def _option(name: str, field: "FieldInfo") -> Callable[[F], F]:
 
 def read_settings(given: dict[str, Any]) -> Settings:
     """Return the settings: flags that were given, then the environment, then the defaults."""
+    _ignore_foreign_port()
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{name: value for name, value in given.items() if value})
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{str(item['loc'][0]).lower().replace('_', '-')}: {item['msg']}"
-            for item in error.errors()
+        raise click.UsageError("; ".join(map(_complaint, error.errors()))) from None
+
+
+def _complaint(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(message)
+    name = str(error["loc"][0]).lower()
+    return f"{name.replace('_', '-')} (HOLDFAST_{name.upper()}): {message}"
+
+
+def _ignore_foreign_port() -> None:
+    """Drop the HOLDFAST_PORT that Kubernetes sets for a service called holdfast."""
+    port = os.environ.get("HOLDFAST_PORT", "")
+    if "://" in port:
+        del os.environ["HOLDFAST_PORT"]
+        click.echo(
+            f"holdfast: HOLDFAST_PORT={port} is ignored: it is the address that Kubernetes gives to"
+            " a service of this name; set HOLDFAST_PORT to a number, or use --port",
+            err=True,
         )
-        raise click.UsageError(wrong) from None
 
 
 @cli.command()
@@ -118,11 +147,11 @@ def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> Non
 
     if source is None and "admin" not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
-    value = new_key()
+    owner, value = _source("admin" if source is None else source), new_key()
 
     async def work(database: Database) -> None:
-        id_ = await store_key(database, value, _source(source or "admin"), sorted(set(scopes)))
-        click.echo(f"key {id_} of {source or 'admin'}: {', '.join(sorted(set(scopes)))}", err=True)
+        id_ = await store_key(database, value, owner, sorted(set(scopes)))
+        click.echo(f"key {id_} of {owner}: {', '.join(sorted(set(scopes)))}", err=True)
 
     _with_database(given, work)
     click.echo(value)
@@ -275,35 +304,44 @@ def db() -> None:
 
 
 @db.command("upgrade")
-@settings_options(*DATABASE)
+@settings_options("database_url", "migrate_database_url", "data_dir")
 def upgrade_database(**given: Any) -> None:
     """Bring the schema up to date; safe to run many times, at once too."""
     from db.migrate import upgrade  # noqa: PLC0415 - keeps `serve` quick to start
 
-    _with_database(given, upgrade)
+    def work(database: Database, settings: Settings) -> Coroutine[Any, Any, None]:
+        return upgrade(database, settings.migrate_database_url)
+
+    _with_settings(given, work)
     click.echo("the schema is up to date")
 
 
 def _source(value: str) -> str:
     """Check a source as requests do."""
-    from pydantic import TypeAdapter  # noqa: PLC0415 - keeps `serve` quick to start
-
-    from service.bodies import Name  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.errors import InvalidRequest  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.names import name_at  # noqa: PLC0415 - see above
 
     try:
-        return TypeAdapter(Name).validate_python(value)
-    except ValidationError as error:
-        raise click.UsageError(f"--source: {error.errors()[0]['msg']}") from None
+        return name_at("--source", value)
+    except InvalidRequest as error:
+        raise click.UsageError(error.detail) from None
 
 
 def _with_database(given: dict[str, Any], work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
-    """Run `work` on the database of these settings: a named one, or that of a running service."""
-    with _url(read_settings(given)) as url:
+    """Run `work` as the role that serves the database of these settings."""
+    return _with_settings(given, lambda database, _settings: work(database))
+
+
+def _with_settings(
+    given: dict[str, Any], work: Callable[[Database, Settings], Coroutine[Any, Any, T]]
+) -> T:
+    """Run `work` with the roles' addresses too: named ones, or those of a private PostgreSQL."""
+    with _located(read_settings(given)) as settings:
 
         async def run() -> T:
-            database = Database(url, pool_size=3)
+            database = Database(str(settings.database_url), pool_size=3)
             try:
-                return await work(database)
+                return await work(database, settings)
             finally:
                 await database.close()
 
@@ -311,12 +349,16 @@ def _with_database(given: dict[str, Any], work: Callable[[Database], Coroutine[A
 
 
 @contextmanager
-def _url(settings: Settings) -> Iterator[str]:
-    """The database's address; the private PostgreSQL is started if it does not run."""
-    from db.embedded import DataDirectoryInUse, EmbeddedPostgres  # noqa: PLC0415 - see above
+def _located(settings: Settings) -> Iterator[Settings]:
+    """Say where the database is; the private PostgreSQL is started if it does not run."""
+    from db.embedded import (  # noqa: PLC0415 - see above
+        DataDirectoryInUse,
+        EmbeddedPostgres,
+        find_addresses,
+    )
 
     if settings.database_url is not None:
-        yield settings.database_url
+        yield settings
         return
     file = settings.data_dir / "database.url"
     if not file.exists():
@@ -328,9 +370,9 @@ def _url(settings: Settings) -> Iterator[str]:
         postgres = EmbeddedPostgres(settings.data_dir, settings.pg_bin)
         postgres.start()
     except DataDirectoryInUse:
-        yield file.read_text().strip()
+        yield settings.at(find_addresses(settings.data_dir))
         return
     try:
-        yield postgres.url
+        yield settings.at(postgres.addresses)
     finally:
         postgres.stop()

@@ -24,6 +24,18 @@ class Caller:
         """True when the caller may know of that source's reservations."""
         return self.every_source or source == self.source
 
+    @property
+    def only_source(self) -> str | None:
+        """The one source whose reservations the caller may know of; None for every source's."""
+        return None if self.every_source else self.source
+
+    def want(self, wanted: Wanted, id_: UUID) -> None:
+        """Name a reservation, to be seen only if the caller may know of it."""
+        if self.every_source:
+            wanted.reservations.add(id_)
+        else:
+            wanted.own_reservations.add((id_, self.source))
+
 
 @dataclass(slots=True)
 class Reserve:
@@ -36,15 +48,11 @@ class Reserve:
     hold_seconds: int | None
     metadata: Mapping[str, str]
     effective_id: UUID
-    token: bytes | None = None
-    """The digest of the one-time token that is consumed with the effect; a form sends one."""
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
         wanted.reservations.add(self.effective_id)
         wanted.identities.add((self.source, self.seq))
-        if self.token is not None:
-            wanted.tokens.add(self.token)
         for line in self.lines:
             wanted.stock.add((line.sku, line.location))
 
@@ -59,7 +67,7 @@ class Confirm:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
 
 
 @dataclass(slots=True)
@@ -71,7 +79,7 @@ class Cancel:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
 
 
 @dataclass(slots=True)
@@ -84,7 +92,7 @@ class Extend:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
 
 
 @dataclass(slots=True)
@@ -107,8 +115,6 @@ class RefundUnits:
     seq: str
     lines: tuple[Line, ...] | None
     reason: str | None
-    token: bytes | None = None
-    """As in `Reserve`."""
 
     @property
     def identity(self) -> Identity:
@@ -117,10 +123,8 @@ class RefundUnits:
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
-        wanted.reservations.add(self.id)
+        self.caller.want(wanted, self.id)
         wanted.refunds.add(self.identity)
-        if self.token is not None:
-            wanted.tokens.add(self.token)
 
 
 @dataclass(slots=True)
@@ -177,13 +181,17 @@ class DeleteStock:
 
 @dataclass(slots=True)
 class ImportStock:
-    """Create the stock rows that are missing, once for each job name."""
+    """Create the stock rows that are missing, once for each job name: all of them, or a part."""
 
     source: str
     job: str
     digest: str
     rows: tuple[tuple[str, str, int, str | None], ...]
     """(sku, location, available, name), each stock row once."""
+    first: int = 0
+    """The place of the first of these rows among all of the job's."""
+    rows_in_all: int | None = None
+    """How many the job has; None when these are all."""
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows this command must see."""
@@ -235,7 +243,8 @@ def weight_of(command: Command) -> int:
 def names_of(command: Command) -> set[Any]:
     """Return the ids and stock keys a command names itself."""
     wanted = wanted_by([command])
-    return wanted.reservations | wanted.stock
+    own = {id_ for id_, _ in wanted.own_reservations}
+    return wanted.reservations | own | wanted.stock
 
 
 def merge_lines(lines: list[tuple[str, str, int]]) -> tuple[Line, ...]:

@@ -5,8 +5,14 @@ is nothing else to return. The docstring is the title of its problem document (R
 page under /problems.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+ERRORS_MAX = 100
+"""How many wrong values one answer names: more help nobody, and cost the service."""
+
+DETAILED_MAX = 3
+"""How many of them `detail` repeats as sentences."""
 
 
 class ServiceError(Exception):
@@ -36,12 +42,26 @@ class InvalidRequest(ServiceError):
 
     code = "invalid_request"
     status = 400
-    advice = "Correct what `errors` names: each entry has the path of a value and what is wrong."
+    advice = (
+        "Correct what `errors` names: each entry has the path of a value and what is wrong. With"
+        " `truncated` there may be more."
+    )
 
     @classmethod
     def at(cls, path: str, message: str) -> "InvalidRequest":
         """Return the error about one value."""
-        return cls(f"{path}: {message}", errors=[{"path": path, "message": message}])
+        return cls.of([{"path": path, "message": message}])
+
+    @classmethod
+    def of(
+        cls, errors: Sequence[Mapping[str, str]], *, truncated: bool = False
+    ) -> "InvalidRequest":
+        """Return the error about some values; `truncated` when there may be others."""
+        told = [sentence(error) for error in errors[:DETAILED_MAX]]
+        if len(errors) > DETAILED_MAX:
+            told.append("See errors for more.")
+        more = {"truncated": True} if truncated else {}
+        return cls(" ".join(told), errors=list(errors), **more)
 
 
 class Unauthenticated(ServiceError):
@@ -92,12 +112,32 @@ class NotAcceptable(ServiceError):
     advice = "Accept `application/json` and `application/problem+json`."
 
 
+class RequestTimeout(ServiceError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
+    advice = (
+        "The head of a request may take 10 seconds, its body 30. Nothing was done. Send the same"
+        " request again, on a new connection."
+    )
+
+
 class TooLarge(ServiceError):
     """The body is too large."""
 
     code = "too_large"
     status = 413
     advice = "Bodies may have 1 MiB, batches and imports 4 MiB: split the request."
+
+
+class UriTooLong(ServiceError):
+    """The URL is too long."""
+
+    code = "uri_too_long"
+    status = 414
+    advice = "A URL, its query included, may have 8 KiB."
 
 
 class UnsupportedMediaType(ServiceError):
@@ -186,6 +226,14 @@ class ExceedsHeld(ServiceError):
     advice = "`held` lists what the reservation holds: confirm that or less."
 
 
+class HeadersTooLarge(ServiceError):
+    """The request's headers are too large."""
+
+    code = "headers_too_large"
+    status = 431
+    advice = "A request may have 100 header lines of 32 KiB in all: look for a cookie that grows."
+
+
 class RateLimited(ServiceError):
     """The caller's own limit is reached."""
 
@@ -246,6 +294,12 @@ class InternalError(ServiceError):
     retryable = True
     retry_after_seconds = 5
     advice = "This is a bug of ours. Nothing was written; the log says what happened."
+
+
+def sentence(error: Mapping[str, str], label: str | None = None) -> str:
+    """Return an entry of `errors` as a sentence about its path, or after a label for that."""
+    end = "" if error["message"].endswith("?") else "."
+    return f"{f'{label}:' if label else error['path']} {error['message']}{end}"
 
 
 def all_errors() -> list[type[ServiceError]]:

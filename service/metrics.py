@@ -23,5 +23,7 @@ TRANSACTION_SECONDS = Histogram(
     "From load to COMMIT, retries included.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-QUEUED = Gauge("holdfast_queued_commands", "Commands waiting for a lane.", multiprocess_mode="sum")
+QUEUED = Gauge(
+    "holdfast_queued_commands", "Commands waiting for a lane.", multiprocess_mode="livesum"
+)
 EXPIRED = Counter("holdfast_holds_expired", "Overdue holds that the sweeper released.")

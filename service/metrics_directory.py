@@ -13,14 +13,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "holdfast-metrics-"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory in it is made as safely as in /tmp
 NEW_SECONDS = 60.0  # one that was made a moment ago may not be locked yet
 
 
 @contextmanager
 def metrics_directory() -> Iterator[None]:
     """Have one; `prometheus_client` asks for its name once, when it is imported."""
-    _remove_abandoned(Path(tempfile.gettempdir()))
-    directory = tempfile.mkdtemp(prefix=PREFIX)
+    parent = _choose_parent()
+    _remove_abandoned(parent)
+    directory = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
     lock = os.open(directory, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_SH)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
@@ -29,6 +31,19 @@ def metrics_directory() -> Iterator[None]:
     finally:
         os.close(lock)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def forget_process(pid: int) -> None:
+    """Leave out of the metrics what a process that has ended had under way; its counts stay."""
+    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+
+
+def _choose_parent() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:  # the root is read-only, as a container's may be
+        return SHARED_MEMORY
 
 
 def _remove_abandoned(parent: Path) -> None:

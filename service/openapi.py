@@ -1,8 +1,10 @@
 """The OpenAPI 3.1 document, made from what the routes say of themselves, and the pages from it."""
 
+import gzip
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.bodies import NAME_MAX, TEXT
 from service.documentation import Documentation, Parameter, Success
 from service.errors import (
     Contention,
@@ -28,7 +31,7 @@ from service.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from service.schemas import ProblemAnswer
+from service.schemas import ProblemAnswer, encode
 
 REF = "#/components/schemas/{model}"
 
@@ -42,7 +45,7 @@ HEADERS = {
 
 EXAMPLE_FIELDS: dict[str, dict[str, Any]] = {
     "invalid_request": {
-        "errors": [{"path": "lines[0].quantity", "message": "Input should be a valid integer"}]
+        "errors": [{"path": "lines[0].quantity", "message": "is missing"}],
     },
     "unknown_sku": {"unknown": [{"sku": "85123A", "location": "main"}]},
     "insufficient_stock": {
@@ -56,6 +59,27 @@ EXAMPLE_FIELDS: dict[str, dict[str, Any]] = {
     "idempotency_mismatch": {"field": "hold_seconds", "stored": 900, "sent": 600},
     "contention": {"attempts": 8},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The document and its page, as they are sent."""
+
+    json: bytes
+    json_gzipped: bytes
+    page: bytes
+    page_gzipped: bytes
+
+
+def description(app: Litestar) -> Description:
+    """Return an application's description, made once."""
+    found: Description | None = app.state.get("description")
+    if found is None:
+        described = document(app)
+        as_json, as_page = encode(described), page(described).encode()
+        found = Description(as_json, gzip.compress(as_json), as_page, gzip.compress(as_page))
+        app.state.description = found
+    return found
 
 
 def document(app: Litestar) -> dict[str, Any]:
@@ -138,7 +162,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
     if name.endswith("id"):
         schema["format"] = "uuid"
     elif name in ("sku", "location"):
-        schema |= {"minLength": 1, "maxLength": 128}
+        schema |= {"minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 

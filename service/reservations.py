@@ -35,8 +35,6 @@ def reserve(books: Books, command: Reserve, at: datetime) -> Outcome:
     stored = _stored(books, command)
     if stored is not None:
         return stored
-    if refusal := books.refuse_token(command.token, at):
-        return refusal
     keys = [line.key for line in command.lines]
     if unknown := books.unknown(keys):
         return unknown
@@ -64,7 +62,6 @@ def reserve(books: Books, command: Reserve, at: datetime) -> Outcome:
     )
     books.keep(reservation)
     books.identities[command.source, command.seq] = reservation.id
-    books.consume_token(command.token, at)
     if shortages:
         return _refusal(reservation, replayed=False)
     for line in command.lines:
@@ -133,8 +130,6 @@ def refund(books: Books, command: RefundUnits, at: datetime) -> Outcome:
     stored = books.refunds.get(command.identity)
     if stored is not None:
         return _same_refund(command, stored) or Done(200, stored, replayed=True)
-    if refusal := books.refuse_token(command.token, at):
-        return refusal
     reservation = _find(books, command.caller, command.id, at)
     if isinstance(reservation, ServiceError):
         return reservation
@@ -185,7 +180,6 @@ def _give_back(
         lines=tuple(Line(*key, quantity) for key, quantity in sorted(given.items())),
     )
     books.refunds[command.identity] = refund
-    books.consume_token(command.token, at)
     return refund
 
 

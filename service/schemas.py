@@ -12,6 +12,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from db import rows
+from service.errors import ERRORS_MAX
 
 encode = msgspec.json.Encoder().encode
 
@@ -131,8 +132,15 @@ class MovementAnswer(Answer):
     created_at: datetime
 
 
+class WrongValueAnswer(Answer):
+    """A value of the request that is wrong; the message goes on after its path."""
+
+    path: str
+    message: str
+
+
 class ProblemAnswer(Answer):
-    """A problem document (RFC 9457). Branch on `code`."""
+    """A problem document (RFC 9457). Branch on `code`; each code has fields of its own besides."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -144,6 +152,12 @@ class ProblemAnswer(Answer):
     code: str
     retryable: bool
     same_seq: bool
+    errors: list[WrongValueAnswer] | None = Field(
+        None, max_length=ERRORS_MAX, description="Only of `invalid_request`."
+    )
+    truncated: Literal[True] | None = Field(
+        None, description="Only if there may be more wrong values than `errors` has."
+    )
 
 
 class BatchResultAnswer(Answer):

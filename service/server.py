@@ -15,7 +15,9 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -26,7 +28,9 @@ from db.embedded import EmbeddedError, EmbeddedPostgres
 from db.migrate import upgrade
 from service import admin
 from service.app import Application, create_app
-from service.connection import Connection
+from service.connections import Connections, connections_max
+from service.episodes import Episode
+from service.metrics_directory import forget_process
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -38,7 +42,6 @@ GRACE_SECONDS = 5.0  # on top of the time to drain, before a worker is killed
 PORT_SECONDS_MAX = 3.0  # for a port that somebody may be about to leave
 BACKLOG = 2048
 ACCEPTED_AT_ONCE = 16  # connections, of all that wait, in one turn of a worker's event loop
-KEEP_ALIVE_SECONDS = 75  # longer than the proxies in front, who must be the ones to hang up
 GC_OBJECTS = 10_000  # new ones between collections: requests under way are no garbage
 PR_SET_PDEATHSIG = 1
 
@@ -51,7 +54,7 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         postgres = None
         if settings.database_url is None:
             postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.pg_bin))
-            settings = settings.model_copy(update={"database_url": postgres.url})
+            settings = settings.at(postgres.addresses)
         has_demo, pool_size = asyncio.run(_prepare(settings, demo=demo and postgres is not None))
         listener = stack.enter_context(_listen(settings))
         port = listener.getsockname()[1]
@@ -89,7 +92,7 @@ async def _prepare(settings: Settings, *, demo: bool) -> tuple[bool, int]:
     """
     database = Database(str(settings.database_url), pool_size=3)
     try:
-        await upgrade(database)
+        await upgrade(database, settings.migrate_database_url)
         for concern in await concerns(database):
             log.warning("database_concern", concern=concern)
         pool_size = _fair_share(settings, await granted_connections(database))
@@ -116,6 +119,36 @@ def _fair_share(settings: Settings, granted: int | None) -> int:
     return share
 
 
+@dataclass(slots=True)
+class WorkerProcess:
+    """A worker, as its supervisor knows it."""
+
+    pid: int
+    started_at: float
+    news: int
+    """The end of a pipe on which the worker says that it serves."""
+    is_serving: bool = False
+    is_retiring: bool = False
+    """Another one takes its place, and it drains as soon as that one serves."""
+    is_draining: bool = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while it serves until another one does so in its place."""
+        return self.is_retiring and not self.is_draining
+
+    def look(self) -> None:
+        """Take note of what the worker has said."""
+        if not self.is_serving:
+            with contextlib.suppress(BlockingIOError):
+                self.is_serving = bool(os.read(self.news, 1))
+
+    def drain(self) -> None:
+        """Have it stop accepting, answer what it has, and end."""
+        self.is_draining = True
+        os.kill(self.pid, signal.SIGTERM)
+
+
 class Supervisor:
     """Keeps the workers and PostgreSQL running until it is told to stop."""
 
@@ -125,9 +158,10 @@ class Supervisor:
         self.settings = settings
         self.listener = listener
         self.postgres = postgres
-        self.workers: dict[int, float] = {}
-        """Process id → when it was started."""
-        self.retiring: set[int] = set()
+        self.workers: dict[int, WorkerProcess] = {}
+        self.may_start_at: list[float] = []
+        """When workers may be started in place of those that died."""
+        self.outage = Episode("postgresql")
         self.stopping = False
         self.renewing = False
 
@@ -161,38 +195,42 @@ class Supervisor:
     def _watch(self) -> None:
         """One round: bury the dead, start what is missing, renew the workers if asked to."""
         self._reap()
-        if self.renewing:
-            self.renewing = False
-            retiring = [pid for pid in self.workers if pid not in self.retiring]
-            self.retiring.update(retiring)
-            self._start_missing()
-            for pid in retiring:
-                os.kill(pid, signal.SIGTERM)
+        self._begin_renewal()
         self._start_missing()
-        if self.postgres is not None:
-            try:
-                self.postgres.ensure_running()
-            except EmbeddedError as error:
-                log.warning("postgresql_not_running", error=str(error))
+        self._end_renewal()
+        self._keep_postgres()
 
     def _start_missing(self) -> None:
-        while len(self.workers) - len(self.retiring) < self.settings.workers:
-            supervisor = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                self._become_worker(supervisor)
-            self.workers[pid] = time.monotonic()
+        now = time.monotonic()
+        self.may_start_at = [moment for moment in self.may_start_at if moment > now]
+        wanted = self.settings.workers - len(self.may_start_at)
+        while sum(not worker.is_retiring for worker in self.workers.values()) < wanted:
+            self._start()
 
-    def _become_worker(self, supervisor: int) -> None:
+    def _start(self) -> None:
+        supervisor = os.getpid()
+        news, tells = os.pipe()
+        os.set_blocking(news, False)
+        pid = os.fork()
+        if pid == 0:
+            os.close(news)
+            self._become_worker(supervisor, tells)
+        os.close(tells)
+        self.workers[pid] = WorkerProcess(pid, time.monotonic(), news)
+
+    def _become_worker(self, supervisor: int, tells: int) -> None:
         """In the child: serve, and never return into the supervisor's code."""
         code = 1
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ours only notes it: we would live on
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the supervisor
             _die_with(supervisor)
             if self.postgres is not None:
                 self.postgres.disown()
+            for worker in self.workers.values():
+                os.close(worker.news)
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which then stops us in order
-            code = run_worker(self.settings, self.listener)
+            code = run_worker(self.settings, self.listener, tells)
         except Exception:
             log.exception("worker_failed")
         finally:
@@ -200,17 +238,49 @@ class Supervisor:
             sys.stderr.flush()
             os._exit(code)
 
+    def _begin_renewal(self) -> None:
+        """Have all workers replaced, unless that is under way: then when it is done."""
+        if self.renewing and not any(worker.is_waiting for worker in self.workers.values()):
+            self.renewing = False
+            for worker in self.workers.values():
+                worker.is_retiring = True
+
+    def _end_renewal(self) -> None:
+        """Have the old workers drain as soon as the new ones serve in their place."""
+        for worker in self.workers.values():
+            worker.look()
+        serving = sum(
+            worker.is_serving and not worker.is_retiring for worker in self.workers.values()
+        )
+        if serving < self.settings.workers:
+            return
+        for worker in self.workers.values():
+            if worker.is_waiting:
+                worker.drain()
+
+    def _keep_postgres(self) -> None:
+        if self.postgres is None:
+            return
+        try:
+            if self.postgres.ensure_running():
+                self.outage.end()
+            else:
+                self.outage.begin("it has died and is started again")
+        except EmbeddedError as error:
+            self.outage.begin(error)
+
     def _reap(self) -> None:
-        for pid, started in list(self.workers.items()):
+        for pid, worker in list(self.workers.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended == 0:
                 continue
             del self.workers[pid]
-            if pid in self.retiring:
-                self.retiring.discard(pid)
+            os.close(worker.news)
+            forget_process(pid)
+            if worker.is_draining:
                 continue
             log.warning("worker_died", pid=pid, code=os.waitstatus_to_exitcode(status))
-            time.sleep(max(0.0, started + RESTART_SECONDS - time.monotonic()))
+            self.may_start_at.append(worker.started_at + RESTART_SECONDS)
 
     def _await_first_answer(self) -> bool:
         """Wait until a worker answers; False when none does or when told to stop."""
@@ -228,10 +298,10 @@ class Supervisor:
         """Have every worker go unready, then drain; end those that do not."""
         for pid in self.workers:
             os.kill(pid, signal.SIGUSR1)
-        time.sleep(self.settings.unready_seconds)  # until those who send us requests have noticed
+        time.sleep(self.settings.unready_seconds)  # until the balancers in front have noticed
         self.listener.close()
-        for pid in self.workers:
-            os.kill(pid, signal.SIGTERM)
+        for worker in self.workers.values():
+            worker.drain()
         give_up_at = time.monotonic() + self.settings.drain_seconds + GRACE_SECONDS
         while self.workers and time.monotonic() < give_up_at:
             for pid in list(self.workers):
@@ -245,28 +315,32 @@ class Supervisor:
 
 
 class _Worker(uvicorn.Server):
-    """Uvicorn that goes unready when it is told to, at the latest when it stops accepting."""
+    """Uvicorn that looks after its connections, and says when it serves."""
 
-    def __init__(self, config: uvicorn.Config, app: Application) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: Application, connections: Connections, tells: int
+    ) -> None:
         super().__init__(config)
         self.app = app
+        self.connections = connections
+        self.tells = tells
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start; have the garbage collector leave alone what is there to stay, and come seldom."""
         await super().startup(sockets)
+        self.connections.watch(self.server_state.connections)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_OBJECTS)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn /health/ready off, then shut down as always."""
-        self.go_unready(sig, frame)
-        super().handle_exit(sig, frame)
+        os.write(self.tells, b"1")
+        os.close(self.tells)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer what is owed within the grace time, then end."""
+        self.connections.drain()
         services = self.app.state.get("services")
         if services is not None:
+            services.imports.is_ending = True
             grace = services.settings.drain_seconds
             asyncio.get_running_loop().call_later(grace, services.coalescer.give_up)
         await super().shutdown(sockets)
@@ -278,23 +352,27 @@ class _Worker(uvicorn.Server):
             services.draining = True
 
 
-def run_worker(settings: Settings, listener: socket.socket) -> int:
-    """Serve on a listening socket until SIGTERM; return the exit code."""
+def run_worker(settings: Settings, listener: socket.socket, tells: int) -> int:
+    """Serve on a listening socket until SIGTERM; return the exit code.
+
+    A byte is written to the descriptor `tells` when requests are answered.
+    """
     app = create_app(settings)
+    connections = Connections(connections_max(settings.pool_size))
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=Connection,
+        http=cast("Any", connections.make),
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # who is calling is told by the key, never by an address
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.drain_seconds + 1),
     )
-    server = _Worker(config, app)
+    server = _Worker(config, app, connections, tells)
     signal.signal(signal.SIGUSR1, server.go_unready)
     server.run(sockets=accepting(listener))
     return 0 if server.started else 1
@@ -304,8 +382,12 @@ def accepting(listener: socket.socket) -> list[socket.socket]:
     """Return what an event loop should listen on to accept several connections in one turn.
 
     libuv accepts one from each socket it listens on, and in a flood a turn takes milliseconds: new
-    clients would wait for seconds (docs/decisions.md, 19).
+    clients would wait for seconds (docs/decisions.md, 19). The listener must not be blocking, and
+    neither is any of these: whether it is belongs to the one file description that all workers
+    share, so that a blocking handle in one would have the others wait in `accept`.
     """
+    if listener.getblocking():
+        raise ValueError("the listener is blocking")
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
@@ -354,6 +436,7 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
+        listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _bind(listener, settings.host, settings.port)
         listener.listen(BACKLOG)

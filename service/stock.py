@@ -112,25 +112,39 @@ def delete_stock(books: Books, command: DeleteStock, at: datetime) -> Outcome:
 
 
 def import_stock(books: Books, command: ImportStock, at: datetime) -> Outcome:
-    """Look which rows are missing, then create those; once for each job name."""
+    """Look which rows are missing, then create those; once for each job name.
+
+    Rows that the job's record tells to be done are passed over; who repeats an import that was
+    interrupted goes on where it stopped.
+    """
     identity = (command.source, command.job)
     stored = books.import_jobs.get(identity)
-    if stored is not None:
-        if stored.digest != command.digest:
-            return mismatch("content", stored.digest, command.digest)
+    if stored is not None and stored.digest != command.digest:
+        return mismatch("content", stored.digest, command.digest)
+    if stored is None:
+        in_all = len(command.rows) if command.rows_in_all is None else command.rows_in_all
+        stored = ImportJob(*identity, command.digest, in_all, 0, 0, at)
+    rows = command.rows[max(stored.rows_done - command.first, 0) :]
+    if stored.rows_done < command.first or not rows:
         return Done(200, stored, replayed=True)
-    created = 0
-    for sku, location, available, name in command.rows:
-        row = books.row((sku, location))
-        if row is not None and not row.deleted:
-            continue
-        row = row or books.new_row((sku, location), at)
-        row.name, row.pinned, row.deleted = name, True, False
-        books.move(row.key, "import", available, 0, at)
-        created += 1
-    job = ImportJob(*identity, command.digest, created, len(command.rows) - created, at)
+    created = sum([_create_missing(books, row, at) for row in rows])
+    job = stored._replace(
+        created=stored.created + created, skipped=stored.skipped + len(rows) - created
+    )
     books.import_jobs[identity] = job
     return Done(201, job)
+
+
+def _create_missing(books: Books, imported: tuple[str, str, int, str | None], at: datetime) -> bool:
+    """Create a stock row, unless it is there."""
+    sku, location, available, name = imported
+    row = books.row((sku, location))
+    if row is not None and not row.deleted:
+        return False
+    row = row or books.new_row((sku, location), at)
+    row.name, row.pinned, row.deleted = name, True, False
+    books.move(row.key, "import", available, 0, at)
+    return True
 
 
 def _stale(current: int | None) -> VersionMismatch:

@@ -7,29 +7,32 @@ be refused takes overdue holds back itself.
 
 import asyncio
 
-import structlog
-
 from db import lists
 from db.database import Database, DatabaseError
 from service import metrics
 from service.coalescer import Coalescer
 from service.commands import Command, Done, Expire
-from service.errors import ServiceError
-
-log = structlog.get_logger()
+from service.episodes import Episode
+from service.errors import ServiceError, Unavailable
 
 INTERVAL_SECONDS = 0.5  # a quarter of what the contract allows, so that one failure is no delay
 HOLDS_MAX = 500  # per round; a full round is followed by the next at once
 
 
 async def sweep_forever(database: Database, coalescer: Coalescer) -> None:
-    """Release overdue holds until cancelled; a failure is logged and tried again."""
+    """Release overdue holds until cancelled; after a failure try again."""
+    database_outage, trouble = Episode("database"), Episode("sweeper")
     while True:
+        released_all = True
         try:
             released_all = await sweep(database, coalescer) < HOLDS_MAX
-        except (DatabaseError, ServiceError) as error:
-            log.warning("sweep_failed", error=str(error))
-            released_all = True
+        except (DatabaseError, Unavailable) as error:
+            database_outage.begin(error)
+        except ServiceError as error:
+            trouble.begin(error)
+        else:
+            database_outage.end()
+            trouble.end()
         if released_all:
             await asyncio.sleep(INTERVAL_SECONDS)
 

@@ -74,6 +74,8 @@ stock_commands = st.one_of(
         st.dictionaries(skus, st.integers(0, 5), min_size=1).map(
             lambda rows: tuple((sku, "main", units, None) for sku, units in sorted(rows.items()))
         ),
+        st.integers(0, 3),
+        st.just(100),
     ),
 )
 moves = st.one_of(

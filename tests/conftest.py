@@ -24,6 +24,7 @@ from db.audit import audit
 from db.database import Database
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
+from db.roles import Role
 from service.app import Application, create_app
 from service.auth import new_key, store_key
 from service.settings import Settings
@@ -34,6 +35,7 @@ from tests.brokers import (
     running_zookeeper,
     zookeeper_hosts,
 )
+from tests.roles import as_role, as_superuser, known, owner_clause
 
 TEMPLATE = "holdfast_template"
 
@@ -79,7 +81,7 @@ def settings_of(strategy: str, brokers: dict[str, Callable[[], dict[str, str]]])
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL that holds a migrated template database."""
+    """The address of a PostgreSQL that holds a migrated template, for who may create databases."""
     given = os.environ.get("HOLDFAST_TEST_DATABASE_URL")
     if given:
         asyncio.run(make_template(given))
@@ -87,18 +89,20 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     fast = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
     directory = tmp_path_factory.mktemp("postgres")
-    with EmbeddedPostgres(directory, settings=fast) as postgres:
+    with EmbeddedPostgres(directory, settings=fast) as postgres, known(postgres.addresses):
         asyncio.run(make_template(postgres.url))
         yield postgres.url
 
 
 async def make_template(url: str) -> None:
-    connection = await asyncpg.connect(url)
+    """Migrate a database as one role, for another that serves."""
+    connection = await asyncpg.connect(as_superuser(url))
     await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
-    await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    await connection.execute(f"CREATE DATABASE {TEMPLATE} {owner_clause(url)}")
     await connection.close()
-    database = Database(named(url, TEMPLATE), pool_size=1)
-    await upgrade(database)
+    template = named(url, TEMPLATE)
+    database = Database(as_role(template, Role.SERVING), pool_size=1)
+    await upgrade(database, as_role(template, Role.MIGRATING))
     await database.close()
 
 
@@ -109,12 +113,13 @@ def named(url: str, name: str) -> str:
 
 @asynccontextmanager
 async def fresh_database(postgres_url: str) -> AsyncIterator[str]:
-    """The address of a migrated, empty database that is dropped at the end."""
+    """The address of a migrated, empty database that is dropped at the end, for who serves it."""
     name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(postgres_url)
+    connection = await asyncpg.connect(as_superuser(postgres_url))
     try:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        yield named(postgres_url, name)
+        owner = owner_clause(postgres_url)
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} {owner}")
+        yield as_role(named(postgres_url, name), Role.SERVING)
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await connection.close()
@@ -184,8 +189,8 @@ class Service:
         return body["available"], body["held"]
 
     async def sql(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run SQL behind the service's back."""
-        connection = await asyncpg.connect(self.url)
+        """Run SQL behind the service's back, which no role keeps from anything."""
+        connection = await asyncpg.connect(as_superuser(self.url))
         try:
             return await connection.fetch(statement, *arguments)
         finally:

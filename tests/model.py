@@ -170,16 +170,21 @@ class Model:
         return 204, None
 
     def ImportStock(self, c: Any) -> tuple[int, Any]:  # noqa: N802
-        if first := self.asked.get(("import", c.source, c.job)):
-            self.same(("content",), first[0], (c.digest,))
-            return 200, first[1]
-        missing = [row for row in c.rows if not self.present(row[:2])]
+        key = ("import", c.source, c.job)
+        digest, done = self.asked.get(key, ((c.digest,), {"created": 0, "skipped": 0}))
+        self.same(("content",), digest, (c.digest,))
+        place = sum(done.values()) - c.first
+        rows = c.rows[place:] if place >= 0 else ()
+        if not rows:
+            return 200, done
+        missing = [row for row in rows if not self.present(row[:2])]
         for sku, location, available, name in missing:
             self.create((sku, location), name, None)
             self.move((sku, location), "import", available)
-        answer = {"created": len(missing), "skipped": len(c.rows) - len(missing)}
-        self.asked["import", c.source, c.job] = ((c.digest,), answer)
-        return 201, answer
+        counts = {"created": len(missing), "skipped": len(rows) - len(missing)}
+        done = {name: done[name] + count for name, count in counts.items()}
+        self.asked[key] = (digest, done)
+        return 201, done
 
     def find(self, c: Any) -> dict[str, Any]:
         """The reservation, if the caller may see it; an overdue hold is expired first."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +37,17 @@ class Server:
 
 @contextmanager
 def running_server(
-    database_url: str | None, workers: int = 1, module: str = "service", **settings: Any
+    database_url: str | None,
+    workers: int = 1,
+    module: str = "service",
+    before: Sequence[str | Path] = (),
+    **settings: Any,
 ) -> Iterator[Server]:
     """Serve on a free port until the block ends; whatever else is a setting: `rate_limit=5`.
 
-    Without an address it has a private PostgreSQL. `module` may be a variant of it. It must stop
-    when it is told to, with exit code 0, unless the test has killed it.
+    Without an address it has a private PostgreSQL. `module` may be a variant of it, `before` a
+    command that runs the one after it. It must stop when it is told to, with exit code 0, unless
+    the test has killed it.
     """
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
         Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
@@ -57,7 +62,7 @@ def running_server(
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, "serve"],
+                [*before, sys.executable, "-m", module, "serve"],
                 env=environment(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

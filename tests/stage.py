@@ -28,6 +28,7 @@ from service.planner import MICROSECOND
 from service.retry import RetryPolicy
 from tests.interleavings import LATER, START, Case, Clock, Order, Side, Stepped, every_order
 from tests.model import Model
+from tests.roles import as_superuser
 from tests.sessions import session
 from tests.tables import seen, told
 
@@ -42,6 +43,7 @@ TABLES = (
 PREPARE = f"""
     CREATE SEQUENCE passed MINVALUE 0 START 0;
     SELECT setval('passed', 0);
+    GRANT SELECT ON SEQUENCE passed TO PUBLIC;
     CREATE FUNCTION {CLOCK} RETURNS timestamptz VOLATILE LANGUAGE sql AS $$
         SELECT timestamptz '{START.isoformat()}' + last_value * interval '1 hour' FROM passed
     $$;
@@ -213,7 +215,7 @@ async def open_stage(
     monkeypatch.setattr(reads, "OVERDUE", reads.OVERDUE.replace(reads.CLOCK, clock))
     monkeypatch.setattr(reads, "CLOCK", clock)
     monkeypatch.setattr(writes, "CLOCK", clock)
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(as_superuser(database_url))
     database = Database(database_url, pool_size=6, timeouts=PATIENT)
     try:
         await connection.execute(PREPARE)

@@ -30,6 +30,7 @@ class Tables:
             row.id
             for row in self.reservations.values()
             if row.id in wanted.reservations
+            or (row.id, row.source) in wanted.own_reservations
             or (row.source, row.seq) in wanted.identities
             or any(
                 refund.reservation_id == row.id
@@ -77,6 +78,10 @@ class Tables:
             )
             and all(
                 (row.source, row.job) not in self.import_jobs for row in writes.import_jobs_created
+            )
+            and all(
+                self.import_jobs[row.source, row.job].rows_done == row.seen
+                for row in writes.import_jobs_changed
             )
             and all(
                 self.reservations[row.id].version == row.seen_version
@@ -131,6 +136,10 @@ class Tables:
         self.refunds |= {(row.source, row.seq): row for row in writes.refunds_created}
         self.adjustments |= {(row.source, row.seq): row for row in writes.adjustments_created}
         self.import_jobs |= {(row.source, row.job): row for row in writes.import_jobs_created}
+        for change in writes.import_jobs_changed:
+            row = self.import_jobs[change.source, change.job]
+            row = row._replace(created=change.created, skipped=change.skipped)
+            self.import_jobs[change.source, change.job] = row
         for move in writes.movements:
             key = (move.sku, move.location, before.get(move[:2], 0) + move.ordinal)
             assert key not in self.movements

@@ -1,8 +1,21 @@
 """Who may do what, and what another source may know."""
 
+import functools
 import uuid
 
 import pytest
+
+from db import lists
+from db.reads import load
+from service.commands import (
+    Caller,
+    Cancel,
+    Confirm,
+    Extend,
+    RefundUnits,
+    reservation_id,
+    wanted_by,
+)
 
 HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}], "hold_seconds": 900}
 EXTEND = {"hold_seconds": 60}
@@ -203,3 +216,27 @@ async def test_two_keys_of_one_source_share_its_identities(service):
         answers.append(await service.client.post("/v1/reservations", json=HOLD, headers=headers))
     assert [r.status_code for r in answers] == [201, 200]
     assert answers[0].json() == answers[1].json()
+
+
+async def test_nothing_of_another_sources_reservation_is_read(service, database):
+    """So that its 404 takes no longer than that of one which does not exist."""
+    await prepare(service)
+    id_ = reservation_id("shop-eu", "held")
+    shop, stranger = Caller("shop-eu"), Caller("stranger")
+    transitions = [
+        lambda caller: Confirm(caller, id_, None),
+        lambda caller: Cancel(caller, id_),
+        lambda caller: Extend(caller, id_, 60),
+        lambda caller: RefundUnits(caller, id_, "1", None, None),
+    ]
+
+    async def seen(command):
+        return await database.read(lambda connection: load(connection, wanted_by([command])))
+
+    for transition in transitions:
+        own, foreign = await seen(transition(shop)), await seen(transition(stranger))
+        assert (own.reservations.keys(), own.stock.keys()) == ({id_}, {("A", "main")})
+        assert (foreign.reservations, foreign.stock) == ({}, {})
+    for source, is_seen in (("shop-eu", True), ("stranger", False), (None, True)):
+        read = functools.partial(lists.reservation, id_=id_, source=source)
+        assert (await database.read(read) is not None) is is_seen

@@ -154,7 +154,7 @@ SKUS = ["A", "B", "C", "missing"]
 
 def random_entries(seed):
     rng = random.Random(seed)
-    ids = [str(uuid.UUID(int=rng.getrandbits(128))) for _ in range(4)]
+    ids = [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(4)]
     sent = []
     for _ in range(60):
         if sent and rng.random() < 0.3:

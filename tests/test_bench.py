@@ -10,6 +10,7 @@ from bench.filling import UNITS, fill, sizes
 from bench.load import Measured
 from bench.observation import StockTable, find_workers, observe_stock, resident_bytes
 from tests.conftest import assert_books_balance
+from tests.roles import as_superuser
 from tests.server import running_server
 
 DEFINITIONS = """
@@ -39,7 +40,7 @@ async def ask(url, select):
 
 @pytest.mark.parametrize(("skus", "reservations"), [(7, 30), (30, 7), (5, 0)])
 async def test_a_filled_database_has_balanced_books(database_url, skus, reservations):
-    await fill(database_url, skus, reservations, ignore)
+    await fill(as_superuser(database_url), skus, reservations, ignore)
     await assert_books_balance(database_url)
     stored = await ask(database_url, STORED)
     assert [row[0] for row in stored] == [f"S{number}" for number in range(1, skus + 1)]
@@ -49,26 +50,26 @@ async def test_a_filled_database_has_balanced_books(database_url, skus, reservat
 
 async def test_filling_in_several_parts_makes_the_same_rows(database_url, monkeypatch):
     monkeypatch.setattr("bench.filling.ROWS_AT_ONCE", 4)
-    await fill(database_url, 7, 30, ignore)
+    await fill(as_superuser(database_url), 7, 30, ignore)
     assert [row[3] for row in await ask(database_url, STORED)] == [5, 5, 4, 4, 4, 4, 4]
 
 
 async def test_a_filled_database_has_every_index_and_constraint_again(database_url):
     before = await ask(database_url, DEFINITIONS)
-    await fill(database_url, 7, 30, ignore)
+    await fill(as_superuser(database_url), 7, 30, ignore)
     assert sorted(await ask(database_url, DEFINITIONS)) == sorted(before)
     assert {name for name, _ in before} > {"stock_pkey", "movement_step_key"}
 
 
 async def test_the_sizes_are_those_of_all_tables_that_were_filled(database_url):
-    await fill(database_url, 7, 30, ignore)
+    await fill(as_superuser(database_url), 7, 30, ignore)
     rows = {row["table"]: row["rows"] for row in await sizes(database_url)}
     assert rows == {"stock": 7, "reservation": 30, "reservation_line": 30, "movement": 37}
 
 
 async def test_what_is_stored_is_what_the_service_would_have_stored(service):
     """Its own caller's repetition is a replay, and a stock row's next movement follows."""
-    await fill(service.url, 7, 30, ignore)
+    await fill(as_superuser(service.url), 7, 30, ignore)
     service.client.headers.update(await service.key("admin", "admin"))
     repeated = await service.reserve("stored-30", ("S2", 1))
     assert (repeated.status_code, repeated.headers["idempotency-replayed"]) == (200, "true")

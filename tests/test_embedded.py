@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +20,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from db import embedded, installation, postmaster
+from db import embedded, files, installation, postmaster
 from db.embedded import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
 from db.postmaster import Account, find_processes, may_execute, wait_until
+from db.roles import Role
 
 SECONDS = 30.0  # for what takes well under one: only a hang may fail a test
 REPOSITORY = Path(__file__).parent.parent
@@ -42,7 +44,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory that has been started once, to be copied: faster than another initdb."""
     data_dir = tmp_path_factory.mktemp("pristine") / "data"
     with EmbeddedPostgres(data_dir) as postgres:
-        ask(postgres.url, "CREATE TABLE thing (n int); INSERT INTO thing VALUES (42)")
+        sql = "CREATE TABLE thing (n int); INSERT INTO thing VALUES (42)"
+        ask(postgres.addresses.migrating, sql)
     return data_dir
 
 
@@ -139,6 +142,7 @@ def test_it_is_durable_private_and_complete(data_dir: Path) -> None:
             if setting == "lc_collate":
                 sql = "SELECT datcollate FROM pg_database WHERE datname = current_database()"
             assert ask(postgres.url, sql) == value, setting
+        assert ask(postgres.url, "SHOW wal_compression") in {"off", "lz4"}  # pglz costs too much
         ask(postgres.url, "CREATE DATABASE another")
         with pytest.raises(asyncpg.InvalidPasswordError):
             ask(postgres.url.replace(":", ":wrong", 2).replace(":wrong//", "://"), "SELECT 1")
@@ -149,12 +153,49 @@ def test_the_address_is_on_file_for_our_eyes_only(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         assert file.read_text().strip() == postgres.url
         assert file.stat().st_mode & 0o777 == 0o600
-        assert (data_dir / "postgresql.password").stat().st_mode & 0o777 == 0o600
+        assert (data_dir / "postgresql.secret").stat().st_mode & 0o777 == 0o600
         assert (data_dir / "postgresql.log").stat().st_mode & 0o777 == 0o600
     assert is_deserted(data_dir)
     with pytest.raises(EmbeddedError):
         EmbeddedPostgres(data_dir, settings={"no_such_setting": "1"}).start()
     assert not file.exists()  # never an address that is not ours
+
+
+def test_whatever_the_umask_all_that_it_makes_is_for_our_eyes_only(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    before = os.umask(0)
+    try:
+        with EmbeddedPostgres(data_dir):
+            found = {path.name: path.stat().st_mode & 0o777 for path in data_dir.iterdir()}
+    finally:
+        os.umask(before)
+    assert data_dir.stat().st_mode & 0o777 == 0o711
+    assert {name for name, mode in found.items() if mode & 0o077} == set()
+
+
+@pytest.mark.parametrize("name", ["lock", "postgresql.log"])
+def test_what_an_older_version_left_open_to_others_is_closed(data_dir: Path, name: str) -> None:
+    (data_dir / name).chmod(0o644)
+    with EmbeddedPostgres(data_dir):
+        assert (data_dir / name).stat().st_mode & 0o777 == 0o600
+
+
+@as_root
+def test_another_user_can_not_keep_it_from_starting(data_dir: Path, open_dir: Path) -> None:
+    shown = shutil.move(data_dir, open_dir / "data")
+    (shown / "lock").chmod(0o644)  # as an older version has left it
+    with EmbeddedPostgres(shown):
+        pass
+    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    locking = subprocess.Popen(
+        [*as_nobody, "flock", "--exclusive", shown / "lock", "sh", "-c", "echo locked; read _"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with locking:
+        assert locking.stdout is not None
+        assert locking.stdout.readline() == b""  # it was not let
+        with EmbeddedPostgres(shown) as postgres:
+            assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
 def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: Path) -> None:
@@ -165,10 +206,17 @@ def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: P
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_a_lost_password_is_replaced(data_dir: Path) -> None:
-    (data_dir / "postgresql.password").unlink()
+def test_a_lost_secret_is_replaced_and_with_it_every_password(data_dir: Path) -> None:
+    secret = data_dir / "postgresql.secret"
+    before = secret.read_text().strip()
+    secret.unlink()
     with EmbeddedPostgres(data_dir) as postgres:
         assert ask(postgres.url, "SELECT n FROM thing") == 42
+        lost = replace(postgres.addresses, secret=before)
+        for role in Role:
+            assert ask(postgres.addresses.address_of(role), "SELECT current_user") == role
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                ask(lost.address_of(role), "SELECT 1")
 
 
 def test_settings_can_be_overridden(data_dir: Path) -> None:
@@ -250,7 +298,7 @@ def test_a_launcher_killed_with_its_postmaster_leaves_nothing(data_dir: Path) ->
 def test_a_first_start_that_was_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with launcher(data_dir) as process:
-        started = f"*{installation.UNFINISHED}*/base"
+        started = f"*{files.UNFINISHED}*/base"
         assert wait_until(lambda: any(data_dir.glob(started)), SECONDS)
         process.kill()
     assert not (data_dir / "postgresql").exists()
@@ -261,7 +309,7 @@ def test_a_first_start_that_was_killed_leaves_nothing_half_made(tmp_path: Path) 
 def test_what_a_killed_start_left_half_made_is_removed(data_dir: Path) -> None:
     half_made = installation.make_aside(data_dir / "postgresql")
     (half_made / "base").mkdir()
-    half_written = data_dir / f"database.url{installation.UNFINISHED}1"
+    half_written = data_dir / f"database.url{files.UNFINISHED}1"
     half_written.touch()
     with EmbeddedPostgres(data_dir):
         assert not half_made.exists()
@@ -294,7 +342,7 @@ def test_a_stale_pid_that_is_another_process_now_does_not_matter(data_dir: Path)
     with postmaster.launch(["sleep", "600"], account) as sleeper:
         # PostgreSQL itself would refuse: a process of its own user with that pid is alive.
         write_record(cluster, sleeper.pid, started_at=1)
-        (data_dir / "postgresql.password").unlink()  # the single-user mode would refuse as well
+        (data_dir / "postgresql.secret").unlink()  # the single-user mode would refuse as well
         try:
             with EmbeddedPostgres(data_dir) as postgres:
                 assert ask(postgres.url, "SELECT n FROM thing") == 42
@@ -432,7 +480,9 @@ def test_its_log_is_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(asyncpg.UndefinedTableError):
             ask(postgres.url, "SELECT * FROM nowhere")
         assert "nowhere" in log.read_text()
-    assert "ready to accept" in log.with_suffix(".log.1").read_text()
+    kept = log.with_suffix(".log.1")
+    assert "ready to accept" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_it_cannot_be_started_from_a_thread_that_would_take_it_along(data_dir: Path) -> None:
@@ -458,6 +508,7 @@ def test_other_binaries_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert ask(postgres.url, "SHOW server_version_num").startswith("15")
         assert ask(postgres.url, "SHOW shared_preload_libraries") == "pg_stat_statements"
         assert ask(postgres.url, "SHOW data_checksums") == "on"
+        assert ask(postgres.url, "SHOW wal_compression") == "lz4"
 
 
 @as_root
@@ -478,6 +529,18 @@ def test_binaries_that_only_root_can_reach_are_copied_to_where_others_can(
         assert ask(postgres.url, "SELECT 1") == 1
     assert list((data_dir if data_is_open else open_dir / "cache").glob("pgsql-*"))
     assert closed.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+@pytest.mark.parametrize(("owner", "mode"), [("nobody", 0o755), ("root", 0o777)])
+def test_binaries_that_others_can_change_are_not_run(owner: str, mode: int, open_dir: Path) -> None:
+    package = installation._locate_wheel()
+    planted = installation._copy_wheel(package, open_dir)
+    assert installation._copy_wheel(package, open_dir) == planted
+    shutil.chown(planted, owner)
+    planted.chmod(mode)
+    with pytest.raises(EmbeddedError, match=f"{planted} can be changed by others"):
+        installation._copy_wheel(package, open_dir)
 
 
 @as_root

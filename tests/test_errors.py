@@ -239,3 +239,48 @@ async def test_an_empty_segment_in_a_path_names_nothing(service, path):
 async def test_the_most_specific_accepted_media_type_decides(service, accept, status):
     response = await service.client.get("/v1/stock", headers={"Accept": accept})
     assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/reservations", "/v1/reservations"),
+        ("/stock/A/main", "/v1/stock"),
+        ("/v1/reservation", "/v1/reservations"),
+        ("/v1/import", "/v1/imports"),
+        (f"{NOBODY}/refund", "/v1/reservations/{id}/refunds"),
+        (f"{NOBODY}/confrim", "/v1/reservations/{id}/confirm"),
+        ("/v1/stock/A/main/adjustment", "/v1/stock/{sku}/{location}/adjustments"),
+        ("/v1/nothing", None),
+        ("/nothing/at/all", None),
+    ],
+)
+async def test_a_404_says_where_to_look(service, path, meant):
+    for method in ("GET", "POST"):
+        problem = (await service.client.request(method, path)).json()
+        assert (problem["status"], problem["code"]) == (404, "not_found")
+        hint = f" Did you mean {meant}?" if meant else ""
+        assert problem["detail"] == f"There is nothing at this address.{hint}"
+
+
+async def test_a_seq_in_place_of_an_id_is_told_how_to_find_it(service):
+    await service.stock("A", 1)
+    await service.reserve("order-1", ("A", 1))
+    for path in ("", "/movements", "/refunds"):
+        problem = (await service.client.get(f"/v1/reservations/order-1{path}")).json()
+        assert problem["status"] == 404
+        assert "/v1/reservations?seq=" in problem["detail"]
+        assert "order-1" not in problem["detail"]
+    refund = (await service.client.get(f"{NOBODY}/refunds/x")).json()
+    assert refund["detail"] == "There is no such reservation."
+
+
+async def test_an_unknown_sku_is_named(service):
+    await service.stock("A", 1)
+    one = (await service.reserve("1", ("A", 1), ("B", 1))).json()
+    many = (await service.reserve("1", ("{C}", 1), ("D", 1), ("E", 1))).json()
+    assert one["detail"] == "B is not stocked at main."
+    assert many["detail"] == "D is not stocked at main, nor are 2 others."
+    body = {"seq": "1", "delta": 1, "reason": "r"}
+    adjusted = await service.client.post("/v1/stock/B/north/adjustments", json=body)
+    assert adjusted.json()["detail"] == "B is not stocked at north."

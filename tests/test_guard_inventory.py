@@ -18,7 +18,7 @@ SQL = {
     "VERSIONS": writes.VERSIONS,
     "OVERDUE": reads.OVERDUE.replace(reads.CLOCK, "CLOCK"),
     **{name: select for name, select in {**reads.ROWS, **reads.REFUNDS}.items() if "lines" in name},
-    "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND, ""),
+    "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND + reads.OWN, ""),
     "LOCK_STOCK": reads.LOCK_STOCK.text.replace(reads.WANTED_KEYS, ""),
     "FREE_RESERVATIONS": reads.FREE_RESERVATIONS.text,
     "FREE_STOCK": reads.FREE_STOCK.text,
@@ -37,7 +37,8 @@ GUARDS = re.compile(
     r"|(?:WHERE|AND|OR) \(?[\w.]+(?: \+ [\w.]+)? (?:<=|>=|=|IS)(?: NOT)? (?:'\w+'|[\w.]+)"
 )
 IS_A_KEY = re.compile(
-    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id) = \w+\.(\1|id)$"
+    r"(?:WHERE|AND) \w+\.(id|sku|location|digest|reservation_id|refund_id|source|job)"
+    r" = \w+\.(\1|id)$"
 )
 
 SPARES_WORK = "a part before is a row short, so all is rolled back anyway: the gate spares work"
@@ -51,13 +52,11 @@ LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
 LINES = "test_row_locks:test_without_its_order_a_{}_would_be_read_with_some_of_its_lines"
 
 INVENTORY = {
-    "token_consumed": {
-        "AND page_token.used_at IS NULL": "test_page:test_without_its_guard_a_token_is_used_twice"
-    },
     "reservation_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "refund_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "adjustment_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "import_job_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
+    "import_job_changed": {"AND import_job.created + import_job.skipped = new.seen": OVERTAKEN},
     "reservation_changed": {"AND reservation.version = new.seen_version": OVERTAKEN},
     "stock_created": {"{gate}": SPARES_WORK, "ON CONFLICT DO NOTHING": OVERTAKEN},
     "stock_changed": {

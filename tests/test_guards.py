@@ -70,6 +70,8 @@ DELETE = DeleteStock("A", "main", None)
 HELD = [put("A", 1), reserve("hold", 60, A=1)]
 SOLD = [put("A", 1), reserve("sale", A=1)]
 IMPORT = ImportStock("us", "job", "digest", (("A", "main", 5, None),))
+IMPORTED = replace(IMPORT, rows_in_all=2)
+REST = replace(IMPORTED, rows=(("B", "main", 5, None),), first=1)
 
 
 @dataclass
@@ -225,6 +227,13 @@ INTERLEAVINGS = {
         [IMPORT],
         "import_job_created",
         [without("import_job_created", ON_CONFLICT, "")],
+    ),
+    "a part of an import comes twice": Interleaving(
+        [IMPORTED, put("B", 1)],
+        [REST],
+        [REST],
+        "import_job_changed",
+        [without("import_job_changed", "import_job.created + import_job.skipped = new.seen")],
     ),
     "a row is created twice": Interleaving(
         [],

@@ -111,7 +111,7 @@ async def test_duplicate_lines_are_merged_in_the_answer_and_the_tables(service):
     assert len(await service.sql("SELECT FROM movement WHERE kind = 'reserve'")) == 1
 
 
-OTHER = str(uuid.UUID(int=7))
+OTHER = str(uuid.UUID(int=7, version=4))
 OTHER_LINES = [{"sku": "A", "location": "main", "quantity": 1}]
 
 
@@ -119,7 +119,6 @@ OTHER_LINES = [{"sku": "A", "location": "main", "quantity": 1}]
     ("change", "field", "stored", "sent"),
     [
         ({"id": OTHER}, "id", derived("shop-eu", "1"), OTHER),
-        ({"id": derived("shop-eu", "1"), "seq": "2"}, "seq", "1", "2"),
         ({"lines": OTHER_LINES}, "lines", LINES, OTHER_LINES),
         ({"hold_seconds": 901}, "hold_seconds", 900, 901),
         ({"hold_seconds": None}, "hold_seconds", 900, None),
@@ -151,9 +150,18 @@ async def test_other_content_is_422_and_names_the_first_field(service, change, f
     assert len(await service.sql("TABLE reservation")) == 1
 
 
+async def test_the_same_id_with_another_seq_is_422(service):
+    await service.stock("A", 10)
+    await send(service, {**MINE, "id": OTHER})
+    problem = (await send(service, {**MINE, "id": OTHER, "seq": "2"})).json()
+    assert (problem["status"], problem["field"]) == (422, "seq")
+    assert (problem["stored"], problem["sent"]) == ("1", "2")
+
+
 async def test_the_seq_decides_before_the_id(service):
     await service.stock("A", 10)
-    first, second = await send(service, MINE), await send(service, {**MINE, "seq": "2"})
+    first = await send(service, MINE)
+    second = await send(service, {**MINE, "seq": "2", "id": OTHER})
     response = await send(service, {**MINE, "id": second.json()["id"]})
     problem = response.json()
     assert (response.status_code, problem["field"]) == (422, "id")
@@ -162,7 +170,7 @@ async def test_the_seq_decides_before_the_id(service):
 
 async def test_another_source_s_id_is_refused_and_says_no_more(service):
     await service.stock("A", 10)
-    taken = (await send(service, MINE)).json()["id"]
+    taken = (await send(service, {**MINE, "id": OTHER})).json()["id"]
     other = await service.key("shop-us", "reserve")
     for body in ({**MINE, "id": taken}, {"seq": "9", "lines": OTHER_LINES, "id": taken}):
         response = await service.client.post("/v1/reservations", json=body, headers=other)
@@ -171,6 +179,54 @@ async def test_another_source_s_id_is_refused_and_says_no_more(service):
         assert (problem["field"], problem["stored"], problem["sent"]) == ("id", None, taken)
         assert "shop-eu" not in response.text
     assert await service.on_hand("A") == (8, 2)
+
+
+TIME_ORDERED = "01890a5d-ac96-774b-bcce-b302099a8057"
+NOT_TO_BE_CHOSEN = [
+    derived("shop-us", "1"), derived("shop-eu", "2"), derived("shop-us", "not yet used"),
+    str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1)), str(uuid.uuid1()),
+    str(uuid.uuid3(uuid.NAMESPACE_URL, "x")), str(uuid.uuid5(uuid.NAMESPACE_URL, "x")),
+    TIME_ORDERED.replace("-774b", "-674b"), TIME_ORDERED.replace("-774b", "-874b"),
+    TIME_ORDERED.replace("-bcce", "-7cce"), TIME_ORDERED.replace("-bcce", "-ccce"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", [TIME_ORDERED, str(uuid.uuid4()), derived("shop-eu", "1")])
+async def test_a_chosen_id_is_random_or_time_ordered_or_the_derived_one(service, chosen):
+    await service.stock("A", 10)
+    answers = [await send(service, {**MINE, "id": chosen}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert answers[0].json()["id"] == chosen
+
+
+@pytest.mark.parametrize("chosen", NOT_TO_BE_CHOSEN)
+async def test_any_other_id_is_400_before_anything_is_looked_up(service, chosen):
+    """Also if the seq was used, and if the SKU is unknown: the answer tells nothing."""
+    await service.stock("A", 10)
+    other = await service.key("shop-us", "reserve")
+    await service.client.post("/v1/reservations", json=MINE, headers=other)
+    await send(service, {**MINE, "seq": "2"})
+    unknown = [{"sku": "unknown", "quantity": 1}]
+    for body in (MINE, {**MINE, "lines": unknown}, {**MINE, "lines": OTHER_LINES}):
+        problem = (await send(service, {**body, "id": chosen})).json()
+        assert (problem["status"], problem["errors"][0]["path"]) == (400, "id")
+        batch = {"reservations": [{**body, "id": chosen}, {**MINE, "seq": "2"}]}
+        answer = await service.client.post("/v1/reservations/batch", json=batch)
+        bad, good = answer.json()["results"]
+        assert (bad["status"], bad["problem"]["errors"]) == (400, problem["errors"])
+        assert (good["status"], good["replayed"]) == (200, True)
+    assert len(await service.sql("TABLE reservation")) == 2
+
+
+async def test_nobody_can_take_the_id_that_another_source_will_derive(service):
+    await service.stock("A", 10)
+    squatter = await service.key("shop-us", "reserve")
+    entries = [{"seq": f"{n}", "lines": LINES, "id": derived("shop-eu", f"{n}")} for n in range(9)]
+    answer = await service.client.post(
+        "/v1/reservations/batch", json={"reservations": entries}, headers=squatter
+    )
+    assert {result["status"] for result in answer.json()["results"]} == {400}
+    assert (await send(service, MINE)).status_code == 201
 
 
 async def test_two_sources_may_use_the_same_seq(service):

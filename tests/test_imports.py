@@ -4,6 +4,9 @@ import asyncio
 
 import pytest
 
+from service import imports
+from tests.conftest import running_service
+
 FILE = "sku,location,available,name\nA,main,5,White heart\nB,north,7,\n"
 
 
@@ -131,3 +134,95 @@ async def test_a_large_file_is_imported_whole(service):
     response = await send(service, content)
     assert response.json() == {"job": "monday", "created": 20_000, "skipped": 0}
     assert await service.on_hand("SKU19999") == (19_999, 0)
+
+
+# A part at a time
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(imports, "ROWS_AT_ONCE", 3)
+
+
+async def test_an_import_in_parts_is_one_import(service, small_parts):
+    await service.stock("SKU4", 1)
+    content = "".join(f"SKU{n},main,{n}\n" for n in range(11))
+    response = await send(service, content)
+    assert (response.status_code, response.json()) == (
+        201, {"job": "monday", "created": 10, "skipped": 1}
+    )  # fmt: skip
+    again = await send(service, content)
+    assert (again.status_code, again.json()) == (200, response.json())
+    batches = await service.sql("SELECT DISTINCT xmin FROM movement WHERE kind = 'import'")
+    assert len(batches) == 4
+
+
+async def test_an_import_that_was_interrupted_goes_on_where_it_stopped(service, small_parts):
+    content = "".join(f"SKU{n},main,{n}\n" for n in range(11))
+    running = service.app.state.services.imports
+    running.is_ending = True
+    stopped = await send(service, content)
+    assert (stopped.status_code, stopped.json()["code"]) == (503, "unavailable")
+    assert "3 of 11 rows are done" in stopped.json()["detail"]
+    running.is_ending = False
+    await service.client.delete("/v1/stock/SKU0/main")  # what is done is not done again
+    other = await send(service, content + "SKU11,main,1\n")
+    assert (other.status_code, other.json()["field"]) == (422, "content")
+    response = await send(service, content)
+    assert (response.status_code, response.json()) == (
+        201, {"job": "monday", "created": 11, "skipped": 0}
+    )  # fmt: skip
+    assert (await service.client.get("/v1/stock/SKU0/main")).status_code == 404
+    assert await service.on_hand("SKU10") == (10, 0)
+
+
+async def test_one_import_over_two_services_at_once_makes_each_row_once(service, small_parts):
+    content = "".join(f"SKU{n},main,{n}\n" for n in range(50))
+    async with running_service(service.url) as second:
+        headers = dict(service.client.headers)
+        second.client.headers.update({"Authorization": headers["authorization"]})
+        answers = await asyncio.gather(
+            *(send(each, content) for each in (service, second) for _ in range(2))
+        )
+    assert {answer.status_code for answer in answers} == {200, 201}
+    assert all(answer.json()["created"] == 50 for answer in answers)
+    made = await service.sql("SELECT count(*) FROM movement WHERE kind = 'import'")
+    assert made[0][0] == 50
+
+
+async def test_a_part_that_loses_its_database_is_tried_again(service, small_parts):
+    content = "".join(f"SKU{n},main,{n}\n" for n in range(300))
+    importing = asyncio.create_task(send(service, content))
+    for rows_done in (0, 60, 120, 180):
+        while (await service.sql("SELECT coalesce(sum(created), 0) FROM import_job"))[0][
+            0
+        ] <= rows_done:
+            await asyncio.sleep(0.005)
+        ended = await service.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert ended
+    response = await importing
+    assert (response.status_code, response.json()["created"]) == (201, 300)
+
+
+async def test_too_many_imports_at_once_are_refused(service, monkeypatch):
+    monkeypatch.setattr(imports, "SLOT_SECONDS_MAX", 0.01)
+    running = service.app.state.services.imports
+    async with running._slot(), running._slot():
+        response = await send(service, FILE)
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert (await send(service, FILE)).status_code == 201
+
+
+async def test_others_have_their_turn_between_the_parts_of_an_import(service):
+    """Thousands of rows, and a reservation that comes meanwhile does not wait for their end."""
+    await service.stock("A", 10)
+    content = "".join(f"SKU{n},main,{n}\n" for n in range(20_000))
+    importing = asyncio.create_task(send(service, content))
+    while not (await service.sql("SELECT 1 FROM import_job")):
+        await asyncio.sleep(0.01)
+    assert (await service.reserve("1", ("A", 1))).status_code == 201
+    assert not importing.done()
+    assert (await importing).status_code == 201

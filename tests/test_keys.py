@@ -2,17 +2,22 @@
 
 import asyncio
 import gc
+import os
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
 from db import keys
 from db.database import Database
 from db.session import Timeouts
 from service import auth
+from service.admin import ensure_first_key
 from service.auth import Keys, store_key
+from service.cli import cli
 from service.errors import Unauthenticated
 from service.rate_limit import RateLimit
+from service.settings import Settings
 
 KEY = "hf_known"
 AUTHORIZATION = f"Bearer {KEY}".encode()
@@ -106,3 +111,27 @@ async def test_a_look_up_ahead_of_time_that_fails_is_tried_again(known, monkeypa
     await away.close()
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_the_first_key_is_for_our_eyes_only_though_another_user_has_planted_files(
+    database, tmp_path
+):
+    planted = tmp_path / f"admin.{os.getpid()}"  # where an older version prepared it
+    planted.touch()
+    planted.chmod(0o666)
+    await ensure_first_key(database, Settings(data_dir=tmp_path))
+    file = tmp_path / "admin.key"
+    assert file.read_text().startswith("hf_")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert planted.read_text() == ""
+
+
+@pytest.mark.parametrize("source", ["", " x", "x\u200b", "\ufeffx", "\u202ex", "a\nb", "x" * 129])
+def test_a_key_s_source_is_named_as_names_are(source):
+    arguments = ["key", "create", "--scope", "read", "--source", source]
+    result = CliRunner().invoke(
+        cli, [*arguments, "--database-url", "postgresql://nowhere.invalid/x"]
+    )
+    assert result.exit_code == 2
+    assert "--source " in result.output
+    assert "Traceback" not in result.output

@@ -15,7 +15,8 @@ import structlog
 from click.testing import CliRunner
 
 from db import writes
-from db.database import Database, LockTimeout
+from db.database import Database, DatabaseError, LockTimeout
+from db.roles import Role
 from db.rows import Wanted
 from db.sandbox import Sandbox
 from db.strategies import open_strategy
@@ -32,6 +33,7 @@ from service.lab.result import SLICE_SECONDS
 from service.lab.run import Lab, runnable
 from service.lab.session import CHECKS
 from service.lab.verdict import judge, judge_budget
+from tests.roles import as_role
 
 SHORT = Experiment(skus=1, clients=24, seconds=0.4, processes=1, twins=0.1)
 
@@ -288,3 +290,11 @@ def test_a_check_of_a_strategy_that_cannot_run_is_no_pass(postgres_url):
     answer = call(postgres_url, "--check", "--strategy", "redis")
     assert answer.exit_code == 1
     assert "NOT CHECKED: redis, no --redis-url" in answer.output
+
+
+def test_a_role_that_may_not_create_databases_is_told(postgres_url):
+    serving = as_role(postgres_url, Role.SERVING)
+    if serving == postgres_url:
+        pytest.skip("on another server one role does everything")
+    with pytest.raises(DatabaseError, match="may not create databases"):
+        raise call(serving).exception

@@ -5,6 +5,8 @@ import uuid
 
 import pytest
 
+from db import lists
+
 LISTS = ["/v1/reservations", "/v1/stock", "/v1/stock/A", "/v1/stock/A/main/movements"]
 
 
@@ -248,3 +250,18 @@ async def test_rows_created_and_changed_in_one_transaction_are_listed_in_order_o
     )
     items = (await service.client.get("/v1/stock")).json()["items"]
     assert [item["sku"] for item in items] == ["A", "B"]
+
+
+async def test_a_page_of_long_reservations_ends_early_and_the_list_is_whole(service, monkeypatch):
+    monkeypatch.setattr(lists, "PAGE_LINES_MAX", 10)
+    skus = [f"S{number:02}" for number in range(12)]
+    for sku in skus:
+        await service.stock(sku, 100)
+    lengths = [3, 4, 3, 1, 12, 10, 9, 2]
+    for number, length in enumerate(lengths):
+        await service.reserve(f"{number}", *((sku, 1) for sku in skus[:length]))
+    found = await pages(service, "/v1/reservations", 500)
+    assert [[int(item["seq"]) for item in page] for page in found] == [
+        [0, 1, 2], [3], [4], [5], [6], [7]
+    ]  # fmt: skip
+    assert [len(item["lines"]) for page in found for item in page] == lengths

@@ -4,19 +4,15 @@ import asyncio
 import re
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
 
-from db import tokens, writes
-from db.database import Conflict, Database
-from db.strategies.guard import Guard
-from service.commands import RefundUnits, Reserve, reservation_id
-from service.ledger import Ledger
-from service.web.forms import seq_of_token
-from tests.conftest import fresh_database, running_service
-from tests.test_guards import US, begin, end, put, reserve, without
+from service.commands import Caller, reservation_id
+from service.errors import Forbidden
+from service.web import sessions
+from service.web.sessions import Session
+from tests.conftest import running_service
 
 COOKIE = re.compile(r"^(?P<name>\S+?)=(?P<value>[^;]*); (?P<attributes>.*)$")
 
@@ -135,14 +131,34 @@ async def test_behind_tls_only_the_prefixed_cookie_counts(service, operator):
 
 
 async def test_neither_cookie_nor_token_is_stored(service, operator):
-    token = await token_of(operator)
-    secret = operator.cookies["holdfast"]
-    stored = await service.sql("SELECT t::text AS row FROM page_token AS t")
+    await service.stock("A", 5)
+    sent = await form(operator)
+    assert (await operator.post("/reserve", data=sent)).status_code == 303
+    token, secret = sent["token"], operator.cookies["holdfast"]
+    stored = await service.sql("SELECT r::text AS row FROM reservation AS r")
     stored += await service.sql("SELECT s::text AS row FROM page_session AS s")
     everything = "".join(row["row"] for row in stored)
     for value in (token, secret):
         assert value not in everything
         assert value.encode().hex() not in everything
+
+
+async def test_looking_changes_nothing(service, operator):
+    """However often the page is opened, no row is written for the tokens of its forms."""
+    tables = await service.sql(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+    )
+
+    async def rows():
+        return [
+            (await service.sql(f"SELECT count(*) FROM {table['relname']}"))[0][0]
+            for table in tables
+        ]
+
+    before = await rows()
+    tokens = {await token_of(operator) for _ in range(5)}
+    assert len(tokens) == 5
+    assert await rows() == before
 
 
 async def test_a_revoked_key_ends_its_sessions(service, operator):
@@ -159,12 +175,9 @@ async def test_a_session_ends_by_itself(service, operator):
 
 
 async def test_signing_in_forgets_what_is_over(service, operator):
-    await token_of(operator)
     await service.sql("UPDATE page_session SET expires_at = now()")
-    await service.sql("UPDATE page_token SET expires_at = now()")
     await sign_in(service, operator)
     assert (await service.sql("SELECT count(*) FROM page_session"))[0][0] == 1
-    assert (await service.sql("SELECT count(*) FROM page_token"))[0][0] == 0
 
 
 # What a key may
@@ -329,6 +342,14 @@ async def test_of_several_lines_the_one_that_is_named_is_refunded(service, opera
     assert (await service.on_hand("A"), await service.on_hand("B")) == ((3, 0), (4, 0))
 
 
+@pytest.mark.parametrize("name", ["", "x\x00", "x\u200b", "\u202ex", "y" * 129])
+async def test_a_reservation_is_named_as_names_are(service, operator, name):
+    sent = {"token": await token_of(operator), "reservation": name}
+    answer = await operator.post("/refund", data=sent)
+    assert answer.status_code == 400
+    assert "Reservation: " in answer.text
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "told"),
     [
@@ -339,7 +360,9 @@ async def test_of_several_lines_the_one_that_is_named_is_refunded(service, opera
         ({"hold_seconds": "-1"}, 400, "Hold, in seconds: "),
         ({"sku": ""}, 400, "SKU: "),
         ({"sku": "A\x00"}, 400, "SKU: "),
+        ({"sku": "A\u200b"}, 400, "SKU: must not end with U+200B"),
         ({"location": ".."}, 400, "Location: "),
+        ({"location": "\ufeffmain"}, 400, "Location: must not begin with U+FEFF"),
         ({"sku": "<i>nothing</i>"}, 404, "&lt;i&gt;nothing&lt;/i&gt; at main"),
     ],
 )
@@ -406,17 +429,6 @@ async def test_a_refund_that_is_sent_twice_gives_back_once(service, operator):
     assert await service.on_hand("A") == (7, 0)
 
 
-async def test_a_replay_needs_no_token_any_more(service, operator):
-    """The first result is what counts, even when the token was forgotten meanwhile."""
-    await service.stock("A", 10)
-    sent = await form(operator)
-    first = await operator.post("/reserve", data=sent)
-    await service.sql("DELETE FROM page_token")
-    second = await operator.post("/reserve", data=sent)
-    assert second.headers["location"] == first.headers["location"]
-    assert await service.on_hand("A") == (8, 0)
-
-
 async def test_a_form_that_was_sent_before_does_nothing_else(service, operator):
     await service.stock("A", 10)
     sent = await form(operator)
@@ -466,20 +478,22 @@ async def test_a_token_for_another_action_is_forbidden(service):
     assert await reservations(service) == []
 
 
-async def test_a_token_that_expired_unused_is_forbidden(service, operator):
+async def test_a_token_that_expired_unused_is_forbidden(service, operator, monkeypatch):
     await service.stock("A", 10)
     sent = await form(operator)
-    await service.sql("UPDATE page_token SET expires_at = clock_timestamp()")
+    monkeypatch.setattr(sessions, "TOKEN_LIFETIME", timedelta(seconds=-1))
     assert (await operator.post("/reserve", data=sent)).status_code == 403
     assert (await operator.post("/sign-out", data=sent)).status_code == 403
     assert await reservations(service) == []
 
 
-async def test_a_token_that_expired_after_its_use_shows_the_first_result(service, operator):
+async def test_a_token_that_expired_after_its_use_shows_the_first_result(
+    service, operator, monkeypatch
+):
     await service.stock("A", 10)
     sent = await form(operator)
     first = await operator.post("/reserve", data=sent)
-    await service.sql("UPDATE page_token SET expires_at = clock_timestamp()")
+    monkeypatch.setattr(sessions, "TOKEN_LIFETIME", timedelta(seconds=-1))
     second = await operator.post("/reserve", data=sent)
     assert second.headers["location"] == first.headers["location"]
 
@@ -541,61 +555,43 @@ async def test_equal_refunds_at_once_over_two_services_have_one_effect(service, 
             assert await service.on_hand("A") == (50 + turn, 0)
 
 
-# The guard itself, without the page in front of it
-
-
-TOKEN = b"t" * 32
-
-
-async def with_token(url):
-    database = Database(url, pool_size=4)
-    async with database.engine.begin() as connection:
-        await tokens.create_tokens(connection, [TOKEN], timedelta(hours=1))
-    await Ledger(database, Guard()).execute([put("A", 5)])
-    return database
-
-
-def spending(seq: str) -> Reserve:
-    """A reservation that the token pays for; unlike a page's, its seq is not derived from it."""
-    command = reserve(seq, A=1)
-    command.token = TOKEN
-    return command
-
-
-async def overtaken(url: str) -> Any:
-    """What the ledger answers to a command that was overtaken by another with the same token."""
-    database = await with_token(url)
-    slow, planned = await begin(database, [spending("1")])
-    try:
-        await Ledger(database, Guard()).execute([spending("2")])
-        await writes.apply(slow, planned.writes)
-        await slow.commit()
-    finally:
-        await end(slow)
-        await database.close()
-
-
-async def test_whoever_was_overtaken_notices_that_the_token_is_used(database_url):
-    with pytest.raises(Conflict) as conflict:
-        await overtaken(database_url)
-    assert conflict.value.kind == "token_consumed"
-
-
-async def test_without_its_guard_a_token_is_used_twice(postgres_url, monkeypatch):
-    without("token_consumed", "page_token.used_at IS NULL")(monkeypatch)
-    async with fresh_database(postgres_url) as url:
-        await overtaken(url)
-
-
-async def test_in_one_batch_a_token_is_used_once(database_url):
-    database = await with_token(database_url)
-    outcomes = await Ledger(database, Guard()).execute([spending("1"), spending("2")])
-    assert [getattr(outcome, "status", None) for outcome in outcomes] == [201, 403]
-    refund = RefundUnits(US, reservation_id("us", "1"), "1", None, None, TOKEN)
-    assert [each.status for each in await Ledger(database, Guard()).execute([refund])] == [403]
-    await database.close()
+# What a token is
 
 
 def test_a_tokens_seq_is_one_the_contract_allows():
-    assert seq_of_token(b"\xff" * 32) == "page-" + "f" * 64
-    assert len(seq_of_token(TOKEN)) <= 128
+    token = session().read_token("reserve", session().issue_token("reserve"))
+    assert re.fullmatch("page-[0-9a-f]{64}", token.seq)
+
+
+def session(secret: str = "secret") -> Session:
+    return Session(secret, Caller("us"), frozenset({"reserve"}))
+
+
+def test_two_tokens_are_never_the_same():
+    seqs = [session().read_token("reserve", session().issue_token("reserve")).seq for _ in "12"]
+    assert seqs[0] != seqs[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda token: token[:-1] + chr(ord(token[-1]) ^ 1), id="signature"),
+        pytest.param(lambda token: "f" + token[1:], id="moment"),
+        pytest.param(lambda token: token.replace("refund", "reserve"), id="action"),
+        pytest.param(lambda token: token.rpartition(".")[0], id="no signature"),
+        pytest.param(lambda token: token.rpartition(".")[2], id="nothing but a signature"),
+        pytest.param(lambda token: "." + token.rpartition(".")[2], id="nothing signed"),
+    ],
+)
+def test_a_token_that_was_changed_is_refused(change):
+    token = session().issue_token("reserve", "refund")
+    assert not session().read_token("refund", token).is_expired
+    with pytest.raises(Forbidden):
+        session().read_token("refund", change(token))
+
+
+def test_a_token_is_its_sessions_and_its_actions_alone():
+    token = session().issue_token("sign-out")
+    for other, action in ((session("other"), "sign-out"), (session(), "reserve")):
+        with pytest.raises(Forbidden):
+            other.read_token(action, token)

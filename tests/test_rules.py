@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from db.rows import Key, Line, Reservation, Snapshot, Stock, Token
-from service.books import FORM_REFUSED, Books
+from db.rows import Key, Line, Reservation, Snapshot, Stock
+from service.books import Books
 from service.commands import (
     Caller,
     Cancel,
@@ -17,11 +17,10 @@ from service.commands import (
     refund_id,
 )
 from service.lifecycle import State
-from service.planner import MICROSECOND, Plan, plan
+from service.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, put, refund, reserve
 
-TOKEN = b"t" * 32
 MINUTE = timedelta(minutes=1)
 
 
@@ -38,13 +37,12 @@ def reservation(seq: str, state: str, /, **more: Any) -> Reservation:
     return row._replace(**more)
 
 
-def snapshot(*rows: Stock | Reservation, tokens: tuple[Token, ...] = ()) -> Snapshot:
+def snapshot(*rows: Stock | Reservation) -> Snapshot:
     shelf: dict[Key, Stock] = {row.key: row for row in rows if isinstance(row, Stock)}
     return Snapshot(
         now=START,
         stock=shelf,
         reservations={row.id: row for row in rows if isinstance(row, Reservation)},
-        tokens={token.digest: token for token in tokens},
     )
 
 
@@ -57,46 +55,9 @@ def sold() -> list[Any]:
     return [stock(), reservation("sale", State.CONFIRMED, lines=(line,), expires_at=None)]
 
 
-def with_token(command: Any) -> Any:
-    command.token = TOKEN
-    return command
-
-
 def only(planned: Plan) -> Any:
     (outcome,) = planned.outcomes
     return outcome
-
-
-@pytest.mark.parametrize(
-    ("token", "status"),
-    [
-        (None, 403),
-        (Token(TOKEN, START + MINUTE, START), 403),
-        (Token(TOKEN, START, None), 403),
-        (Token(TOKEN, START + MICROSECOND, None), 201),
-    ],
-)
-@pytest.mark.parametrize("what", ["reserve", "refund"])
-def test_a_token_is_good_once_and_until_its_moment(what, token, status):
-    rows = sold() if what == "refund" else [stock()]
-    asked = refund("r") if what == "refund" else reserve("1", A=1)
-    planned = plan(snapshot(*rows, tokens=(token,) if token else ()), [with_token(asked)])
-    assert only(planned).status == status
-    assert status == 201 or str(only(planned)) == FORM_REFUSED
-    assert planned.writes.tokens_consumed == ([(TOKEN, START)] if status == 201 else [])
-
-
-def test_a_token_is_used_up_by_the_first_that_needs_it_refused_or_not():
-    tokens = (Token(TOKEN, START + MINUTE, None),)
-    asked = [with_token(reserve("1", A=9)), with_token(reserve("2", A=1))]
-    planned = plan(snapshot(stock(), tokens=tokens), asked)
-    assert [outcome.status for outcome in planned.outcomes] == [409, 403]
-    assert planned.writes.tokens_consumed == [(TOKEN, START)]
-
-
-def test_a_token_is_not_needed_for_an_answer_that_is_stored():
-    asked = with_token(reserve("hold", 60, A=2))
-    assert only(plan(snapshot(*held()), [asked])).status == 200
 
 
 def test_more_than_is_held_tells_what_is():

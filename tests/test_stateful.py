@@ -73,7 +73,7 @@ class World:
         if names.get("hold_seconds"):
             names["hold_seconds"] = LONG
         if names.get("id"):
-            names["id"] = self.ids.get(names["id"]) or uuid5(names["id"], self.prefix)
+            names["id"] = self.id_of(command)
         if names.get("lines"):
             names["lines"] = tuple(
                 line._replace(sku=self.prefix + line.sku) for line in names["lines"]
@@ -84,6 +84,15 @@ class World:
         if "effective_id" in names:
             names["effective_id"] = names["id"] or reservation_id(names["source"], names["seq"])
         return replace(command, **names)
+
+    def id_of(self, command: Any) -> UUID:
+        """A reservation's id; to reserve, one is derived for itself or looks like a random one."""
+        derived = self.ids.get(command.id)
+        if not isinstance(command, Reserve):
+            return derived or UUID(int=uuid5(command.id, self.prefix).int, version=4)
+        if derived == reservation_id(command.source, self.prefix + command.seq):
+            return derived
+        return UUID(int=uuid5(command.id, self.prefix).int, version=4)
 
     def csv(self, rows: Any) -> str:
         return "".join(f"{sku},{location},{units}\n" for sku, location, units, _ in rows)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.rows import ImportJob, Movement, Stock, StockChange
+from db.rows import ImportJob, ImportProgress, Movement, Stock, StockChange
 from service.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
 from service.planner import Plan, plan
 from service.stock import AVAILABLE_MAX
@@ -44,7 +44,7 @@ def test_a_new_row_has_its_moment_and_a_name():
     planned = plan(snapshot(), [imported])
     (row,) = planned.writes.stock_created
     assert (row.name, row.created_at, row.updated_at, row.version) == ("b", START, START, 1)
-    assert only(planned).value == ("us", "job", "digest", 1, 0, START)
+    assert only(planned).value == ("us", "job", "digest", 1, 1, 0, START)
 
 
 def test_a_deleted_row_keeps_neither_name_nor_threshold():
@@ -152,7 +152,7 @@ def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone()
     asked = ImportStock("us", "job", "digest", tuple(names))
     seen = snapshot(stock("A", 0, deleted=True, low_stock_at=None), stock("B"))
     planned = plan(seen, [asked, asked])
-    job = ImportJob("us", "job", "digest", 3, 1, START)
+    job = ImportJob("us", "job", "digest", 4, 3, 1, START)
     assert planned.outcomes == [Done(201, job), Done(200, job, replayed=True)]
     assert planned.writes.import_jobs_created == [job]
     assert [row.sku for row in planned.writes.stock_created] == ["C", "D"]
@@ -160,3 +160,40 @@ def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone()
     assert planned.writes.stock_changed == [change]
     assert planned.writes.movements[0] == movement("import", 7)
     assert [move.sku for move in planned.writes.movements] == ["A", "C", "D"]
+
+
+ROWS = tuple((sku, "main", 7, None) for sku in "ABCDE")
+
+
+def part(first: int, last: int) -> ImportStock:
+    return ImportStock("us", "job", "digest", ROWS[first:last], first, len(ROWS))
+
+
+def test_an_import_in_parts_adds_up():
+    seen = snapshot(stock("B"))
+    first = plan(seen, [part(0, 2)])
+    job = ImportJob("us", "job", "digest", 5, 1, 1, START)
+    assert (only(first), job.is_done) == (Done(201, job), False)
+    assert first.writes.import_jobs_created == [job]
+    seen.import_jobs = {("us", "job"): job}
+    rest = plan(seen, [part(2, 5)])
+    assert only(rest) == Done(201, job._replace(created=4))
+    assert only(rest).value.is_done
+    assert rest.writes.import_jobs_created == []
+    assert rest.writes.import_jobs_changed == [ImportProgress("us", "job", 2, 4, 1)]
+
+
+def test_rows_that_are_done_are_passed_over():
+    seen = snapshot()
+    seen.import_jobs = {("us", "job"): ImportJob("us", "job", "digest", 5, 3, 0, START)}
+    planned = plan(seen, [part(0, 3), part(2, 5)])
+    again, rest = planned.outcomes
+    assert (again.status, again.replayed, again.value.rows_done) == (200, True, 3)
+    assert (rest.status, rest.value.rows_done) == (201, 5)
+    assert [row.sku for row in planned.writes.stock_created] == ["D", "E"]
+
+
+def test_a_part_whose_predecessors_are_not_done_is_not_carried_out():
+    planned = plan(snapshot(), [part(2, 5)])
+    assert (only(planned).replayed, only(planned).value.rows_done) == (True, 0)
+    assert not planned.writes

@@ -5,9 +5,14 @@ import sys
 import uvicorn
 
 from bench.services.bare import app
-from service.connection import Connection
+from service.connections import Connections
 
 if __name__ == "__main__":
     uvicorn.run(
-        app, port=int(sys.argv[1]), http=Connection, loop="uvloop", log_config=None, ws="none"
+        app,
+        port=int(sys.argv[1]),
+        http=Connections(1_000).make,
+        loop="uvloop",
+        log_config=None,
+        ws="none",
     )

@@ -9,22 +9,36 @@ from collections.abc import Callable
 from db.strategies.advisory import Advisory
 from db.strategies.guard import Guard
 from db.strategies.pessimistic import Pessimistic
-from db.strategies.redis import Redis
+from db.strategies.redis import Redis, check_url
 from db.strategies.serializable import Serializable
 from db.strategies.version import Version
-from db.strategies.zookeeper import ZooKeeper
+from db.strategies.zookeeper import ZooKeeper, check_hosts
 
 STRATEGIES = ("guard", "version", "pessimistic", "serializable", "advisory", "redis", "zookeeper")
+
+
+def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None) -> None:
+    """Raise `ValueError` that says which setting a strategy lacks, or what is wrong with it."""
+    if name == "redis":
+        if not redis_url:
+            raise ValueError(
+                "the strategy redis needs HOLDFAST_REDIS_URL or --redis-url, as redis://host:port/0"
+            )
+        check_url(redis_url)
+    if name == "zookeeper":
+        if not zookeeper_hosts:
+            raise ValueError(
+                "the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS or --zookeeper-hosts,"
+                " as host:port,…"
+            )
+        check_hosts(zookeeper_hosts)
 
 
 def open_strategy(
     name: str, *, redis_url: str | None = None, zookeeper_hosts: str | None = None
 ) -> Guard:
-    """Return the strategy of that name. Raises `ValueError` that says which setting is missing."""
-    if name == "redis" and not redis_url:
-        raise ValueError("the strategy redis needs HOLDFAST_REDIS_URL, as redis://host:port/0")
-    if name == "zookeeper" and not zookeeper_hosts:
-        raise ValueError("the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS, as host:port,…")
+    """Return the strategy of that name. Raises `ValueError` as `check_strategy` does."""
+    check_strategy(name, redis_url, zookeeper_hosts)
     makers: dict[str, Callable[[], Guard]] = {
         "guard": Guard,
         "version": Version,

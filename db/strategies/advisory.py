@@ -20,6 +20,8 @@ LOCK = text(f"""
             SELECT 'stock/' || sku || '/' || location FROM ({WANTED_KEYS}) AS wanted
             UNION
             SELECT 'reservation/' || id FROM {unnest("ids uuid")} AS id
+            UNION
+            SELECT 'reservation/' || id FROM {unnest("own_ids uuid")} AS id
         ) AS named(name)
         ORDER BY hash
         OFFSET 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as Client
+from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from db.database import Database, LockTimeout, Unavailable
@@ -59,6 +60,17 @@ for i = 1, #KEYS do
     if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
 end
 """
+
+
+def check_url(url: str) -> None:
+    """Raise `ValueError` when this can't be the address of a Redis; the password is not shown."""
+    try:
+        parse_url(url)
+    except ValueError:
+        raise ValueError(
+            "redis-url can't be read: it must be like redis://user:password@host:port/0, and"
+            " special characters in it percent-encoded"
+        ) from None
 
 
 class Redis(Guard):

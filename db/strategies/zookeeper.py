@@ -16,6 +16,7 @@ from typing import Any
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException
 from kazoo.exceptions import LockTimeout as KazooLockTimeout
+from kazoo.hosts import collect_hosts
 from kazoo.protocol.states import KazooState
 
 from db.database import Database, LockTimeout, Unavailable
@@ -34,6 +35,14 @@ GRACE_SECONDS = 1.0  # for a call whose answer does not come; it is left to end 
 THREADS = 16  # as many batches can wait for locks at once as a worker may have lanes
 
 AWAY = "ZooKeeper, which keeps the locks, is away"
+
+
+def check_hosts(hosts: str) -> None:
+    """Raise `ValueError` when these can't be the addresses of ZooKeeper servers."""
+    try:
+        collect_hosts(hosts)
+    except (ValueError, IndexError):
+        raise ValueError("zookeeper-hosts can't be read: list host:port,host:port") from None
 
 
 class ZooKeeper(Guard):

@@ -7,20 +7,18 @@ from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from db.audit import audit
 from db.database import DatabaseError
 from service import openapi
-from service.answers import Answer, json_answer
+from service.answers import JSON, Answer, json_answer
 from service.documentation import Success, documented
 from service.errors import NotFound, Unavailable, all_errors
 from service.requests import HttpRequest, caller_of, services_of
 from service.routes.endpoint import endpoint
 from service.schemas import AuditAnswer, StatusAnswer
 
-AUDIT_SECONDS_MAX = 60  # over HTTP; `holdfast audit` takes as long as it takes
-
 HTML = (b"content-type", b"text/html; charset=utf-8")
 LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
+PAGE = (HTML, LOCKED_DOWN)
 
 
 @get(
@@ -81,7 +79,7 @@ async def read_audit(request: HttpRequest) -> ASGIApp:
     """Check that rows, ledger and reservations tell the same story."""
     await caller_of(request, "read")
     try:
-        found = await audit(services_of(request).database, seconds_max=AUDIT_SECONDS_MAX)
+        found = await services_of(request).audits.run()
     except DatabaseError as error:
         raise Unavailable("The audit could not be finished; try `holdfast audit`.") from error
     return json_answer(
@@ -101,7 +99,8 @@ async def read_audit(request: HttpRequest) -> ASGIApp:
 @endpoint
 async def openapi_document(request: HttpRequest) -> ASGIApp:
     """Return the OpenAPI document."""
-    return json_answer(200, openapi.document(request.app))
+    described = openapi.description(request.app)
+    return Answer(200, [JSON], described.json, gzipped=described.json_gzipped)
 
 
 @get(
@@ -111,7 +110,8 @@ async def openapi_document(request: HttpRequest) -> ASGIApp:
 @endpoint
 async def openapi_page(request: HttpRequest) -> ASGIApp:
     """Return the OpenAPI document as a page."""
-    return _page(openapi.page(openapi.document(request.app)))
+    described = openapi.description(request.app)
+    return Answer(200, [*PAGE], described.page, gzipped=described.page_gzipped)
 
 
 @get(
@@ -128,12 +128,8 @@ async def problem_page(request: HttpRequest) -> ASGIApp:
     code = str(request.scope["path_params"]["code"]).replace("-", "_")
     for error in all_errors():
         if error.code == code:
-            return _page(openapi.problem_page(error))
+            return Answer(200, [*PAGE], openapi.problem_page(error).encode())
     raise NotFound("There is no such problem.")
-
-
-def _page(html: str) -> Answer:
-    return Answer(200, [HTML, LOCKED_DOWN], html.encode())
 
 
 ROUTES = [

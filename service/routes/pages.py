@@ -16,6 +16,7 @@ from service.answers import REPLAYED, Answer, Header
 from service.commands import Command, Done, Outcome
 from service.errors import (
     ExceedsRefundable,
+    Forbidden,
     IdempotencyMismatch,
     IllegalTransition,
     InsufficientStock,
@@ -27,12 +28,26 @@ from service.errors import (
     Unavailable,
     UnknownSku,
 )
-from service.requests import HttpRequest, Query, identifier, prefers_html, services_of
+from service.query import Query
+from service.requests import (
+    HttpRequest,
+    identifier,
+    note_refusal,
+    prefers_html,
+    services_of,
+)
 from service.routes.endpoint import endpoint
 from service.web import rendering
 from service.web.forms import Form, complaints, read_form, refund_of, reserve_of
 from service.web.lookups import check_may_look, named_reservation, reservation_of, stock_of
-from service.web.sessions import Session, check_same_site, session_of, sign_in, sign_out
+from service.web.sessions import (
+    FORM_REFUSED,
+    Session,
+    check_same_site,
+    session_of,
+    sign_in,
+    sign_out,
+)
 
 log = structlog.get_logger()
 
@@ -91,14 +106,14 @@ async def form_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
 @endpoint
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Reserve by hand, once for each token."""
-    session, form = await _submitted(request)
+    session, form, seq = await _submitted(request, "reserve")
     try:
-        command = reserve_of(session, form)
+        command = reserve_of(session, form, seq)
         done = _accepted(await _submit(request, command))
     except InsufficientStock as refusal:  # it is remembered, so it is a result as well
         return _sent_on(f"/reservations/{refusal.fields['reservation_id']}", refusal.replayed)
     except IdempotencyMismatch as error:
-        return await _sent_before(request, session, error, f"/reservations/{command.effective_id}")
+        return _sent_before(session, error, f"/reservations/{command.effective_id}")
     except CORRECTABLE as error:
         return await _home(request, session, error=error, reserve=form)
     row: Any = done.value
@@ -109,12 +124,12 @@ async def reserve(request: HttpRequest) -> ASGIApp:
 @endpoint
 async def refund(request: HttpRequest) -> ASGIApp:
     """Refund by hand, once for each token."""
-    session, form = await _submitted(request)
+    session, form, seq = await _submitted(request, "refund")
     try:
         reservation = await named_reservation(request, session, form)
-        done = _accepted(await _submit(request, refund_of(session, form, reservation)))
+        done = _accepted(await _submit(request, refund_of(session, form, reservation, seq)))
     except IdempotencyMismatch as error:
-        return await _sent_before(request, session, error, "/")
+        return _sent_before(session, error, "/")
     except CORRECTABLE as error:
         return await _home(request, session, error=error, refund=form)
     row: Any = done.value
@@ -128,7 +143,7 @@ async def reservation_page(request: HttpRequest) -> ASGIApp:
     session = await session_of(request)
     row = await reservation_of(request, session)
     check_may_look(session, row)
-    return await _page(request, session, "reservation.html", reservation=row)
+    return _page(session, "reservation.html", reservation=row)
 
 
 @get("/reservations/{id:str}/refunds/{refund_id:str}")
@@ -137,14 +152,14 @@ async def refund_page(request: HttpRequest) -> ASGIApp:
     """Show a refund."""
     session = await session_of(request)
     row = await reservation_of(request, session)
-    id_ = identifier(request.scope["path_params"]["refund_id"])
+    id_ = identifier(request.scope["path_params"]["refund_id"], "refund")
     found = await services_of(request).database.read(
         lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_)
     )
     if not found:
         raise NotFound("There is no such refund.")
     check_may_look(session, found[0])
-    return await _page(request, session, "refund.html", refund=found[0], reservation=row)
+    return _page(session, "refund.html", refund=found[0], reservation=row)
 
 
 @get("/assets/{name:str}")
@@ -168,8 +183,7 @@ async def _home(
     """The page with stock and both forms, filled in by the query or with what was typed before."""
     query = Query(request)
     filled = {name: query.text(name) or "" for name in ("sku", "location")}
-    return await _page(
-        request,
+    return _page(
         session,
         "home.html",
         status=error.status if error else 200,
@@ -181,21 +195,28 @@ async def _home(
     )
 
 
-async def _page(
-    request: HttpRequest, session: Session, template: str, *, status: int = 200, **values: Any
-) -> Answer:
+def _page(session: Session, template: str, *, status: int = 200, **values: Any) -> Answer:
     """A page for who is signed in, its forms with a token of their own."""
     actions = ["sign-out", *(("reserve", "refund") if session.allows("reserve") else ())]
-    token = await session.issue_token(services_of(request).database, *actions)
+    token = session.issue_token(*actions)
     return rendering.page(template, status, session=session, token=token, **values)
 
 
-async def _submitted(request: HttpRequest) -> tuple[Session, Form]:
-    """Who sent a form that changes stock, and what was typed. Raises what forbids it."""
+async def _submitted(request: HttpRequest, action: str) -> tuple[Session, Form, str]:
+    """Who sent a form that changes stock, what was typed, and the seq of what it is to do.
+
+    Raises what forbids it. A token that has expired still shows what it did before.
+    """
     check_same_site(request)
     session = await session_of(request)
     session.require("reserve")
-    return session, await read_form(request)
+    form = await read_form(request)
+    token = session.read_token(action, form.get("token", ""))
+    if token.is_expired and not await services_of(request).database.read(
+        lambda connection: lists.has_happened(connection, session.caller.source, token.seq)
+    ):
+        raise Forbidden(FORM_REFUSED)
+    return session, form, token.seq
 
 
 async def _submit(request: HttpRequest, command: Command) -> Outcome:
@@ -212,13 +233,9 @@ def _sent_on(path: str, replayed: bool) -> Answer:
     return rendering.see_other(path, *([REPLAYED] if replayed else []))
 
 
-async def _sent_before(
-    request: HttpRequest, session: Session, error: IdempotencyMismatch, first: str
-) -> Answer:
+def _sent_before(session: Session, error: IdempotencyMismatch, first: str) -> Answer:
     """The page for a form that has had its effect and comes again with other values."""
-    return await _page(
-        request, session, "sent_before.html", status=error.status, error=error, first=first
-    )
+    return _page(session, "sent_before.html", status=error.status, error=error, first=first)
 
 
 def wants_page(request: HttpRequest) -> bool:
@@ -239,8 +256,12 @@ def refuse(request: HttpRequest, error: ServiceError, *more: Header) -> Answer:
     return rendering.page("error.html", error.status, *headers, error=error)
 
 
-def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:
-    log.warning("page_failed", error=repr(error))
+def _refuse_known(request: HttpRequest, error: ServiceError) -> Answer:
+    note_refusal(request, error)
+    return refuse(request, error)
+
+
+def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:  # noqa: ARG001
     return refuse(request, Unavailable("The database did not answer."))
 
 
@@ -266,7 +287,7 @@ ROUTES = [
         ],
         exception_handlers=cast(
             "Any",
-            {ServiceError: refuse, DatabaseError: _refuse_database, Exception: _fail},
+            {ServiceError: _refuse_known, DatabaseError: _refuse_database, Exception: _fail},
         ),
     )
 ]

@@ -17,11 +17,9 @@ from service.answers import (
     single_answer,
 )
 from service.bodies import (
-    BATCH_LINES_MAX,
     BatchBody,
     ConfirmBody,
     ExtendBody,
-    InvalidEntry,
     LineBody,
     NothingBody,
     RefundBody,
@@ -52,25 +50,22 @@ from service.errors import (
     UnknownSku,
 )
 from service.lifecycle import State
+from service.parsing import InvalidEntry
+from service.query import Moment, Query, Step, Text, cursor_after
 from service.requests import (
-    LARGE_BODY_MAX,
     HttpRequest,
-    Moment,
-    Query,
-    Step,
-    Text,
     caller_of,
     check_source,
-    cursor_after,
-    header,
+    header_list,
     identifier,
+    read_batch,
     read_body,
     read_optional_body,
     seq_of,
     services_of,
 )
 from service.routes.endpoint import endpoint
-from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
+from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT, NAME
 from service.schemas import (
     BatchAnswer,
     MovementAnswer,
@@ -81,6 +76,7 @@ from service.schemas import (
 )
 
 MOVED = Success(200, "Done, or done before.", ReservationAnswer, ("ETag", "Idempotency-Replayed"))
+CHOSEN_VERSIONS = (4, 7)  # random and time-ordered; derived ones have version 5
 LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 
 
@@ -124,13 +120,7 @@ async def reserve(request: HttpRequest) -> ASGIApp:
 async def reserve_batch(request: HttpRequest) -> ASGIApp:
     """Carry out up to 1,000 reservations as if they were sent one after another."""
     caller = await caller_of(request, "reserve")
-    body = await read_body(request, BatchBody, LARGE_BODY_MAX)
-    entries = [_entry(caller, entry) for entry in body.reservations]
-    lines = sum(
-        len(entry.lines) for entry in body.reservations if not isinstance(entry, InvalidEntry)
-    )
-    if lines > BATCH_LINES_MAX:
-        raise InvalidRequest.at("reservations", f"have more than {BATCH_LINES_MAX} lines in all")
+    entries = [_entry(caller, entry) for entry in await read_batch(request)]
     commands: list[Command] = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await services_of(request).coalescer.submit(commands) if commands else [])
     instance = request.scope["path"]
@@ -148,10 +138,10 @@ async def reserve_batch(request: HttpRequest) -> ASGIApp:
         Success(200, "A page, in order of creation.", ReservationAnswer, is_list=True),
         scope="read",
         parameters=(
-            Parameter("source", {"type": "string"}, "Only of this source."),
-            Parameter("seq", {"type": "string"}, "Only with this seq."),
+            Parameter("source", NAME, "Only of this source."),
+            Parameter("seq", NAME, "Only with this seq."),
             Parameter("state", {"enum": list(State)}, "Only in this state."),
-            Parameter("sku", {"type": "string"}, "Only with a line of this SKU."),
+            Parameter("sku", NAME, "Only with a line of this SKU."),
             Parameter("created_after", {"type": "string", "format": "date-time"}, "Exclusive."),
             Parameter("created_before", {"type": "string", "format": "date-time"}, "Exclusive."),
             LIMIT,
@@ -164,26 +154,26 @@ async def list_reservations(request: HttpRequest) -> ASGIApp:
     """List the caller's reservations; with the scope admin, everybody's."""
     caller = await caller_of(request, "read")
     query = Query(request)
-    source = query.text("source")
+    source = query.name("source")
     if not caller.every_source:
         check_source(caller, source)
         source = caller.source
     filters: dict[str, Any] = {
         "source": source,
-        "seq": query.text("seq"),
+        "seq": query.name("seq"),
         "state": query.choice("state", tuple(State)),
-        "sku": query.text("sku"),
+        "sku": query.place("sku"),
         "created_after": query.moment("created_after"),
         "created_before": query.moment("created_before"),
         "after": query.cursor(tuple[Moment, UUID]),
     }
     limit = query.limit()
     query.end()
-    found = await services_of(request).database.read(
-        lambda connection: lists.reservations(connection, limit=limit + 1, **filters)
+    found, is_more = await services_of(request).database.read(
+        lambda connection: lists.reservations(connection, limit=limit, **filters)
     )
-    items = [reservation_answer(row) for row in found[:limit]]
-    last = found[limit - 1] if len(found) > limit else None
+    items = [reservation_answer(row) for row in found]
+    last = found[-1] if is_more else None
     return page_answer(items, cursor_after((last.created_at, last.id)) if last else None)
 
 
@@ -202,7 +192,9 @@ async def list_reservations(request: HttpRequest) -> ASGIApp:
 async def read_reservation(request: HttpRequest) -> ASGIApp:
     """Return a reservation; an overdue hold may read `held` until it is released."""
     row = await _visible(request)
-    return single_answer(reservation_answer(row), row.version, header(request, b"if-none-match"))
+    return single_answer(
+        reservation_answer(row), row.version, header_list(request, b"if-none-match")
+    )
 
 
 @post(
@@ -342,13 +334,13 @@ async def list_refunds(request: HttpRequest) -> ASGIApp:
 async def read_refund(request: HttpRequest) -> ASGIApp:
     """Return one refund."""
     row = await _visible(request)
-    id_ = identifier(request.scope["path_params"]["refund_id"])
+    id_ = identifier(request.scope["path_params"]["refund_id"], "refund")
     found = await services_of(request).database.read(
         lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_)
     )
     if not found:
         raise NotFound("There is no such refund.")
-    return single_answer(refund_answer(found[0]), 1, header(request, b"if-none-match"))
+    return single_answer(refund_answer(found[0]), 1, header_list(request, b"if-none-match"))
 
 
 @get(
@@ -400,9 +392,9 @@ async def _visible(request: HttpRequest) -> rows.Reservation:
     caller = await caller_of(request, "read")
     id_ = _id(request)
     row = await services_of(request).database.read(
-        lambda connection: lists.reservation(connection, id_)
+        lambda connection: lists.reservation(connection, id_, caller.only_source)
     )
-    if row is None or not caller.sees(row.source):
+    if row is None:
         raise NotFound("There is no such reservation.")
     return row
 
@@ -417,6 +409,8 @@ def _merged(lines: list[LineBody]) -> tuple[rows.Line, ...]:
 
 def _reserve(caller: Caller, body: ReserveBody, seq: str) -> Reserve:
     check_source(caller, body.source)
+    derived = reservation_id(caller.source, seq)
+    _check_chosen(body.id, derived)
     return Reserve(
         source=caller.source,
         seq=seq,
@@ -424,8 +418,16 @@ def _reserve(caller: Caller, body: ReserveBody, seq: str) -> Reserve:
         lines=_merged(body.lines),
         hold_seconds=body.hold_seconds,
         metadata=body.metadata,
-        effective_id=body.id or reservation_id(caller.source, seq),
+        effective_id=body.id or derived,
     )
+
+
+def _check_chosen(id_: UUID | None, derived: UUID) -> None:
+    """Raise `InvalidRequest` for an id that another source could be going to derive."""
+    if id_ is not None and id_ != derived and id_.version not in CHOSEN_VERSIONS:
+        raise InvalidRequest.at(
+            "id", "must be a UUID of version 4 or 7, or the one derived from this source and seq"
+        )
 
 
 def _entry(caller: Caller, entry: ReserveBody | InvalidEntry) -> Reserve | ServiceError:

@@ -1,14 +1,9 @@
 """/v1/stock and /v1/imports: set, adjust, delete, import; read and list."""
 
-import asyncio
-import csv
-import hashlib
-import io
 from typing import Any
 
 from litestar import delete, get, post, put
 from litestar.types import ASGIApp
-from pydantic import TypeAdapter, ValidationError
 
 from db import lists
 from service.answers import (
@@ -19,12 +14,11 @@ from service.answers import (
     single_answer,
     stock_path,
 )
-from service.bodies import AdjustBody, Name, Place, StockBody, Units
+from service.bodies import AdjustBody, StockBody
 from service.commands import (
     AdjustStock,
     Command,
     DeleteStock,
-    ImportStock,
     Outcome,
     SetStock,
 )
@@ -40,26 +34,30 @@ from service.errors import (
     UnknownSku,
     VersionMismatch,
 )
+from service.query import Moment, Ordinal, Query, Text, cursor_after
 from service.requests import (
     LARGE_BODY_MAX,
     HttpRequest,
-    Moment,
-    Ordinal,
-    Query,
-    Text,
     caller_of,
     check_source,
-    cursor_after,
-    header,
+    header_list,
     place,
     precondition,
     read_body,
     read_bytes,
+    room_for_body,
     seq_of,
     services_of,
 )
 from service.routes.endpoint import endpoint
-from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT
+from service.routes.parameters import (
+    CURSOR,
+    IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    LIMIT,
+    NAME,
+    PREFIX,
+)
 from service.schemas import (
     AdjustmentAnswer,
     ImportAnswer,
@@ -68,12 +66,6 @@ from service.schemas import (
     import_answer,
     stock_answer,
 )
-
-_name = TypeAdapter(Name)
-_place = TypeAdapter(Place)
-_units = TypeAdapter(Units)
-
-IMPORT_COLUMNS = ["sku", "location", "available", "name"]
 
 
 @put(
@@ -100,11 +92,13 @@ async def set_stock(request: HttpRequest) -> ASGIApp:
     sku, location = _key(request)
     body = await read_body(request, StockBody)
     if_match = precondition(request, b"if-match")
-    if_none_match = header(request, b"if-none-match")
+    if_none_match = header_list(request, b"if-none-match")
     if if_none_match is not None and if_none_match.strip() != b"*":
         raise InvalidRequest.at("If-None-Match", "must be *")
     if if_match is None and if_none_match is None:
-        raise PreconditionRequired("A stock row is only set with If-None-Match or If-Match.")
+        raise PreconditionRequired(
+            "Send If-None-Match: * to create the stock row, or its ETag as If-Match to replace it."
+        )
     if if_match is not None and if_none_match is not None:
         raise InvalidRequest.at("If-Match", "can't be combined with If-None-Match")
     outcome = await _submit(
@@ -191,8 +185,8 @@ async def delete_stock(request: HttpRequest) -> ASGIApp:
         Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
         scope="read",
         parameters=(
-            Parameter("sku_prefix", {"type": "string"}, "Only SKUs that begin so."),
-            Parameter("location", {"type": "string"}, "Only at this location."),
+            Parameter("sku_prefix", PREFIX, "Only SKUs that begin so."),
+            Parameter("location", NAME, "Only at this location."),
             Parameter(
                 "low",
                 {"enum": ["true", "false"]},
@@ -209,8 +203,8 @@ async def list_stock(request: HttpRequest) -> ASGIApp:
     await caller_of(request, "read")
     query = Query(request)
     filters: dict[str, Any] = {
-        "sku_prefix": query.text("sku_prefix"),
-        "location": query.text("location"),
+        "sku_prefix": query.text("sku_prefix") or None,
+        "location": query.place("location"),
     }
     low = query.choice("low", ("true", "false"))
     filters["low"] = None if low is None else low == "true"
@@ -258,7 +252,7 @@ async def read_stock(request: HttpRequest) -> ASGIApp:
     if not found:
         raise NotFound("There is no such stock row.")
     row = found[0][1]
-    return single_answer(stock_answer(row), row.version, header(request, b"if-none-match"))
+    return single_answer(stock_answer(row), row.version, header_list(request, b"if-none-match"))
 
 
 @get(
@@ -306,7 +300,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
         scope="stock",
         body_media_type="text/csv",
         body_example="sku,location,available,name\n85123A,main,100,White hanging heart\n",
-        parameters=(Parameter("job", {"type": "string"}, "The import's name.", required=True),),
+        parameters=(Parameter("job", NAME, "The import's name.", required=True),),
         errors=(IdempotencyMismatch,),
     ),
 )
@@ -315,16 +309,13 @@ async def import_stock(request: HttpRequest) -> ASGIApp:
     """Create the stock rows that are missing from a CSV file, once for each job name."""
     caller = await caller_of(request, "stock")
     query = Query(request)
-    job = query.text("job")
+    job = query.name("job")
     query.end()
-    try:
-        job = _name.validate_python(job)
-    except ValidationError as error:
-        raise InvalidRequest.at("job", error.errors()[0]["msg"]) from None
-    raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
-    rows = await asyncio.to_thread(_csv_rows, raw)
-    command = ImportStock(caller.source, job, hashlib.sha256(raw).hexdigest(), rows)
-    outcome = await _submit(request, command)
+    if job is None:
+        raise InvalidRequest.at("job", "is missing: name the import, as /v1/imports?job=monday")
+    async with room_for_body(request, LARGE_BODY_MAX):
+        raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
+        outcome = await services_of(request).imports.run(caller.source, job, raw)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
     row: Any = outcome.value
@@ -356,57 +347,6 @@ async def _stock_page(
 def _key(request: HttpRequest) -> tuple[str, str]:
     parameters = request.scope["path_params"]
     return place(parameters["sku"], "sku"), place(parameters["location"], "location")
-
-
-def _csv_rows(raw: bytes) -> tuple[tuple[str, str, int, str | None], ...]:
-    """The rows of an import. Raises `InvalidRequest` that names each bad line, header included."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidRequest.at(f"line {line}", "is not UTF-8") from None
-    rows: dict[tuple[str, str], tuple[str, str, int, str | None]] = {}
-    errors: list[dict[str, str]] = []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            if fields and not (line == 1 and fields == IMPORT_COLUMNS[: len(fields)]):
-                _take_row(fields, line, rows, errors)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        errors.append({"path": f"line {line}", "message": str(error)})
-    if not rows and not errors:
-        errors.append({"path": "line 1", "message": "there are no rows to import"})
-    if errors:
-        raise InvalidRequest(f"{errors[0]['path']}: {errors[0]['message']}", errors=errors[:100])
-    return tuple(rows[key] for key in sorted(rows))
-
-
-def _take_row(
-    fields: list[str],
-    line: int,
-    rows: dict[tuple[str, str], tuple[str, str, int, str | None]],
-    errors: list[dict[str, str]],
-) -> None:
-    try:
-        if not 3 <= len(fields) <= 4:
-            raise ValueError("has not three or four fields: sku,location,available[,name]")
-        sku = _place.validate_python(fields[0])
-        location = _place.validate_python(fields[1] or "main")
-        if not (fields[2].isascii() and fields[2].isdigit() and len(fields[2]) <= 15):
-            raise ValueError("available is not a whole number")
-        available = _units.validate_python(int(fields[2]))
-        name = fields[3] if len(fields) == 4 and fields[3] else None
-        if name is not None and (len(name) > 256 or "\x00" in name):
-            raise ValueError("name is too long or has a NUL character")
-        if (sku, location) in rows:
-            raise ValueError("this sku and location stand on an earlier line already")
-        rows[sku, location] = (sku, location, available, name)
-    except ValidationError as error:
-        errors.append({"path": f"line {line}", "message": error.errors()[0]["msg"]})
-    except ValueError as error:
-        errors.append({"path": f"line {line}", "message": str(error)})
 
 
 ROUTES = [

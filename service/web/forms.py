@@ -8,9 +8,10 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from db.rows import Reservation
-from service.bodies import Body, LineBody, RefundBody, ReserveBody, invalid
+from service.bodies import Body, LineBody, RefundBody, ReserveBody
 from service.commands import RefundUnits, Reserve, merge_lines, reservation_id
-from service.errors import InvalidRequest, ServiceError
+from service.errors import InvalidRequest, ServiceError, sentence
+from service.parsing import refusal
 from service.requests import HttpRequest, read_bytes
 from service.web.sessions import Session
 
@@ -41,12 +42,11 @@ async def read_form(request: HttpRequest) -> Form:
     return {name: text for name, value in fields if (text := value.strip())}
 
 
-def reserve_of(session: Session, form: Form) -> Reserve:
-    """Return the reservation that a form asks for, its seq derived from the form's token."""
+def reserve_of(session: Session, form: Form, seq: str) -> Reserve:
+    """Return the reservation that a form asks for, under the seq of the form's token."""
     hold = {"hold_seconds": _number(form["hold_seconds"])} if "hold_seconds" in form else {}
     body = _validated(ReserveBody, {"lines": [_line(form)], **hold})
-    token = session.token_digest("reserve", form.get("token", ""))
-    source, seq = session.caller.source, seq_of_token(token)
+    source = session.caller.source
     return Reserve(
         source=source,
         seq=seq,
@@ -55,37 +55,26 @@ def reserve_of(session: Session, form: Form) -> Reserve:
         hold_seconds=body.hold_seconds,
         metadata={},
         effective_id=reservation_id(source, seq),
-        token=token,
     )
 
 
-def refund_of(session: Session, form: Form, reservation: Reservation) -> RefundUnits:
+def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) -> RefundUnits:
     """Return the refund that a form asks for: all that is left, or a quantity of one line."""
     lines = [_line(_named_line(form, reservation))] if "quantity" in form else None
     body = _validated(RefundBody, {"lines": lines, "reason": form.get("reason")})
-    token = session.token_digest("refund", form.get("token", ""))
     return RefundUnits(
         caller=session.caller,
         id=reservation.id,
-        seq=seq_of_token(token),
+        seq=seq,
         lines=_merged(body.lines) if body.lines else None,
         reason=body.reason,
-        token=token,
     )
-
-
-def seq_of_token(digest: bytes) -> str:
-    """Return the serial number of the one effect that a token can have."""
-    return f"{SEQ_PREFIX}{digest.hex()}"
-
-
-SEQ_PREFIX = "page-"
 
 
 def complaints(error: ServiceError) -> list[str]:
     """Return what is wrong with a form, each with its field's label; empty for other errors."""
     return [
-        f"{LABELS.get(item['path'], item['path'])}: {item['message']}."
+        sentence(item, LABELS.get(item["path"], item["path"]))
         for item in error.fields.get("errors", ())
     ]
 
@@ -95,7 +84,7 @@ def _named_line(form: Form, reservation: Reservation) -> Form:
     if "sku" in form:
         return form
     if len(reservation.lines) > 1:
-        raise InvalidRequest.at("lines[0].sku", "Name it: the reservation has several")
+        raise InvalidRequest.at("lines[0].sku", "must be named: the reservation has several")
     sku, location = reservation.lines[0].key
     return {**form, "sku": sku, "location": location}
 
@@ -116,7 +105,7 @@ def _validated(model: type[B], values: dict[str, Any]) -> B:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise refusal(error) from None
 
 
 def _merged(lines: list[LineBody]) -> Any:

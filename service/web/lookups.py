@@ -8,17 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db import lists
 from db.rows import Refund, Reservation
 from service.errors import InvalidRequest, NotFound
-from service.requests import (
-    HttpRequest,
-    Moment,
-    Query,
-    Text,
-    cursor_after,
-    identifier,
-    services_of,
-)
-from service.web.forms import SEQ_PREFIX, Form
-from service.web.sessions import Session
+from service.names import name_at
+from service.query import Moment, Query, Text, cursor_after
+from service.requests import HttpRequest, identifier, services_of
+from service.web.forms import Form
+from service.web.sessions import SEQ_PREFIX, Session
 
 ROWS_MAX = 50
 
@@ -51,18 +45,21 @@ async def named_reservation(request: HttpRequest, session: Session, form: Form) 
     """
     name = form.get("reservation", "")
     if not name:
-        raise InvalidRequest.at("reservation", "Name it by its id or its seq")
-    source = None if session.caller.every_source else session.caller.source
+        raise InvalidRequest.at("reservation", "must be named, by its id or its seq")
+    name_at("reservation", name)
+    source = session.caller.only_source
 
     async def work(connection: AsyncConnection) -> list[Reservation]:
-        row = await lists.reservation(connection, UUID(name)) if _is_id(name) else None
-        if row is not None and session.caller.sees(row.source):
+        row = await lists.reservation(connection, UUID(name), source) if _is_id(name) else None
+        if row is not None:
             return [row]
-        return await lists.reservations(connection, limit=2, source=source, seq=name)
+        return (await lists.reservations(connection, limit=2, source=source, seq=name))[0]
 
     found = await services_of(request).database.read(work)
     if len(found) > 1:
-        raise InvalidRequest.at("reservation", "Several sources have this seq: name it by its id")
+        raise InvalidRequest.at(
+            "reservation", "must be named by its id: several sources have this seq"
+        )
     if not found:
         raise NotFound("There is no such reservation.")
     return found[0]
@@ -72,9 +69,9 @@ async def reservation_of(request: HttpRequest, session: Session) -> Reservation:
     """Return the reservation of the path. Raises `NotFound`, also for another source's."""
     id_ = identifier(request.scope["path_params"]["id"])
     row = await services_of(request).database.read(
-        lambda connection: lists.reservation(connection, id_)
+        lambda connection: lists.reservation(connection, id_, session.caller.only_source)
     )
-    if row is None or not session.caller.sees(row.source):
+    if row is None:
         raise NotFound("There is no such reservation.")
     return row
 

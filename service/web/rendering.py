@@ -22,7 +22,6 @@ HEADERS: tuple[Header, ...] = (
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"same-origin"),  # with `no-referrer` a form's Origin would be `null`
     (b"cross-origin-opener-policy", b"same-origin"),
-    (b"x-content-type-options", b"nosniff"),
 )
 
 ASSETS = {
@@ -38,7 +37,7 @@ ASSETS = {
 def page(template: str, status: int, *headers: Header, **values: Any) -> Answer:
     """Return a page."""
     html = _environment.get_template(template).render(values)
-    return Answer(status, [*HEADERS, *headers], html.encode())
+    return Answer(status, [*HEADERS, *headers], html.encode(), is_secret=True)
 
 
 def asset(name: str) -> Answer | None:
@@ -49,7 +48,6 @@ def asset(name: str) -> Answer | None:
     headers = [
         (b"content-type", media_type),
         (b"cache-control", b"public, max-age=31536000, immutable"),
-        (b"x-content-type-options", b"nosniff"),
     ]
     return Answer(200, headers, content)
 

@@ -1,25 +1,33 @@
 """Who sits in front of the page: sessions, and the one-time tokens of their forms.
 
-Of a session and of a token only digests are stored. A token's digest is taken over the session, the
-action and the token, so that it can't even be found from another session or for another action.
+Of a session only a digest is stored, of a token nothing: it is signed with the session's secret,
+and the seq of its effect is derived from it. To consume a token is to make that effect, whose seq
+is a unique key: both are one transaction, and a form that is sent again shows the first result.
 """
 
 import hashlib
+import hmac
 import secrets
+import time
 from dataclasses import dataclass
 from datetime import timedelta
-from urllib.parse import urlsplit
 
-from db import keys, tokens
-from db.database import Database, Transaction
+from db import keys, page_sessions
+from db.database import Transaction
 from service import auth
 from service.answers import Header
 from service.commands import Caller
 from service.errors import Forbidden, Unauthenticated
+from service.headers import cookie
 from service.requests import HttpRequest, header, services_of
 
 SESSION_LIFETIME = timedelta(hours=10)  # a working day: sign in once each morning
 TOKEN_LIFETIME = timedelta(hours=2)  # a form that was left open over lunch still works
+SEQ_PREFIX = "page-"
+FORM_REFUSED = (
+    "This form can't be used: it is too old, belongs to another session, or is not one of ours."
+    " Open the page again."
+)
 SAME_SITE = (b"same-origin", b"none")
 
 
@@ -40,20 +48,36 @@ class Session:
         if not self.allows(scope):
             raise Forbidden(f"This needs a key with the scope {scope}.")
 
-    def token_digest(self, action: str, token: str) -> bytes:
-        """Return what is stored of a token, which holds for this session and action alone."""
-        return hashlib.sha256(f"{self.secret} {action} {token}".encode()).digest()
+    def issue_token(self, *actions: str) -> str:
+        """Return a new token, which each of these actions takes once.
 
-    async def issue_token(self, database: Database, *actions: str) -> str:
-        """Return a new token, which each of the page's forms can consume once for its action."""
-        token = secrets.token_urlsafe(32)
-        digests = [self.token_digest(action, token) for action in actions]
+        It says when it was made and for what, signed with the session's secret: nothing is stored.
+        """
+        said = f"{int(time.time()):x}.{secrets.token_urlsafe(16)}.{'+'.join(actions)}"
+        return f"{said}.{self._sign(said)}"
 
-        async def work(transaction: Transaction) -> None:
-            await tokens.create_tokens(transaction.connection, digests, TOKEN_LIFETIME)
+    def read_token(self, action: str, token: str) -> "FormToken":
+        """Return what a form's token stands for. Raises `Forbidden` unless it is this session's."""
+        said, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(said).encode()):
+            raise Forbidden(FORM_REFUSED)
+        made_at, _, actions = said.split(".")
+        if action not in actions.split("+"):
+            raise Forbidden(FORM_REFUSED)
+        digest = hashlib.sha256(f"{self.secret} {action} {token}".encode()).hexdigest()
+        is_expired = int(made_at, 16) + TOKEN_LIFETIME.total_seconds() < time.time()
+        return FormToken(f"{SEQ_PREFIX}{digest}", is_expired=is_expired)
 
-        await database.transact(work)
-        return token
+    def _sign(self, said: str) -> str:
+        return hmac.new(self.secret.encode(), said.encode(), hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class FormToken:
+    """A one-time token: the serial number of the one effect that it can have."""
+
+    seq: str
+    is_expired: bool
 
 
 async def session_of(request: HttpRequest) -> Session:
@@ -62,11 +86,14 @@ async def session_of(request: HttpRequest) -> Session:
     It is looked up each time, so that a revoked key is out at once, and counts as a request of that
     key: raises `RateLimited`.
     """
-    secret = request.cookies.get(_cookie_name(request))
-    if secret is None:
+    sent = header(request, b"cookie") or b""
+    found = cookie(sent, _cookie_name(request).encode())
+    if found is None:
         raise Unauthenticated("You are not signed in.")
+    secret = found.decode()
     row = await services_of(request).database.read(
-        lambda connection: tokens.find_session(connection, _digest(secret)), is_urgent=True
+        lambda connection: page_sessions.find_session(connection, _digest(secret)),
+        is_urgent=True,
     )
     if row is None:
         raise Unauthenticated("Your session is over. Sign in again.")
@@ -89,7 +116,7 @@ async def sign_in(request: HttpRequest, key: str) -> Header:
     services.rate_limit.count(credential.id)
 
     async def work(transaction: Transaction) -> None:
-        await tokens.create_session(
+        await page_sessions.create_session(
             transaction.connection, _digest(secret), credential.id, SESSION_LIFETIME
         )
 
@@ -99,13 +126,13 @@ async def sign_in(request: HttpRequest, key: str) -> Header:
 
 async def sign_out(request: HttpRequest, session: Session, token: str) -> Header:
     """End the session and return the header that forgets its cookie. Raises `Forbidden`."""
-    digest = session.token_digest("sign-out", token)
+    if session.read_token("sign-out", token).is_expired:
+        raise Forbidden(FORM_REFUSED)
 
-    async def work(transaction: Transaction) -> bool:
-        return await tokens.end_session(transaction.connection, _digest(session.secret), digest)
+    async def work(transaction: Transaction) -> None:
+        await page_sessions.end_session(transaction.connection, _digest(session.secret))
 
-    if not await services_of(request).database.transact(work):
-        raise Forbidden("This form is too old or not one of ours. Open the page again.")
+    await services_of(request).database.transact(work)
     return _cookie(request, "", "; Max-Age=0")
 
 
@@ -120,10 +147,15 @@ def check_same_site(request: HttpRequest) -> None:
     if site is not None:
         is_ours = site in SAME_SITE
     else:
-        host = header(request, b"host") or b""
-        is_ours = origin is None or urlsplit(origin).netloc == host
+        is_ours = origin is None or _is_own(origin, header(request, b"host"))
     if not is_ours:
         raise Forbidden("This form was sent from another site.")
+
+
+def _is_own(origin: bytes, host: bytes | None) -> bool:
+    """True when an origin, like https://shop.example:8443, is at our host; `null` is at none."""
+    authority = origin.partition(b"://")[2]
+    return bool(authority) and authority.lower() == (host or b"").lower()
 
 
 def _cookie(request: HttpRequest, value: str, more: str = "") -> Header:

@@ -5,17 +5,21 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from db.database import Database
 from db.embedded import EmbeddedPostgres
 from db.installation import SETTINGS, find_binaries
+from db.migrate import upgrade
 from db.postmaster import Account, choose_account, find_processes, launch, run
+from db.roles import Role
 from tests.brokers import free_port
 from tests.faults.processes import family_of, frozen, kill_for_good
+from tests.roles import as_role, as_superuser, known
 
 SECONDS_MAX = 15.0
 FAST = {"fsync": "off", "full_page_writes": "off"}
@@ -50,7 +54,10 @@ class Standby:
 
 @dataclass
 class Pair:
-    """A primary and its standby, which is asynchronous to begin with."""
+    """A migrated primary and its standby, which is asynchronous to begin with.
+
+    The addresses are for the role that serves.
+    """
 
     url: str
     standby_url: str
@@ -77,7 +84,7 @@ class Pair:
 
     async def synchronous(self) -> None:
         """From now on a COMMIT waits for the standby."""
-        connection = await asyncpg.connect(self.url)
+        connection = await asyncpg.connect(as_superuser(self.url))
         await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         await connection.execute("SELECT pg_reload_conf()")
         await connection.close()
@@ -100,13 +107,21 @@ async def running_pair() -> AsyncIterator[Pair]:
     with (
         open_directory() as directory,
         EmbeddedPostgres(directory / "primary", settings=FAST) as primary,
-        _standby_of(primary.url, directory) as standby,
+        known(primary.addresses),
+        _standby_of(primary.addresses.superuser, directory) as standby,
+        known(replace(primary.addresses, port=standby.port)),
     ):
-        parts = urlsplit(primary.url)
-        credentials = parts.netloc.rpartition("@")[0]
-        standby_url = parts._replace(netloc=f"{credentials}@127.0.0.1:{standby.port}").geturl()
-        await _until(primary.url, "SELECT state = 'streaming' FROM pg_stat_replication")
-        yield Pair(primary.url, standby_url, directory / "primary" / "postgresql", standby)
+        url = primary.addresses.serving
+        await _migrate(url)
+        await _until(url, "SELECT state = 'streaming' FROM pg_stat_replication")
+        standby_url = replace(primary.addresses, port=standby.port).serving
+        yield Pair(url, standby_url, directory / "primary" / "postgresql", standby)
+
+
+async def _migrate(url: str) -> None:
+    database = Database(url, pool_size=1)
+    await upgrade(database, as_role(url, Role.MIGRATING))
+    await database.close()
 
 
 @contextmanager
@@ -142,7 +157,7 @@ async def _until(url: str, question: str) -> None:
 
 
 async def _ask(url: str, question: str) -> object:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(as_superuser(url))
     try:
         return await connection.fetchval(question)
     finally:

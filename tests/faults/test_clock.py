@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from tests.conftest import Service, running_service
+from tests.roles import as_superuser
 
 CLOCK = """
     CREATE SCHEMA skewed;
@@ -17,13 +18,15 @@ CLOCK = """
     INSERT INTO skewed.step VALUES ('0');
     CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
         'SELECT pg_catalog.clock_timestamp() + by FROM skewed.step';
+    GRANT USAGE ON SCHEMA skewed TO PUBLIC;
+    GRANT SELECT ON skewed.step TO PUBLIC;
 """
 
 
 @pytest.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
     """A service whose clock can be set."""
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(as_superuser(database_url))
     await connection.execute(CLOCK)
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET search_path = skewed, pg_catalog, public")

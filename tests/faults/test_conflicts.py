@@ -15,6 +15,7 @@ from service.retry import RetryPolicy
 from tests.counting import conflicts
 from tests.faults.test_cancelled import both
 from tests.faults.test_lost_connections import effects, run
+from tests.roles import as_superuser
 
 LOCK = "SELECT FROM stock WHERE sku = $1 FOR UPDATE"
 WAITING = (
@@ -26,14 +27,14 @@ WAITING = (
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """A session that detects no deadlock, so that it is always ours that is broken off."""
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(as_superuser(database_url))
     await connection.execute("SET deadlock_timeout = '60s'")
     yield connection
     await connection.close()
 
 
 async def opened(url: str, **timeouts: float) -> Ledger:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(as_superuser(url))
     name = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '300ms'")
     await connection.close()

@@ -188,9 +188,9 @@ async def a_commit_that_never_reached_a_server_that_crashed(directory: Path) -> 
     """The answer to a reservation and its effects: its id is another transaction's by now."""
     slow = {"wal_writer_delay": "10s"}  # so that nothing of it has reached the disk
     with EmbeddedPostgres(directory, settings=slow) as postgres:
-        async with proxy(postgres.url) as wire:
+        async with proxy(postgres.addresses.serving) as wire:
             database = Database(wire.url, pool_size=2, timeouts=Timeouts(settle=20))
-            await upgrade(database)
+            await upgrade(database, postgres.addresses.migrating)
             ledger = Ledger(database, Guard())
             await run(ledger, SetStock("A", "main", 10, None, None, None))
             wire.fault = Fault("cut", at=COMMIT)

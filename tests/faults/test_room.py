@@ -48,7 +48,9 @@ async def test_a_full_disk_is_503_and_heals_when_there_is_room_and_no_ack_is_fal
     with (
         EmbeddedPostgres(small_disk, settings=small) as postgres,
         closing(AcknowledgedLog(tmp_path / "acknowledged")) as log,
-        running_server(postgres.url) as server,
+        running_server(
+            postgres.addresses.serving, migrate_database_url=postgres.addresses.migrating
+        ) as server,
     ):
         shoppers = Shoppers(server.url, server.headers, log, seed=15)
         await shoppers.open_shop()

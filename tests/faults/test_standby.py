@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.database import Database, Timeouts
-from db.migrate import upgrade
 from db.strategies.guard import Guard
 from service.commands import Caller, Cancel, SetStock
 from service.errors import OutcomeUnknown, Unavailable
@@ -21,6 +20,7 @@ from tests.faults.proxy import COMMIT, Fault, proxy
 from tests.faults.shoppers import Shoppers
 from tests.faults.standby import Pair, running_pair
 from tests.faults.test_lost_connections import effects, run, spend_transaction_ids
+from tests.roles import as_superuser
 from tests.server import running_server
 from tests.test_coalescer import reserve
 
@@ -36,9 +36,8 @@ async def pair() -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def shop(url: str, timeouts: Timeouts) -> AsyncIterator[Ledger]:
-    """A ledger on a fresh schema, with ten units of A and one of B."""
+    """A ledger with ten units of A and one of B."""
     database = Database(url, pool_size=3, timeouts=timeouts)
-    await upgrade(database)
     made = Ledger(database, Guard())
     await run(made, SetStock("A", "main", 10, None, None, None))
     await run(made, SetStock("B", "main", 1, None, None, None))
@@ -140,7 +139,7 @@ async def backends(database: Database) -> set[int]:
 
 async def set_read_only(url: str, value: str) -> None:
     """Return when it holds: whoever connects after the postmaster told its children is told so."""
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(as_superuser(url))
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
     await connection.execute("SELECT pg_reload_conf()")

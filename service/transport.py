@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, but each answer leaves in one piece.
+"""A transport that sends an answer in one piece.
 
 Uvicorn writes an answer's head, then its body, and uvloop hands each to the kernel at once: two
 packets, which wake the client twice. Together they cost a third of a small request
@@ -7,8 +7,6 @@ packets, which wake the client twice. Together they cost a third of a small requ
 
 import asyncio
 from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class CorkedTransport:
@@ -31,6 +29,12 @@ class CorkedTransport:
             self._loop.call_soon(self._send)
         self._collected.append(data)
 
+    def write_eof(self) -> None:
+        """Send what was written, then say that nothing more will follow."""
+        self._send()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
     def close(self) -> None:
         """Send what was written, then close."""
         self._send()
@@ -40,12 +44,3 @@ class CorkedTransport:
         collected, self._collected = self._collected, []
         if collected and not self._transport.is_closing():
             self._transport.write(b"".join(collected))
-
-
-class Connection(HttpToolsProtocol):
-    """A client's connection whose transport is corked."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve it. asyncio hands over any transport; TCP's is what uvicorn expects."""
-        corked: Any = CorkedTransport(transport, self.loop)
-        super().connection_made(corked)

@@ -3,10 +3,11 @@
 import asyncio
 import socket
 
+import pytest
 import uvloop
 
-from service.connection import CorkedTransport
 from service.server import accepting
+from service.transport import CorkedTransport
 
 
 class Wire:
@@ -86,6 +87,7 @@ def most_accepted_in_a_turn(listeners_of) -> int:
             await server.wait_closed()
 
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        listener.setblocking(False)
         clients = [socket.create_connection(listener.getsockname()) for _ in range(60)]
         uvloop.run(accept(listener))
         for client in clients:
@@ -101,3 +103,12 @@ async def test_many_clients_are_accepted_in_one_turn_of_the_loop():
     ]
     assert most[0] == 1  # or `accepting` can go
     assert most[1] >= 8
+
+
+def test_a_blocking_listener_is_refused():
+    """One process's handle would have all others wait in `accept`."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.raises(ValueError, match="blocking"),
+    ):
+        accepting(listener)

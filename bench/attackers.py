@@ -1,0 +1,234 @@
+"""Requests that are made to cost more than they are worth, sent again and again.
+
+A process of its own: `python -m bench.attackers NAME --url … --seconds …`, with the key on standard
+input.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+
+import uvloop
+
+PART_BYTES = 256 * 1024
+ANSWER_SECONDS_MAX = 90.0
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """What is sent, by how many at once, and how the connection goes on."""
+
+    description: str
+    make: Callable[[str, int], bytes]
+    """The bytes of a request, from the key and the request's number."""
+    connections: int = 1
+    drips: float = 0.0
+    """Seconds between two bytes; 0 sends all at once."""
+    waits: bool = True
+    """Wait for the answer; else leave the request unfinished and hold the connection."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an attack took, and what it got."""
+
+    requests: int = 0
+    bytes_sent: int = 0
+    answers: dict[str, int] = field(default_factory=dict)
+
+    def note(self, answer: str) -> None:
+        """Count an answer's status, or what came in its place."""
+        self.answers[answer] = self.answers.get(answer, 0) + 1
+
+
+def head(method: str, path: str, key: str, *lines: str, length: int | None = None) -> bytes:
+    """Return a request's head; without a key it has no Authorization."""
+    given = [f"{method} {path} HTTP/1.1", "Host: holdfast"]
+    if key:
+        given.append(f"Authorization: Bearer {key}")
+    if length is not None:
+        given.append(f"Content-Length: {length}")
+    return "\r\n".join([*given, *lines, "", ""]).encode()
+
+
+def json_of(path: str, body: bytes) -> Callable[[str, int], bytes]:
+    """Return an attack that posts a JSON body."""
+    kind = "Content-Type: application/json"
+    return lambda key, _: head("POST", path, key, kind, length=len(body)) + body
+
+
+def get(path: str, *lines: str, with_key: bool = True) -> Callable[[str, int], bytes]:
+    """Return an attack that asks for a path."""
+    return lambda key, _: head("GET", path, key if with_key else "", *lines)
+
+
+def csv_of(rows: bytes) -> Callable[[str, int], bytes]:
+    """Return an attack that imports a file, each time as another job."""
+
+    def make(key: str, number: int) -> bytes:
+        path = f"/v1/imports?job=attack-{time.time_ns()}-{number}"
+        return head("POST", path, key, "Content-Type: text/csv", length=len(rows)) + rows
+
+    return make
+
+
+def unknown_members(size: int) -> bytes:
+    """Return as many members as fit into so many bytes, none of them known."""
+    members, total, number = [], 0, 0
+    while total < size:
+        members.append(f'"u{number}":1')
+        total += len(members[-1]) + 1
+        number += 1
+    return ",".join(members).encode()
+
+
+def import_of(count: int) -> Callable[[str, int], bytes]:
+    """Return an attack that imports new stock rows, other ones each time."""
+
+    def make(key: str, number: int) -> bytes:
+        stamp = f"{time.time_ns() % 10**9:x}{number}"
+        rows = b"".join(b"I%s-%d,,1\n" % (stamp.encode(), row) for row in range(count))
+        return csv_of(b"sku,location,available\n" + rows)(key, number)
+
+    return make
+
+
+ENTRY = b'{"seq":"x","lines":[%s]}' % b",".join([b"{}"] * 1000)
+BODY_HEAD = ("Content-Type: application/json",)
+
+ATTACKS = {
+    "2: an Accept of commas": Attack(
+        "1 MB of commas in Accept, without a key",
+        get("/v1/stock", "Accept: " + "," * MEBIBYTE, with_key=False),
+    ),
+    "2: a head of 50 MB": Attack(
+        "one header of 50 MB, without a key",
+        get("/health/live", "A: " + "x" * 50 * MEBIBYTE, with_key=False),
+    ),
+    "2: a million lines": Attack(
+        "a million header lines, without a key",
+        get("/health/live", *["A: b"] * 1_000_000, with_key=False),
+    ),
+    "2: a quoted key of 5 MB": Attack(
+        "an Idempotency-Key of 5 MB",
+        get("/v1/stock", 'Idempotency-Key: "' + "x" * 5 * MEBIBYTE + '"', with_key=False),
+    ),
+    "3: nothing sent": Attack("connections without a request", lambda *_: b"", 1500, waits=False),
+    "3: dripped heads": Attack(
+        "heads that arrive byte by byte", get("/health/live", with_key=False), 1000, drips=0.3
+    ),
+    "3: dripped bodies": Attack(
+        "bodies that arrive byte by byte",
+        lambda key, _: head("POST", "/v1/reservations", key, *BODY_HEAD, length=500) + b" " * 500,
+        200,
+        drips=0.3,
+    ),
+    "4: audits": Attack("audits", get("/v1/audit"), 8),
+    "4: lists": Attack(
+        "lists that find nothing", get("/v1/reservations?state=rejected&sku=S1&limit=500"), 8
+    ),
+    "6: unknown members": Attack(
+        "100,000 unknown members in a reservation",
+        json_of("/v1/reservations", b"{%s}" % unknown_members(MEBIBYTE - 100)),
+    ),
+    "6: a batch entry": Attack(
+        "an entry with 330,000 unknown members in a batch",
+        json_of(
+            "/v1/reservations/batch",
+            b'{"reservations":[{%s}]}' % unknown_members(4 * MEBIBYTE - 100),
+        ),
+    ),
+    "6: empty lines": Attack(
+        "1,000 entries of 1,000 empty lines in a batch",
+        json_of("/v1/reservations/batch", b'{"reservations":[%s]}' % b",".join([ENTRY] * 1000)),
+    ),
+    "6: a file of errors": Attack(
+        "2,000,000 bad lines in an import", csv_of(b"x\n" * (2 * MEBIBYTE - 100))
+    ),
+    "7: a long prefix": Attack("a sku_prefix of 8 kB", get(f"/v1/stock?sku_prefix={'%25' * 2600}")),
+    "9: a large import": Attack("250,000 rows in an import", import_of(150_000)),
+    "22: the document": Attack(
+        "the OpenAPI document", get("/schema/openapi.json", with_key=False), 2
+    ),
+    "22: unfinished bodies": Attack(
+        "60 bodies of 4 MiB less a byte",
+        lambda key, _: (
+            head("POST", "/v1/reservations/batch", key, *BODY_HEAD, length=4 * MEBIBYTE)
+            + b" " * (4 * MEBIBYTE - 1)
+        ),
+        60,
+        waits=False,
+    ),
+}
+
+
+async def attack(name: str, url: str, key: str, seconds: float) -> Tally:
+    """Attack for some seconds."""
+    chosen, tally = ATTACKS[name], Tally()
+    host, port = url.removeprefix("http://").split(":")
+    end_at = time.monotonic() + seconds
+
+    async def one() -> None:
+        while time.monotonic() < end_at:
+            try:
+                await _exchange(chosen, host, int(port), key, tally)
+            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+                tally.note(type(error).__name__)
+                await asyncio.sleep(0.01)
+
+    attackers = [asyncio.create_task(one()) for _ in range(chosen.connections)]
+    await asyncio.wait(attackers, timeout=seconds)
+    for attacker in attackers:
+        attacker.cancel()
+    await asyncio.gather(*attackers, return_exceptions=True)
+    return tally
+
+
+async def _exchange(chosen: Attack, host: str, port: int, key: str, tally: Tally) -> None:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        tally.requests += 1
+        await _send(writer, chosen.make(key, tally.requests), chosen.drips, tally)
+        if not chosen.waits:
+            await reader.read()
+            return
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            tally.note((await reader.readuntil(b"\r\n"))[9:12].decode())
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _send(writer: asyncio.StreamWriter, sent: bytes, drips: float, tally: Tally) -> None:
+    """Send until the server has heard enough and hangs up: what it answers is read afterwards."""
+    step = 1 if drips else PART_BYTES
+    with suppress(ConnectionError):
+        for start in range(0, len(sent), step):
+            writer.write(sent[start : start + step])
+            await writer.drain()
+            tally.bytes_sent += step
+            if drips:
+                await asyncio.sleep(drips)
+
+
+def main() -> None:
+    """Attack once and print what it took and got as JSON."""
+    parser = argparse.ArgumentParser(prog="bench.attackers", description=__doc__)
+    parser.add_argument("name", choices=ATTACKS)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+    key = sys.stdin.read().strip()
+    tally = uvloop.run(attack(options.name, options.url, key, options.seconds))
+    print(json.dumps(asdict(tally)))
+
+
+if __name__ == "__main__":
+    main()

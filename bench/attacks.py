@@ -1,0 +1,207 @@
+"""`make bench-attacks`: what requests that are made to hurt cost the attacker, and all others.
+
+Others reserve at a fixed rate, and their p99 is taken before each attack and during it; the
+worker's memory is taken before and as its largest value during the attack.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from bench import arrivals
+from bench.attackers import ATTACKS
+from bench.cases import HOLDFAST
+from bench.filling import fill
+from bench.load import Load, Measured
+from bench.observation import find_workers, resident_bytes
+from bench.page import command_line, load_average, made_by, markdown, output_file, show
+from bench.stand import Stand, serve
+from db.roles import Role
+
+OTHERS_PER_SECOND = 100.0
+OTHER_SKUS = 10_000
+HEAD_START_SECONDS = 1.0  # for an attack to have begun before the others are measured
+STORED_RESERVATIONS = 400_000
+FILES = 16_384
+AT_MOST, MEBIBYTES_AT_MOST = 2.0, 64
+
+HEADINGS = (
+    "attack", "requests/s", "MB/s", "answers", "p99 before", "p99 during", "ratio", "memory",
+)  # fmt: skip
+
+PAGE = """# Attacks
+
+{made_by}
+
+{others:g} reservations a second arrive for {skus:,} SKUs (an open loop), in a database that holds
+{stored:,} reservations, at one worker. *Before* and *during* are the p99 of these others, in
+milliseconds, each measured for {seconds} seconds; the ratio is to be at most {at_most:g}.
+*Memory* is how much the worker's memory grew at the most, in MiB; it is to be at most
+{memory_at_most}. *Requests* and *MB* a second are what the attack took, from {rounds} rounds.
+The numbers are those of the paragraphs that brought these attacks up.
+
+{table}
+
+{descriptions}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One attack, once."""
+
+    before: Measured
+    during: Measured
+    requests_per_second: float
+    megabytes_per_second: float
+    answers: dict[str, int]
+    memory_bytes: int
+
+
+def main() -> None:
+    """Measure every attack and print the table."""
+    options = _options()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    load_before = load_average()
+    chosen = [name for name in ATTACKS if not options.only or name.startswith(tuple(options.only))]
+    rounds: dict[str, list[Round]] = {}
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        stand = Stand()
+        serve(stack, stand, HOLDFAST, Path(directory))
+        url = stand.database_url(Role.SUPERUSER)  # filling takes the indexes away meanwhile
+        asyncio.run(fill(url, OTHER_SKUS, STORED_RESERVATIONS, lambda *_: None))
+        others(stand, "warm", options.seconds)
+        turns = [(name, turn) for turn in range(options.rounds) for name in chosen]
+        for name, turn in track(turns, "attacking"):
+            rounds.setdefault(name, []).append(one(stand, name, turn, options.seconds))
+    table = [row(name, measured) for name, measured in rounds.items()]
+    show(HEADINGS, table)
+    if options.json:
+        figures = {name: [asdict(each) for each in measured] for name, measured in rounds.items()}
+        options.json.write_text(json.dumps(figures, indent=2))
+    if options.report:
+        options.report.write_text(
+            PAGE.format(
+                made_by=made_by(command_line("bench-attacks"), load_before),
+                others=OTHERS_PER_SECOND,
+                skus=OTHER_SKUS,
+                stored=STORED_RESERVATIONS,
+                seconds=options.seconds,
+                rounds=options.rounds,
+                at_most=AT_MOST,
+                memory_at_most=MEBIBYTES_AT_MOST,
+                table=markdown(HEADINGS, table),
+                descriptions="\n".join(
+                    f"- {name}: {ATTACKS[name].description}, {ATTACKS[name].connections} at once"
+                    for name in rounds
+                ),
+            )
+        )
+
+
+def one(stand: Stand, name: str, turn: int, seconds: int) -> Round:
+    """Attack once, and measure the others before and meanwhile."""
+    (worker,) = find_workers(stand.process_ids[HOLDFAST])
+    before = others(stand, f"{name}/{turn}/before", seconds)
+    at_rest, largest, is_over = resident_bytes(worker), [0], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.02):
+            largest[0] = max(largest[0], resident_bytes(worker))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    attack_seconds = seconds + 2 * HEAD_START_SECONDS
+    told: list[dict[str, Any]] = []
+    attacking = threading.Thread(
+        target=lambda: told.append(attack(stand, name, attack_seconds)), daemon=True
+    )
+    attacking.start()
+    time.sleep(HEAD_START_SECONDS)
+    during = others(stand, f"{name}/{turn}/during", seconds)
+    attacking.join()
+    is_over.set()
+    watching.join()
+    time.sleep(HEAD_START_SECONDS)  # for what the attack has left under way
+    return Round(
+        before,
+        during,
+        told[0]["requests"] / attack_seconds,
+        told[0]["bytes_sent"] / attack_seconds / 1e6,
+        told[0]["answers"],
+        largest[0] - at_rest,
+    )
+
+
+def attack(stand: Stand, name: str, seconds: float) -> dict[str, Any]:
+    """Attack from a process of its own; return what it took and got."""
+    command = [sys.executable, "-m", "bench.attackers", name, "--url", stand.urls[HOLDFAST]]
+    printed = subprocess.run(  # noqa: S603 - our own command line
+        [*command, "--seconds", f"{seconds}"],
+        input=stand.key,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=seconds + 120,
+    ).stdout
+    told: dict[str, Any] = json.loads(printed)
+    return told
+
+
+def others(stand: Stand, prefix: str, seconds: int) -> Measured:
+    """Have the others reserve for some seconds."""
+    return arrivals.measure(
+        stand.urls[HOLDFAST],
+        key=stand.key,
+        prefix=prefix.replace(" ", "-"),
+        sent=Load(skus=OTHER_SKUS),
+        rate=OTHERS_PER_SECOND,
+        seconds=seconds,
+    )
+
+
+def row(name: str, rounds: list[Round]) -> list[str]:
+    """Return an attack's row: medians, and the largest growth of memory."""
+    answers: Counter[str] = Counter()
+    for each in rounds:
+        answers.update(each.answers)
+    ratios = [each.during.p99_milliseconds / each.before.p99_milliseconds for each in rounds]
+    lost = sum(each.during.refused + each.during.failed for each in rounds)
+    return [
+        name,
+        f"{statistics.median(each.requests_per_second for each in rounds):,.0f}",
+        f"{statistics.median(each.megabytes_per_second for each in rounds):,.1f}",
+        ", ".join(f"{count:,} of {answer}" for answer, count in answers.most_common(3)) or "none",
+        f"{statistics.median(each.before.p99_milliseconds for each in rounds):,.1f}",
+        f"{statistics.median(each.during.p99_milliseconds for each in rounds):,.1f}",
+        f"{statistics.median(ratios):.2f}" + (f" ({lost} not 2xx)" if lost else ""),
+        f"{max(each.memory_bytes for each in rounds) / 2**20:.0f}",
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.attacks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--only", nargs="*", help="only attacks whose names begin so")
+    parser.add_argument("--json", type=output_file, help="write every round's figures here")
+    parser.add_argument("--report", type=output_file, help="write a page with the table here")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

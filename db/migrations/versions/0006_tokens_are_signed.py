@@ -1,0 +1,16 @@
+"""One-time tokens are signed by their session; what they have done is found by its seq.
+
+Revision ID: 0006
+Revises: 0005
+"""
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("DROP TABLE page_token")

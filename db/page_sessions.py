@@ -1,0 +1,44 @@
+"""Sessions of the operator's page, found by the digests of their cookies."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.models import ApiKey, PageSession
+
+NOW: ColumnElement[datetime] = func.now()
+"""The moment of BEGIN: nothing here waits on a lock for long."""
+
+
+async def create_session(
+    connection: AsyncConnection, digest: bytes, key_id: UUID, lifetime: timedelta
+) -> None:
+    """Store a session, and forget those whose time is over."""
+    await connection.execute(delete(PageSession).where(PageSession.expires_at <= NOW))
+    await connection.execute(
+        insert(PageSession).values(
+            digest=digest, key_id=key_id, created_at=NOW, expires_at=NOW + lifetime
+        )
+    )
+
+
+async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
+    """Return the key's id, source and scopes of a session, unless it is over or its key revoked."""
+    statement = (
+        select(ApiKey.id, ApiKey.source, ApiKey.scopes)
+        .join(PageSession, PageSession.key_id == ApiKey.id)
+        .where(
+            PageSession.digest == digest,
+            PageSession.expires_at > NOW,
+            ApiKey.revoked_at.is_(None),
+        )
+    )
+    return (await connection.execute(statement)).one_or_none()
+
+
+async def end_session(connection: AsyncConnection, digest: bytes) -> None:
+    """Delete a session, if it is there."""
+    await connection.execute(delete(PageSession).where(PageSession.digest == digest))

@@ -1,0 +1,171 @@
+"""Workers are killed and renewed under load: nobody waits for another's start, nothing is lost."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from tests.brokers import free_port
+from tests.faults.processes import family_of, is_postgres, is_running
+from tests.nginx import running_nginx
+from tests.server import ADMIN_KEY, Server, running_server
+
+CLIENTS = 12
+ROUNDS = int(os.environ.get("HOLDFAST_TEST_RENEWALS", "10"))
+SECONDS_MAX = 20.0  # for a worker to come or go: only a hang takes so long
+WAIT_SECONDS_MAX = 2.0  # for an answer, whatever becomes of the workers
+
+
+@dataclass
+class Tally:
+    """What clients saw."""
+
+    answered: int = 0
+    refused: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    longest: float = 0.0
+
+
+async def send_forever(url: str, headers: dict[str, str], tally: Tally, *, keeps: bool) -> None:
+    """Reserve again and again, on one connection or on a new one each time."""
+    limits = httpx.Limits(max_keepalive_connections=1 if keeps else 0)
+    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=20) as http:
+        while True:
+            body = {"seq": uuid.uuid4().hex, "lines": [{"sku": "A", "quantity": 1}]}
+            began_at = time.monotonic()
+            try:
+                answer = await http.post("/v1/reservations", json=body)
+            except httpx.HTTPError as error:
+                tally.lost.append(repr(error))
+            else:
+                tally.answered += 1
+                if answer.status_code != 201:
+                    tally.refused.append(answer.text)
+            tally.longest = max(tally.longest, time.monotonic() - began_at)
+
+
+@asynccontextmanager
+async def load(url: str, headers: dict[str, str]) -> AsyncIterator[Tally]:
+    """Twelve clients, half of which keep their connection."""
+    async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+        body = {"available": 10**9}
+        await http.put("/v1/stock/A/main", json=body, headers={"If-None-Match": "*"})
+    tally = Tally()
+    clients = [
+        asyncio.create_task(send_forever(url, headers, tally, keeps=bool(number % 2)))
+        for number in range(CLIENTS)
+    ]
+    try:
+        yield tally
+    finally:
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+def workers_of(server: Server) -> set[int]:
+    return {pid for pid in family_of(server.process.pid)[1:] if not is_postgres(pid)}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SECONDS_MAX):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def all_ended(pids: set[int]) -> None:
+    await until(lambda: not any(map(is_running, pids)))
+
+
+async def more_answers(tally: Tally) -> None:
+    """Wait until each client has been answered once more, on average."""
+    answered = tally.answered
+    await until(lambda: tally.answered > answered + CLIENTS)
+
+
+async def test_nobody_waits_for_a_worker_that_starts(database_url):
+    """A starting worker must not make the listener that it shares with the others blocking."""
+    chance = random.Random(17)
+    with running_server(database_url, workers=3) as server:
+        async with load(server.url, server.headers) as tally:
+            for _ in range(ROUNDS):
+                os.kill(chance.choice(sorted(workers_of(server))), signal.SIGKILL)
+                await asyncio.sleep(0.25)
+                server.process.send_signal(signal.SIGHUP)
+                await asyncio.sleep(0.25)
+    assert tally.answered > 100
+    assert tally.longest < WAIT_SECONDS_MAX
+
+
+async def test_renewing_the_workers_loses_no_request(database_url):
+    with running_server(database_url, workers=2) as server:
+        async with load(server.url, server.headers) as tally:
+            for _ in range(ROUNDS):
+                before = workers_of(server)
+                server.process.send_signal(signal.SIGHUP)
+                await all_ended(before)
+                await more_answers(tally)
+    assert (tally.lost, tally.refused) == ([], [])
+
+
+async def test_a_worker_that_drains_answers_what_arrives_on_the_connections_it_has(database_url):
+    """Its answer says that it was the last one of the connection."""
+    with running_server(database_url, workers=1) as server:
+        (before,) = workers_of(server)
+        async with httpx.AsyncClient(base_url=server.url) as kept, asyncio.timeout(SECONDS_MAX):
+            assert (await kept.get("/health/live")).status_code == 200
+            server.process.send_signal(signal.SIGHUP)
+            while "connection" not in (answer := await kept.get("/health/live")).headers:
+                await asyncio.sleep(0.02)
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            assert is_running(before)
+            assert (await kept.get("/health/live")).status_code == 200
+        await until(lambda: not is_running(before))
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"])
+async def test_an_idle_connection_keeps_no_worker_from_draining(database_url, sent):
+    with running_server(database_url, workers=1) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        if sent:
+            await reader.readuntil(b"}")
+        (before,) = workers_of(server)
+        server.process.send_signal(signal.SIGHUP)
+        await until(lambda: not is_running(before))
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_rolling_restart_behind_nginx_loses_no_request(database_url):
+    """Two services share a database; each is stopped and started in turn, again and again."""
+    ports = [free_port(), free_port()]
+
+    def start(port: int) -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(running_server(database_url, port=port))
+        return stack
+
+    services = [await asyncio.to_thread(start, port) for port in ports]
+    try:
+        with running_nginx([f"http://127.0.0.1:{port}" for port in ports]) as url:
+            headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+            async with load(url, headers) as tally:
+                for turn in range(ROUNDS):
+                    place = turn % 2
+                    await asyncio.to_thread(services[place].close)
+                    services[place] = await asyncio.to_thread(start, ports[place])
+                    await more_answers(tally)
+    finally:
+        for service in services:
+            await asyncio.to_thread(service.close)
+    assert (tally.lost, tally.refused) == ([], [])

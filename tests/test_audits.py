@@ -1,0 +1,81 @@
+"""Audits take the database from nobody: one at a time, shared by all who ask."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from db import audit as audits
+from db.audit import LOCK, audit
+from db.database import Unavailable
+from service.audits import Audits
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many audits are under way, at the most and in all; each waits to be let go."""
+
+    class Counted:
+        now = most = begun = 0
+        may_end = asyncio.Event()
+
+    async def check(connection):
+        Counted.begun += 1
+        Counted.now += 1
+        Counted.most = max(Counted.most, Counted.now)
+        await Counted.may_end.wait()
+        Counted.now -= 1
+        return audits.Audit(Counted.begun, 0)
+
+    Counted.may_end.clear()
+    monkeypatch.setattr(audits, "_check", check)
+    return Counted
+
+
+async def begun(counted, number):
+    async with asyncio.timeout(20):
+        while counted.begun < number:
+            await asyncio.sleep(0.005)
+
+
+async def test_who_asks_while_one_is_under_way_shares_the_next(database, counted):
+    """Not the one under way: what the caller has done since it began would be missing."""
+    shared = Audits(database)
+    first = asyncio.create_task(shared.run())
+    await begun(counted, 1)
+    others = [asyncio.create_task(shared.run()) for _ in range(20)]
+    await asyncio.sleep(0)
+    counted.may_end.set()
+    assert (await first).stock == 1
+    assert {found.stock for found in await asyncio.gather(*others)} == {2}
+    assert (counted.begun, counted.most) == (2, 1)
+    assert (await shared.run()).stock == 3
+
+
+async def test_a_caller_that_goes_away_ends_nobody_elses_audit(database, counted):
+    shared = Audits(database)
+    first = asyncio.create_task(shared.run())
+    await begun(counted, 1)
+    second, third = (asyncio.create_task(shared.run()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    second.cancel()
+    counted.may_end.set()
+    assert (await third).stock == 2
+    assert counted.most == 1
+
+
+async def test_one_audit_runs_at_a_time_in_all_of_a_databases_services(database, counted):
+    each = [asyncio.create_task(Audits(database).run()) for _ in range(3)]
+    counted.may_end.set()
+    assert sorted([found.stock for found in await asyncio.gather(*each)]) == [1, 2, 3]
+    assert counted.most == 1
+
+
+async def test_the_wait_for_another_audit_is_bounded(database, database_url):
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await other.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        with pytest.raises(Unavailable, match="audit"):
+            await audit(database, seconds_max=1)
+    await other.close()

@@ -1,0 +1,94 @@
+"""Large bodies wait for room: those of one key for each other, all together for the memory."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from bench.observation import find_workers, resident_bytes
+from service import body_room
+from service.body_room import BYTES_MAX, BYTES_OF_A_KEY_MAX, BodyRoom
+from service.errors import Overloaded
+from tests.raw import dial, head_of
+from tests.server import running_server
+
+MIB = 2**20
+BODIES = 60
+JSON = "Content-Type: application/json"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(body_room, "WAIT_SECONDS_MAX", 0.01)
+
+
+async def test_one_key_has_its_share_and_leaves_the_rest_to_others(impatient):
+    room = BodyRoom()
+    async with room.hold(b"a", 4 * MIB), room.hold(b"a", 4 * MIB):
+        with pytest.raises(Overloaded):
+            async with room.hold(b"a", 1):
+                pass
+        async with room.hold(b"b", 4 * MIB):
+            pass
+    async with room.hold(b"a", BYTES_OF_A_KEY_MAX):
+        pass
+
+
+async def test_there_is_only_so_much_for_all(impatient):
+    room = BodyRoom()
+    holding = [room.hold(b"%d" % number, 4 * MIB) for number in range(BYTES_MAX // MIB // 4)]
+    for one in holding:
+        await one.__aenter__()
+    with pytest.raises(Overloaded):
+        async with room.hold(b"late", 1):
+            pass
+    for one in holding:
+        await one.__aexit__(None, None, None)
+    async with room.hold(b"late", 4 * MIB):
+        pass
+
+
+async def test_a_body_waits_for_the_one_before(monkeypatch):
+    room, order = BodyRoom(), []
+
+    async def one(name):
+        async with room.hold(b"a", BYTES_OF_A_KEY_MAX):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*map(one, range(20)))
+    assert sorted(order) == list(range(20))
+
+
+async def test_a_caller_that_goes_away_gives_its_room_back(impatient):
+    room = BodyRoom()
+    is_held = asyncio.Event()
+
+    async def hold():
+        async with room.hold(b"a", BYTES_OF_A_KEY_MAX):
+            is_held.set()
+            await asyncio.Event().wait()
+
+    holding = asyncio.create_task(hold())
+    await is_held.wait()
+    holding.cancel()
+    await asyncio.wait({holding})
+    async with room.hold(b"a", BYTES_OF_A_KEY_MAX):
+        pass
+
+
+async def test_unfinished_bodies_of_one_key_are_not_all_kept(database_url):
+    """Sixty batches of 4 MiB, but for the last byte; those that find no room are told."""
+    length = f"Content-Length: {4 * MIB}"
+    with running_server(database_url) as server:
+        async with AsyncExitStack() as stack:
+            (worker,) = find_workers(server.process.pid)
+            before = resident_bytes(worker)
+            head = head_of(server, "POST", "/v1/reservations/batch", JSON, length)
+            for _ in range(BODIES):
+                wire = await stack.enter_async_context(dial(server))
+                wire.writer.write(head + b" " * (4 * MIB - 1))
+            refused = await wire.answer()
+            assert refused is not None
+            assert (refused.status, refused.json()["code"]) == (503, "overloaded")
+            assert resident_bytes(worker) - before < 64 * MIB

@@ -1,0 +1,294 @@
+"""A body is read at once if it is good; of any other a hundred mistakes are named, and no more."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+
+from service import pace, parsing
+from service.bodies import ReserveBody
+from service.errors import InvalidRequest
+from service.parsing import InvalidEntry, parse, parse_batch
+
+MIB = 1024 * 1024
+GOOD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
+
+
+def encoded(value):
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def refused(model, raw):
+    """What is wrong with a body: {path: message}, and whether that is all."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(model, raw)
+    fields = caught.value.fields
+    errors = {error["path"]: error["message"] for error in fields["errors"]}
+    return errors, not fields.get("truncated", False)
+
+
+def entries_of(raw):
+    return asyncio.run(parse_batch(raw))
+
+
+# How much is said
+
+
+def many(unit, count, separator=b","):
+    return separator.join([unit] * count)
+
+
+def unknown(count, size=6):
+    return b",".join(b'"a%0*d":0' % (size, n) for n in range(count))
+
+
+TOO_MANY = {
+    "unknown members": b'{"seq":"1",' + unknown(100_000) + b"}",
+    "one unknown member again and again": b"{" + many(b'"":0', 200_000) + b"}",
+    "one known member again and again": b"{" + many(b'"seq":"1"', 100_000) + b"}",
+    "bad lines": b'{"lines":[' + many(b"{}", 1000) + b"]}",
+    "lines with unknown members": b'{"lines":[' + many(b'{"a":1,"b":2}', 1000) + b"]}",
+    "a line with unknown members": b'{"lines":[{' + unknown(99_000) + b"}]}",
+    "too many bad lines": b'{"lines":[' + many(b"{}", 340_000) + b"]}",
+    "one member of metadata again and again": b'{"metadata":{' + many(b'"":""', 150_000) + b"}}",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MANY)
+def test_a_hundred_mistakes_are_told_and_that_there_are_more(name):
+    with pytest.raises(InvalidRequest) as caught:
+        parse(ReserveBody, TOO_MANY[name])
+    assert len(caught.value.fields["errors"]) == 100
+    assert caught.value.fields["truncated"] is True
+    assert len(encoded(caught.value.fields)) < 50_000
+
+
+def test_exactly_a_hundred_mistakes_are_all():
+    lines = b'{"lines":[' + many(b'{"sku":"A","quantity":0}', 100) + b"]}"
+    with pytest.raises(InvalidRequest) as caught:
+        parse(ReserveBody, lines)
+    assert len(caught.value.fields["errors"]) == 100
+    assert "truncated" not in caught.value.fields
+    metadata = b'{"lines":[{"sku":"A","quantity":1}],"metadata":{' + unknown(100_000) + b"}}"
+    errors, is_all = refused(ReserveBody, metadata)
+    assert (errors, is_all) == ({"metadata": "has more than 16 members"}, True)
+
+
+def test_a_mistake_in_the_last_line_is_found():
+    lines = [{"sku": "A", "quantity": 1}] * 999 + [{"sku": "A", "quantity": 0}]
+    errors, _ = refused(ReserveBody, encoded({**GOOD, "lines": lines}))
+    assert errors == {"lines[999].quantity": "must be at least 1"}
+
+
+# Batches
+
+
+def batch(*entries):
+    raw = [entry if isinstance(entry, bytes) else encoded(entry) for entry in entries]
+    return b'{"reservations":[' + b",".join(raw) + b"]}"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"{" + unknown(330_000) + b"}",
+        b'{"x":[' + many(b"0", 1_000_000) + b"]}",
+        b'{"x":[' + many(b"{}", 1_000_000) + b"]}",
+        b'{"metadata":{' + unknown(300_000) + b"}}",
+        b'{"lines":[{' + unknown(300_000) + b"}]}",
+        b'{"seq":"' + many(b"\\ud800", 5_000, b"") + b'"}',
+        b'{"seq":' + b"1" * 1_000_000 + b"}",
+        b"[" * 400 + b"]" * 400,
+        b'{"lines":{}}',
+        *(raw for name, raw in TOO_MANY.items() if name != "too many bad lines"),
+    ],
+    ids=lambda raw: raw[:24].decode(),
+)
+def test_one_hostile_entry_fails_alone(bad):
+    first, between, last = entries_of(batch(GOOD, bad, GOOD))
+    assert isinstance(first, ReserveBody)
+    assert isinstance(last, ReserveBody)
+    assert isinstance(between, InvalidEntry)
+    assert 1 <= len(between.error.fields["errors"]) <= 100
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [b"{}", b"0", b'{"lines":[{},{},{}]}', b"{%b}" % unknown(300), b'{"%b":1}' % (b"y" * 4_000)],
+    ids=lambda raw: raw[:20].decode(),
+)  # fmt: skip
+def test_a_batch_of_bad_entries_names_one_mistake_of_each_and_not_much_more(entry):
+    found = entries_of(batch(*[entry] * 1000))
+    counts = [len(bad.error.fields["errors"]) for bad in found]
+    assert (min(counts), len(counts)) == (1, 1000)
+    assert sum(counts) <= 1_100
+    told = [[bad.error.detail, bad.error.fields] for bad in found]
+    assert len(encoded(told)) < 512 * 1024
+    assert found[-1].error.fields.get("truncated") is True
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (batch(*[b'{"lines":[' + many(b"{}", 1000) + b"]}"] * 1000), "reservations"),
+        (batch(b'{"lines":[' + many(b"{}", 10_001) + b"]}"), "reservations"),
+        (
+            batch(*[{"lines": GOOD["lines"] * 1000}] * 5, b'{"lines":[%b]}' % many(b"0", 5_001)),
+            "reservations",
+        ),
+        (batch(*[b"{}"] * 1001), "reservations"),
+        (b'{"reservations":[' + many(b"0", 2_000_000) + b"]}", "reservations"),
+        (b'{"reservations":[]}', "reservations"),
+        (b'{"reservations":{}}', "reservations"),
+        (b'{"reservations":null}', "reservations"),
+        (b"{}", "reservations"),
+        (batch(GOOD)[:-1] + b',"x":1}', "x"),
+        (batch(GOOD)[:-1] + b',"reservations":[]}', "reservations"),
+        (batch(GOOD)[:-1], "body"),
+        (batch(GOOD, b'{"seq":"\xff"}'), "body"),
+        (batch(GOOD, b'{"seq":"a\nb"}'), "body"),
+        (batch(GOOD, b"[" * 200_000 + b"]" * 200_000), "body"),
+    ],
+    ids=range(15),
+)  # fmt: skip
+def test_what_is_wrong_with_a_batch_as_a_whole_refuses_it(raw, path):
+    with pytest.raises(InvalidRequest) as caught:
+        entries_of(raw)
+    assert caught.value.fields["errors"][0]["path"] == path
+
+
+def test_ten_thousand_lines_are_taken():
+    most = [{"seq": f"{n}", "lines": GOOD["lines"] * 1000} for n in range(10)]
+    assert all(isinstance(entry, ReserveBody) for entry in entries_of(batch(*most)))
+
+
+def test_others_get_their_turn_while_a_batch_is_read(monkeypatch):
+    monkeypatch.setattr(pace, "SLICE_SECONDS", 0)
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def read():
+        other = asyncio.create_task(others())
+        await parse_batch(batch(*[GOOD] * 500, *[b"{}"] * 500))
+        other.cancel()
+
+    asyncio.run(read())
+    assert turns >= 1000
+
+
+# What it costs
+
+
+COST = """
+import asyncio, resource, sys, time
+
+from service.bodies import ReserveBody
+from service.errors import InvalidRequest
+from service.parsing import parse, parse_batch
+from tests.test_parsing import GOOD, HEAVY, batch
+
+def read(raw):
+    try:
+        if raw.startswith(b'{"reservations"'):
+            asyncio.run(parse_batch(raw))
+        else:
+            parse(ReserveBody, raw)
+    except InvalidRequest:
+        pass
+
+read(b"{}")
+read(batch(GOOD, b"{}"))
+for name in HEAVY:
+    raw = HEAVY[name]()
+    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    read(raw)
+    took = time.process_time() - began
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - kept
+    print(name, grown // 1024, took, sep="\\t")
+"""
+
+
+def filled(begin, unit, end, size=4 * MIB):
+    return begin + unit * ((size - len(begin) - len(end)) // len(unit)) + end
+
+
+def entry_filled(begin, unit, end):
+    return lambda: batch(GOOD, filled(begin, unit, end, 4 * MIB - 200), GOOD)
+
+
+HEAVY = {
+    **{name: (lambda raw=raw: raw) for name, raw in TOO_MANY.items()},
+    "an entry of unknown members": lambda: batch(b"{" + unknown(330_000) + b"}"),
+    "an entry of bad lines": entry_filled(b'{"lines":[', b"{},", b"{}]}"),
+    "an entry of empty objects": entry_filled(b'{"x":[', b"{},", b"{}]}"),
+    "an entry of empty lists": entry_filled(b'{"x":[', b"[],", b"[]]}"),
+    "an entry of numbers": entry_filled(b'{"x":[', b"0,", b"0]}"),
+    "an entry of texts": entry_filled(b'{"x":[', b'"",', b'""]}'),
+    "an entry of brackets in texts": entry_filled(b'{"x":[', b'"[",', b'"]"]}'),
+    "an entry of half characters": entry_filled(b'{"seq":"', b"\\ud800x", b'"}'),
+    "an entry of escapes": entry_filled(b'{"seq":"', b"\\\\", b'"}'),
+    "an entry of colons": entry_filled(b'{"seq":"', b":", b'"}'),
+    "an entry of long numbers": entry_filled(b'{"x":[', b"1" * 3999 + b",", b"0]}"),
+    "an entry of deep lists": entry_filled(b'{"x":[', b"[" * 400 + b"]" * 400 + b",", b"0]}"),
+    "an entry of deep objects": entry_filled(
+        b'{"x":[', b'{"a":' * 90 + b"0" + b"}" * 90 + b",", b"0]}"
+    ),
+    "entries of bad lines": lambda: batch(*[b'{"lines":[' + many(b"{}", 1000) + b"]}"] * 1000),
+    "a list of numbers": lambda: filled(b'{"reservations":[', b"0,", b"0]}"),
+    "unclosed": lambda: filled(b'{"reservations":[', b'"\\u",', b'"'),
+    "deep": lambda: filled(b'{"reservations":', b"[", b""),
+}  # fmt: skip
+
+
+def test_no_body_costs_much_more_than_its_size():
+    """In memory; and in time a bound that only reading of another order than linear exceeds."""
+    found = subprocess.run(
+        [sys.executable, "-c", COST], capture_output=True, text=True, check=True, timeout=120
+    ).stdout.splitlines()
+    assert len(found) == len(HEAVY)
+    for line in found:
+        name, grown, took = line.split("\t")
+        assert int(grown) <= 64, f"{name}: {grown} MB"
+        assert float(took) <= 2, f"{name}: {took} s"
+
+
+# What is good
+
+
+def test_a_body_may_begin_with_a_byte_order_mark():
+    bom = b"\xef\xbb\xbf"
+    assert parse(ReserveBody, bom + encoded(GOOD)) == parse(ReserveBody, encoded(GOOD))
+    assert isinstance(entries_of(bom + batch(GOOD))[0], ReserveBody)
+    assert "body" in refused(ReserveBody, bom * 2 + encoded(GOOD))[0]
+    assert (
+        "lines[0].sku"
+        in refused(ReserveBody, encoded({"lines": [{"sku": "\ufeffA", "quantity": 1}]}))[0]
+    )
+
+
+def test_what_looks_like_many_values_but_is_text_is_read():
+    lines = [{"sku": f'[{n}]{{,:"' + ",{[" * 38, "quantity": 1} for n in range(1000)]
+    raw = encoded({**GOOD, "lines": lines, "metadata": {"a": "[,{:" * 64}}) + b" " * 200_000
+    assert len(raw) > parsing.SMALL
+    assert parsing._at_once(ReserveBody, raw) is None
+    assert len(parse(ReserveBody, raw).lines) == 1000
+
+
+@pytest.mark.parametrize("depth", [1, 5, 16, 17, 40, 300, 100_000])
+@pytest.mark.parametrize(("opens", "closes"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_more_than_16_deep_is_400_and_said(depth, opens, closes):
+    raw = opens * depth + b"0" + closes * depth
+    with pytest.raises(InvalidRequest) as caught:
+        parse(ReserveBody, raw)
+    is_said = caught.value.fields["errors"] == [
+        {"path": "body", "message": "is nested more than 16 deep"}
+    ]
+    assert is_said == (depth > 16)
