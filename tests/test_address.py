@@ -3,15 +3,19 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import pytest
 from sqlalchemy import text as sql
 
 from db.address import AddressError, connection_arguments, read_address
-from db.database import Database
+from db.database import Database, Unavailable
+from tests.brokers import running_pgbouncer
 from tests.conftest import named
 
 ENCODE = "percent-encode it: %2F for /"
@@ -230,6 +234,57 @@ async def test_what_the_address_leaves_out_comes_from_the_variables(told, monkey
     monkeypatch.setenv("PGPORT", "not-a-port")
     with pytest.raises(AddressError, match=r"or in the PG\* variable"):
         await answers("postgresql:///postgres")
+
+
+async def test_a_service_file_leads_to_the_database(told, monkeypatch, tmp_path):
+    file = tmp_path / "services"
+    file.write_text(
+        "[shop]\n"
+        + "".join(f"{name}={told[name]}\n" for name in ("host", "port", "user", "password"))
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    assert await answers("service=shop dbname=postgres") == "postgres"
+    monkeypatch.setenv("PGSERVICE", "shop")
+    assert await answers("postgresql:///postgres") == "postgres"
+
+
+@pytest.fixture
+def open_directory() -> Iterator[str]:
+    """A directory in which another user can make a socket."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        yield directory
+
+
+async def test_a_socket_leads_to_the_database(postgres_url, open_directory):
+    """PgBouncer's, for the tests' server has none."""
+    directory = open_directory
+    with running_pgbouncer(named(postgres_url, "postgres"), unix_socket_dir=directory) as url:
+        port = read_address(url).hosts[0][1]
+        for address in (
+            f"postgresql://u@{quote(directory, safe='')}:{port}/postgres",
+            f"postgresql:///postgres?host={directory}&port={port}&user=u",
+            f"host={directory} port={port} user=u dbname=postgres",
+        ):
+            assert await answers(address) == "postgres"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "failure", "says"),
+    [
+        ("sslmode=require", Unavailable, "rejected SSL upgrade"),
+        ("requiressl=1", Unavailable, "rejected SSL upgrade"),
+        ("sslrootcert=system", Unavailable, "rejected SSL upgrade"),
+        ("sslmode=verify-full&sslrootcert=/nowhere", Unavailable, "No such file"),
+        ("sslmode=prefer&sslnegotiation=direct", AddressError, "direct TLS requires"),
+    ],
+)
+async def test_what_is_asked_of_tls_is_asked_of_the_server(postgres_url, parameters, failure, says):
+    """The tests' server has none."""
+    with pytest.raises(failure) as refusal:
+        await answers(f"{postgres_url}?{parameters}")
+    assert says in f"{refusal.value} ({refusal.value.__cause__})"
+    assert await answers(f"{named(postgres_url, 'postgres')}?sslmode=disable") == "postgres"
 
 
 async def test_options_in_the_address_are_in_force(told, postgres_url):
