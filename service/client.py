@@ -134,7 +134,7 @@ class Client:
             raise ClientError(f"{name} is too large: {answer.detail} Split it")
         if answer.code == "invalid_request":
             errors = answer.body.get("errors", [])
-            wrong = "; ".join(f"{error['path']} {error['message']}" for error in errors)
+            wrong = "; ".join(f"{error['path']}: {error['message']}" for error in errors)
             raise ClientError(f"{name} {wrong}. Nothing was imported")
         if answer.status >= 400:
             raise ClientError(f"{name} was refused: {answer.code}, {answer.detail}")

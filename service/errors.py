@@ -298,8 +298,10 @@ class InternalError(ServiceError):
 
 def sentence(error: Mapping[str, str], label: str | None = None) -> str:
     """Return an entry of `errors` as a sentence about its path, or after a label for that."""
+    subject = label or error["path"]
+    colon = ":" if label or subject.startswith("line ") else ""
     end = "" if error["message"].endswith("?") else "."
-    return f"{f'{label}:' if label else error['path']} {error['message']}{end}"
+    return f"{subject}{colon} {error['message']}{end}"
 
 
 def all_errors() -> list[type[ServiceError]]:

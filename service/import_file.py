@@ -23,7 +23,7 @@ _name = TypeAdapter(StockName)
 
 
 class _WrongLineError(ValueError):
-    """A line can't be imported; the message goes on after the line's number."""
+    """A line can't be imported; the message says why."""
 
 
 def lines_of(raw: bytes) -> Iterator[tuple[int, Row | str]]:
@@ -47,7 +47,7 @@ def lines_of(raw: bytes) -> Iterator[tuple[int, Row | str]]:
     except (_WrongLineError, csv.Error) as error:
         yield line, _CSV_FAULTS.get(str(error), str(error))
     except UnicodeDecodeError:
-        yield _line_of_other_encoding(raw), "is not UTF-8: save the file in this encoding"
+        yield _line_of_other_encoding(raw), "it is not UTF-8: save the file in this encoding"
 
 
 class _Columns:
@@ -58,12 +58,12 @@ class _Columns:
             if name not in COLUMNS:
                 meant = near(name, COLUMNS)
                 hint = f"did you mean {meant}?" if meant else f"there {listed(COLUMNS)}"
-                raise _WrongLineError(f"has a column {_shown(name)} that is not known; {hint}")
+                raise _WrongLineError(f"the column {_shown(name)} is not known; {hint}")
             if names.count(name) > 1:
-                raise _WrongLineError(f"has the column {name} twice")
+                raise _WrongLineError(f"the column {name} is there twice")
         for name in REQUIRED:
             if name not in names:
-                raise _WrongLineError(f"has no column {name}")
+                raise _WrongLineError(f"there is no column {name}")
         self.names = names
         self.sku, self.available = names.index("sku"), names.index("available")
         self.location = names.index("location") if "location" in names else None
@@ -74,10 +74,10 @@ class _Columns:
 WITHOUT_HEADER = _Columns(COLUMNS)
 
 _CSV_FAULTS = {
-    "unexpected end of data": "has a quote that is never closed",
-    "',' expected after '\"'": "has text after a closing quote; write a quote in a field twice",
+    "unexpected end of data": "a quote is never closed",
+    "',' expected after '\"'": "text follows a closing quote; write a quote in a field twice",
     f"field larger than field limit ({csv.field_size_limit()})": (
-        f"has a field of more than {csv.field_size_limit():,} characters: is its quote closed?"
+        f"a field has more than {csv.field_size_limit():,} characters: is its quote closed?"
     ),
 }
 
@@ -103,7 +103,7 @@ def _row(fields: Sequence[str], columns: _Columns) -> Row:
     if not columns.fields_min <= len(fields) <= len(columns.names):
         separator = "; separate them with commas" if len(fields) == 1 else ""
         raise _WrongLineError(
-            f"has not the fields {', '.join(columns.names)}, but {len(fields)}{separator}"
+            f"there are {len(fields)} fields, not those of {','.join(columns.names)}{separator}"
         )
     location = _field(fields, columns.location)
     name = _field(fields, columns.name)
@@ -124,7 +124,7 @@ def _valid(kind: TypeAdapter[str], column: str, text: str) -> str:
     try:
         return kind.validate_python(text)
     except ValidationError as error:
-        raise _WrongLineError(f"has a {column} that {message_of(error)}") from None
+        raise _WrongLineError(f"{column} {message_of(error)}") from None
 
 
 def _available(text: str) -> int:
@@ -133,9 +133,9 @@ def _available(text: str) -> int:
         if available <= UNITS_MAX:
             return available
     if not text:
-        raise _WrongLineError("has no number in the column available")
+        raise _WrongLineError("available is empty")
     raise _WrongLineError(
-        f"has an available that must be a whole number from 0 to {UNITS_MAX:,}, not {_shown(text)}"
+        f"available is not a whole number from 0 to {UNITS_MAX:,}: {_shown(text)}"
     )
 
 

@@ -99,7 +99,7 @@ async def check(raw: bytes) -> int:
             # Not the keys themselves, which take three times the memory: of half a million rows two
             # have the same hash of 64 bits once in a hundred million files.
             key = hash(found[:2])
-            wrong = "has the sku and location of an earlier line" if key in seen else None
+            wrong = "this sku and location stand on an earlier line" if key in seen else None
             seen.add(key)
         if wrong is None:
             continue

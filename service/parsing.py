@@ -12,7 +12,6 @@ from types import UnionType
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from annotated_types import MaxLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
@@ -310,7 +309,7 @@ def _lists(model: type[Body]) -> Mapping[str, tuple[type[Body], int]]:
     for name, field in model.model_fields.items():
         for kind, notes in _kinds(field.annotation, field.metadata):
             if get_origin(kind) is list and issubclass(get_args(kind)[0], Body):
-                most = next(note.max_length for note in notes if isinstance(note, MaxLen))
+                most = next(note.max_length for note in notes if hasattr(note, "max_length"))
                 found[name] = get_args(kind)[0], most
     return found
 

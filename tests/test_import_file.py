@@ -8,8 +8,9 @@ import pytest
 from service.errors import InvalidRequest
 from service.imports import check, rows_of
 
-NUMBER = "has an available that must be a whole number from 0 to 1,000,000,000,000, not"
-FIELDS = "has not the fields sku, location, available, name, but"
+NUMBER = "available is not a whole number from 0 to 1,000,000,000,000:"
+EARLIER = "this sku and location stand on an earlier line"
+FIELDS = "fields, not those of sku,location,available,name"
 
 
 def read_rows(raw):
@@ -52,45 +53,46 @@ def test_columns_are_found_by_their_names_or_else_by_their_order(content):
         ("A,main,٣", 1, f"{NUMBER} '٣'"),
         ("A,main,1000000000001", 1, f"{NUMBER} '1000000000001'"),
         ("A,main," + "1" * 9_999, 1, f"{NUMBER} '{'1' * 32}…'"),
-        ("A,main,", 1, "has no number in the column available"),
-        ("A,main", 1, f"{FIELDS} 2"),
-        ("A;main;5", 1, f"{FIELDS} 1; separate them with commas"),
-        ("A,main,5,x,y", 1, f"{FIELDS} 5"),
+        ("A,main,", 1, "available is empty"),
+        ("A,main", 1, f"there are 2 {FIELDS}"),
+        ("A;main;5", 1, f"there are 1 {FIELDS}; separate them with commas"),
+        ("A,main,5,x,y", 1, f"there are 5 {FIELDS}"),
         ("available,sku\n5", 2,
-         "has not the fields available, sku, but 1; separate them with commas"),
+         "there are 1 fields, not those of available,sku; separate them with commas"),
         ("sku,location,qty\nA,main,5", 1,
-         "has a column 'qty' that is not known; there are sku, location, available and name"),
-        ("avail,sku\n5,A", 1, "has a column 'avail' that is not known; did you mean available?"),
-        ("sku,location\nA,main", 1, "has no column available"),
-        ("location,available\nA,5", 1, "has no column sku"),
-        ("sku,available,sku\nA,5,A", 1, "has the column sku twice"),
-        ("sku,sku,location", 1, "has the column sku twice"),
-        (" A,main,5", 1, "has a sku that must not begin with a space"),
-        ("A ,main,5", 1, "has a sku that must not end with a space"),
-        (",main,5", 1, "has a sku that must not be empty"),
+         "the column 'qty' is not known; there are sku, location, available and name"),
+        ("avail,sku\n5,A", 1, "the column 'avail' is not known; did you mean available?"),
+        ("sku,location\nA,main", 1, "there is no column available"),
+        ("location,available\nA,5", 1, "there is no column sku"),
+        ("sku,available,sku\nA,5,A", 1, "the column sku is there twice"),
+        ("sku,sku,location", 1, "the column sku is there twice"),
+        (" A,main,5", 1, "sku must not begin with a space"),
+        ("A ,main,5", 1, "sku must not end with a space"),
+        (",main,5", 1, "sku must not be empty"),
         ("A,main,5\n\ufeffB,main,5", 2,
-         "has a sku that must not begin with U+FEFF, which can't be seen"),
-        ("A\u200b,main,5", 1, "has a sku that must not end with U+200B, which can't be seen"),
-        ("A,main\u202e,5", 1, "has a location that must not end with U+202E, which can't be seen"),
-        ("A\x07,main,5", 1, "has a sku that must not have the control character U+0007"),
-        ("..,main,5", 1, "has a sku that must not be . or .., which can't be addressed in a path"),
-        ("A,main,5," + "n" * 257, 1, "has a name that has more than 256 characters"),
-        ("A,main,5,\0", 1, "has a name that must not have the control character U+0000"),
-        ("A,main,5\nB,main,5\nA,main,6", 3, "has the sku and location of an earlier line"),
-        ("A,main,5\nA,,6", 2, "has the sku and location of an earlier line"),
+         "sku must not begin with U+FEFF, which can't be seen"),
+        ("A\u200b,main,5", 1, "sku must not end with U+200B, which can't be seen"),
+        ("A,main\u202e,5", 1, "location must not end with U+202E, which can't be seen"),
+        ("A\x07,main,5", 1, "sku must not have the control character U+0007"),
+        ("..,main,5", 1, "sku must not be . or .., which can't be addressed in a path"),
+        ("A,main,5," + "n" * 257, 1, "name has more than 256 characters"),
+        ("A,main,5,\0", 1, "name must not have the control character U+0000"),
+        ("A,main,5\nB,main,5\nA,main,6", 3, EARLIER),
+        ("A,main,5\nA,,6", 2, EARLIER),
         ('A,main,5,"two\nlines"\nB,main,x', 3, f"{NUMBER} 'x'"),
-        ('A,main,5\nB,main,5,"x', 2, "has a quote that is never closed"),
-        ('A,main,5,"x"y', 1, "has text after a closing quote; write a quote in a field twice"),
+        ('A,main,5\nB,main,5,"x', 2, "a quote is never closed"),
+        ('A,main,5,"x"y', 1, "text follows a closing quote; write a quote in a field twice"),
         ("A,main,5," + "x" * 200_000, 1,
-         "has a field of more than 131,072 characters: is its quote closed?"),
-        (b"A,main,5\nB,main,5\n\xffC,main,5\n", 3, "is not UTF-8: save the file in this encoding"),
-        ("A,main,5".encode("utf-16"), 1, "is not UTF-8: save the file in this encoding"),
+         "a field has more than 131,072 characters: is its quote closed?"),
+        (b"A,main,5\nB,main,5\n\xffC,main,5\n", 3,
+         "it is not UTF-8: save the file in this encoding"),
+        ("A,main,5".encode("utf-16"), 1, "it is not UTF-8: save the file in this encoding"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named_and_told(content, line, message):
     error = refused(content)
     assert error.fields["errors"] == [{"path": f"line {line}", "message": message}]
-    assert error.detail == f"line {line} {message}" + ("" if message.endswith("?") else ".")
+    assert error.detail == f"line {line}: {message}" + ("" if message.endswith("?") else ".")
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff", "sku,location,available\n"])

@@ -152,7 +152,7 @@ def test_a_reservation_of_another_source_is_not_there():
         (put("A", 1, version=3), "The version is 4."),
         (put("B", 1, version=3), "There is no such stock row."),
         (adjust("1", -9), "The adjustment would take available below zero."),
-        (adjust("1", 1, "B"), "A SKU is not stocked at that location."),
+        (adjust("1", 1, "B"), "B is not stocked at main."),
         (reserve("1", A=9), "There is not enough stock for this reservation."),
         (reserve("hold", A=1), "The first request with this identity differs in lines."),
         (
