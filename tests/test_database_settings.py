@@ -19,9 +19,11 @@ from sqlalchemy import text
 from db.checks import UnfitDatabase, concerns, granted_connections
 from db.database import Database, Unavailable
 from db.migrate import upgrade
+from db.roles import Role
 from db.session import INTRODUCTION, RELIED_ON_SINCE, Timeouts, relied_on
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, fresh_database, named, running_service
+from tests.roles import as_role, as_superuser
 
 RELIED_ON = {
     "client_encoding": "LATIN1",
@@ -81,7 +83,7 @@ SKU = "🦑 NULL \\ {\"'é"
 async def database_with(postgres_url: str, settings: dict[str, str]) -> AsyncIterator[str]:
     """The address of a fresh database with settings of its own, as far as the server has them."""
     async with fresh_database(postgres_url) as url:
-        connection = await asyncpg.connect(postgres_url)
+        connection = await asyncpg.connect(as_superuser(postgres_url))
         for name, value in settings.items():
             if await connection.fetchval("SELECT current_setting($1, true)", name) is None:
                 continue
@@ -199,7 +201,7 @@ async def test_a_database_that_is_read_only_by_default_is_taken_at_its_word(post
 async def encoded(postgres_url: str, encoding: str) -> AsyncIterator[str]:
     """An empty database of that encoding."""
     name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(postgres_url)
+    connection = await asyncpg.connect(as_superuser(postgres_url))
     await connection.execute(
         f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
     )
@@ -247,11 +249,12 @@ async def test_a_search_path_without_a_schema_is_refused_in_a_sentence(postgres_
 
 async def test_a_schema_of_ones_own_is_used(postgres_url):
     async with database_with(postgres_url, {"search_path": "shop"}) as url:
-        connection = await asyncpg.connect(url)
-        await connection.execute("CREATE SCHEMA shop")
+        migrating = as_role(url, Role.MIGRATING)
+        connection = await asyncpg.connect(migrating)
+        await connection.execute("CREATE SCHEMA shop; GRANT USAGE ON SCHEMA shop TO PUBLIC")
         await connection.close()
         database = Database(url, pool_size=3)
-        await upgrade(database)
+        await upgrade(database, migrating)
         await database.close()
         async with running_service(url) as service:
             await live_a_life(service)

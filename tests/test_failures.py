@@ -18,6 +18,7 @@ from db.failures import (
     has_rolled_back,
     meaning_of,
 )
+from tests.roles import as_superuser
 
 LOST, AWAY, LOCKED, BUG = ConnectionLost, Unavailable, LockTimeout, DatabaseError
 
@@ -77,17 +78,21 @@ def test_what_another_connection_would_not_meet_is_a_lost_one(error):
     assert type(meaning_of(error)) is ConnectionLost
 
 
-async def test_a_result_whose_types_a_migration_has_changed_is_asked_for_again(database):
+async def test_a_result_whose_types_a_migration_has_changed_is_asked_for_again(
+    database, database_url
+):
     """A prepared statement's description is outdated then, until it is prepared anew."""
 
     async def migrate(sql: str) -> None:
-        await database.transact(lambda transaction: transaction.connection.execute(text(sql)))
+        connection = await asyncpg.connect(as_superuser(database_url))
+        await connection.execute(sql)
+        await connection.close()
 
     async def ask(connection: Any) -> Any:
         return await connection.scalar(text("SELECT * FROM changing"))
 
     async with one_connection(database):
-        await migrate("CREATE TABLE changing AS SELECT 1 AS n")
+        await migrate("CREATE TABLE changing AS SELECT 1 AS n; GRANT SELECT ON changing TO PUBLIC")
         assert await database.read(ask) == 1
         await migrate("ALTER TABLE changing ALTER n TYPE text")
         assert await database.read(ask) == "1"
