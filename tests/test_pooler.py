@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy import text
 
 from db.checks import concerns, granted_connections
 from db.database import Database, LockTimeout, Timeouts
-from db.session import INTRODUCTION, Driver, relied_on
+from db.session import INTRODUCTION, Driver, examine, relied_on
 from db.strategies import open_strategy
 from db.strategies.guard import Guard
 from service.commands import SetStock
@@ -254,6 +255,20 @@ async def test_the_start_says_that_a_pooler_stands_between(database_url, mode):
         told = await concerns(database)
         assert any("through a pooler" in each for each in told)
         assert await granted_connections(database) is None
+        await database.close()
+
+
+async def test_a_pooler_that_tells_the_right_process_is_known_by_the_settings_it_drops(
+    database_url, monkeypatch
+):
+    async def deceived(driver: Driver, wanted: Any) -> Any:
+        found = await examine(driver, wanted)
+        return replace(found, process_id=driver.get_server_pid())
+
+    monkeypatch.setattr("db.connector.examine", deceived)
+    with pooled(database_url, ignore_startup_parameters=IGNORED) as database:
+        await see_several_things(database, 1)
+        assert database.connector.is_shared
         await database.close()
 
 
