@@ -35,6 +35,11 @@ def as_superuser(url: str) -> str:
     return as_role(url, Role.SUPERUSER)
 
 
+def authorization_clause(url: str) -> str:
+    """What makes a new schema the migrating role's, where there is one."""
+    return "" if not owner_clause(url) else f"AUTHORIZATION {Role.MIGRATING}"
+
+
 def owner_clause(url: str) -> str:
     """What makes a new database the migrating role's, where there is one."""
     return "" if urlsplit(url).port not in _SERVERS else f"OWNER {Role.MIGRATING}"

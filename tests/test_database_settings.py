@@ -23,7 +23,7 @@ from db.roles import Role
 from db.session import INTRODUCTION, RELIED_ON_SINCE, Timeouts, relied_on
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, fresh_database, named, running_service
-from tests.roles import as_role, as_superuser
+from tests.roles import as_role, as_superuser, authorization_clause
 
 RELIED_ON = {
     "client_encoding": "LATIN1",
@@ -201,7 +201,7 @@ async def test_a_database_that_is_read_only_by_default_is_taken_at_its_word(post
 async def encoded(postgres_url: str, encoding: str) -> AsyncIterator[str]:
     """An empty database of that encoding."""
     name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(as_superuser(postgres_url))
+    connection = await asyncpg.connect(postgres_url)
     await connection.execute(
         f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
     )
@@ -249,12 +249,11 @@ async def test_a_search_path_without_a_schema_is_refused_in_a_sentence(postgres_
 
 async def test_a_schema_of_ones_own_is_used(postgres_url):
     async with database_with(postgres_url, {"search_path": "shop"}) as url:
-        migrating = as_role(url, Role.MIGRATING)
-        connection = await asyncpg.connect(migrating)
-        await connection.execute("CREATE SCHEMA shop; GRANT USAGE ON SCHEMA shop TO PUBLIC")
+        connection = await asyncpg.connect(as_superuser(url))
+        await connection.execute(f"CREATE SCHEMA shop {authorization_clause(url)}")
         await connection.close()
         database = Database(url, pool_size=3)
-        await upgrade(database, migrating)
+        await upgrade(database, as_role(url, Role.MIGRATING))
         await database.close()
         async with running_service(url) as service:
             await live_a_life(service)

@@ -80,7 +80,7 @@ class World:
             )
         if "rows" in names:
             names["rows"] = tuple((self.prefix + sku, *rest) for sku, *rest in names["rows"])
-            names["digest"] = self.csv(names["rows"])
+            names |= {"digest": self.csv(names["rows"]), "first": 0}  # over HTTP they are all
         if "effective_id" in names:
             names["effective_id"] = names["id"] or reservation_id(names["source"], names["seq"])
         return replace(command, **names)
