@@ -97,7 +97,7 @@ CHOICES = {
     "target_session_attrs": ("any", "read-write", "primary"),
 }
 
-WHERE = "The database's address (HOLDFAST_DATABASE_URL or --database-url) can't be read"
+WHERE = "The database's address (DATABASE_URL or MIGRATE_DATABASE_URL) can't be read"
 ENCODE = (
     "If the user or the password has one of / @ : ? # % [ ] or a space in it, percent-encode it:"
     " %2F for /, %40 for @, %25 for %."

@@ -15,6 +15,7 @@ from sqlalchemy import text as sql
 
 from db.address import AddressError, connection_arguments, read_address
 from db.database import Database, Unavailable
+from db.migrate import upgrade
 from tests.brokers import running_pgbouncer
 from tests.conftest import named
 
@@ -293,6 +294,13 @@ async def test_options_in_the_address_are_in_force(told, postgres_url):
 
     database = Database(f"{postgres_url}?options=-csearch_path%3Dpg_temp,public", pool_size=3)
     assert await database.read(search_path) == "pg_temp,public"
+    await database.close()
+
+
+async def test_the_address_for_migrations_is_read_alike(postgres_url):
+    database = Database(postgres_url, pool_size=3)
+    with pytest.raises(AddressError, match=r"MIGRATE_DATABASE_URL\) can't be read"):
+        await upgrade(database, "postgresql://u:sec/ret@h/d")
     await database.close()
 
 

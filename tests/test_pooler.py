@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy import text
 
 from db.checks import concerns, granted_connections
 from db.database import Database, LockTimeout, Timeouts
-from db.session import INTRODUCTION, Driver, relied_on
+from db.session import INTRODUCTION, Driver, examine, relied_on
 from db.strategies import open_strategy
 from db.strategies.guard import Guard
 from service.commands import SetStock
@@ -30,6 +31,7 @@ from tests.brokers import running_pgbouncer
 from tests.conftest import Service, running_service
 from tests.faults.proxy import COMMIT, Fault, proxy
 from tests.faults.test_lost_connections import effects, run
+from tests.roles import as_superuser
 from tests.server import running_server
 from tests.test_coalescer import reserve
 
@@ -53,14 +55,17 @@ def pooled(database_url: str, **settings: str | int) -> Iterator[Database]:
 
 
 async def shop(service: Service, name: str) -> Counter[int]:
-    """Everything at once, again and again; the answers by their status."""
+    """Everything at once, again and again; the answers by their status.
+
+    No more reads than have room in the pool: on a slow machine the others would be refused.
+    """
     answers: Counter[int] = Counter()
-    for round_ in range(4):
+    for round_ in range(8):
         several = await asyncio.gather(
             *(service.reserve(f"{name}{round_}{n}", ("A", 1), hold_seconds=1) for n in range(12)),
-            *(service.client.get("/v1/stock/A/main") for _ in range(6)),
-            *(service.client.get("/v1/reservations?limit=5&sku=A") for _ in range(6)),
-            *(service.client.get("/v1/stock?sku_prefix=A") for _ in range(4)),
+            service.client.get("/v1/stock/A/main"),
+            service.client.get("/v1/reservations?limit=5&sku=A"),
+            service.client.get("/v1/stock?sku_prefix=A"),
             service.client.get("/v1/audit"),
             service.client.get("/health/ready"),
         )
@@ -217,7 +222,7 @@ async def test_sessions_that_are_ended_behind_the_pooler_cost_a_retry_and_no_ans
 
 
 async def end_sessions(url: str, is_over: asyncio.Event) -> None:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(as_superuser(url))
     while not is_over.is_set():
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -250,6 +255,20 @@ async def test_the_start_says_that_a_pooler_stands_between(database_url, mode):
         told = await concerns(database)
         assert any("through a pooler" in each for each in told)
         assert await granted_connections(database) is None
+        await database.close()
+
+
+async def test_a_pooler_that_tells_the_right_process_is_known_by_the_settings_it_drops(
+    database_url, monkeypatch
+):
+    async def deceived(driver: Driver, wanted: Any) -> Any:
+        found = await examine(driver, wanted)
+        return replace(found, process_id=driver.get_server_pid())
+
+    monkeypatch.setattr("db.connector.examine", deceived)
+    with pooled(database_url, ignore_startup_parameters=IGNORED) as database:
+        await see_several_things(database, 1)
+        assert database.connector.is_shared
         await database.close()
 
 

@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.sweeper import sweep
 from tests.conftest import Service, running_service
 from tests.faults.test_lost_connections import run
+from tests.roles import as_superuser
 from tests.server import running_server
 from tests.test_coalescer import reserve
 
@@ -41,7 +42,7 @@ class Role:
 @asynccontextmanager
 async def role_with(database_url: str, connections: int) -> AsyncIterator[Role]:
     name = f"role_{uuid.uuid4().hex}"
-    owner = await asyncpg.connect(database_url)
+    owner = await asyncpg.connect(as_superuser(database_url))
     await owner.execute(
         f"CREATE ROLE {name} LOGIN PASSWORD 'secret' CONNECTION LIMIT {connections};"
         f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}"
@@ -60,8 +61,8 @@ async def role_with(database_url: str, connections: int) -> AsyncIterator[Role]:
 async def ask_for_everything(service: Service, round_: str) -> set[int]:
     answers = await asyncio.gather(
         *(service.reserve(f"{round_}{n}", ("A", 1)) for n in range(24)),
-        *(service.client.get("/v1/stock/A/main") for _ in range(12)),
-        *(service.client.get("/v1/reservations?limit=5") for _ in range(12)),
+        *(service.client.get("/v1/stock/A/main") for _ in range(4)),
+        *(service.client.get("/v1/reservations?limit=5") for _ in range(4)),
         service.client.get("/v1/audit"),
         service.client.get("/health/ready"),
     )

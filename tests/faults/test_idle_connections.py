@@ -65,11 +65,11 @@ async def until_all_are_gone(url: str) -> None:
 
 
 async def statuses(service: Service, round_: str) -> set[int]:
-    """What 24 requests at once are answered, after a quiet time."""
+    """What requests at once are answered, after a quiet time; as many reads as have room."""
     answers = await asyncio.gather(
         *(service.reserve(f"{round_}{n}", ("A", 1)) for n in range(12)),
-        *(service.client.get("/v1/stock/A/main") for _ in range(6)),
-        *(service.client.get("/v1/reservations?limit=5") for _ in range(6)),
+        *(service.client.get("/v1/stock/A/main") for _ in range(2)),
+        *(service.client.get("/v1/reservations?limit=5") for _ in range(2)),
     )
     return {answer.status_code for answer in answers}
 
@@ -152,8 +152,8 @@ async def test_a_connection_that_is_known_to_have_died_says_nothing_of_the_other
 
 async def test_after_a_restart_of_the_server_no_request_pays_for_the_old_connections(tmp_path):
     with EmbeddedPostgres(tmp_path, settings={"fsync": "off"}) as postgres:
-        database = Database(postgres.url, pool_size=POOL_SIZE)
-        await upgrade(database)
+        database = Database(postgres.addresses.serving, pool_size=POOL_SIZE)
+        await upgrade(database, postgres.addresses.migrating)
         ledger = Ledger(database, Guard())
         await run(ledger, SetStock("A", "main", 1000, None, None, None))
         await fill(database)
