@@ -49,7 +49,8 @@ def _no_dots(value: str) -> str:
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_MAX, pattern=TEXT)]
-Place = Annotated[Name, AfterValidator(_no_dots)]
+NO_DOTS: JsonDict = {"not": {"enum": [".", ".."]}}
+Place = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
 Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=NO_NUL)]
 StockName = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
@@ -58,6 +59,17 @@ Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
 Units = Annotated[int, Field(ge=0, le=UNITS_MAX)]
 
+
+CHOSEN_ID = (
+    "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[457][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
+)
+ChosenId = Annotated[
+    UUID,
+    Field(
+        description="A UUID of version 4 or 7, or the one derived from the source and the seq.",
+        json_schema_extra={"pattern": CHOSEN_ID},
+    ),
+]
 
 LINE_EXAMPLE: JsonDict = {"sku": "85123A", "location": "main", "quantity": 2}
 RESERVE_EXAMPLE: JsonDict = {
@@ -124,7 +136,7 @@ class ReserveBody(LinesBody):
 
     seq: Name | None = Field(None, examples=["order-1001"])
     source: Name | None = Field(None, examples=["shop-eu"])
-    id: UUID | None = None
+    id: ChosenId | None = None
     lines: Lines
     hold_seconds: HoldSeconds | None = Field(None, examples=[900])
     metadata: Annotated[
@@ -202,6 +214,8 @@ class AdjustBody(Body):
 
     seq: Name | None = Field(None, examples=["count-2026-11-22-7"])
     source: Name | None = Field(None, examples=["shop-eu"])
-    delta: Annotated[int, Field(ge=-UNITS_MAX, le=UNITS_MAX)] = Field(examples=[-3])
+    delta: Annotated[int, Field(ge=-UNITS_MAX, le=UNITS_MAX)] = Field(
+        examples=[-3], json_schema_extra={"not": {"const": 0}}
+    )
     reason: Annotated[Printable, StringConstraints(min_length=1)] = Field(examples=["broken"])
     expected_version: Annotated[int, Field(ge=1, le=VERSION_MAX)] | None = None

@@ -17,6 +17,7 @@ class Parameter:
     description: str
     place: str = "query"
     required: bool = False
+    example: Any = None
 
 
 @dataclass(frozen=True, slots=True)

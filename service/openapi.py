@@ -14,22 +14,26 @@ from litestar.handlers import HTTPRouteHandler
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.bodies import NAME_MAX, TEXT
+from service.bodies import NAME_MAX, NO_DOTS, TEXT
 from service.documentation import Documentation, Parameter, Success
 from service.errors import (
     Contention,
     Forbidden,
+    HeadersTooLarge,
     InternalError,
     InvalidRequest,
+    MethodNotAllowed,
     NotAcceptable,
     OutcomeUnknown,
     Overloaded,
     RateLimited,
+    RequestTimeout,
     ServiceError,
     TooLarge,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
+    UriTooLong,
 )
 from service.schemas import ProblemAnswer, encode
 
@@ -129,9 +133,7 @@ def _operation(
     path: str, method: str, handler: HTTPRouteHandler, promised: Documentation
 ) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": handler.fn.__name__
-        if path.split("/")[2:3] != ["stock"]
-        else f"{handler.fn.__name__}_of_stock",
+        "operationId": _operation_id(path, handler.fn.__name__),
         "tags": [path.split("/")[2] if path.startswith("/v1/") else "operations"],
         "summary": promised.summary,
         "description": _description(handler, promised),
@@ -139,11 +141,46 @@ def _operation(
         + [_parameter(parameter) for parameter in promised.parameters],
         "responses": _responses(method, promised),
     }
+    for status in ("200", "201"):
+        if LINKS.get((method, path)) and status in operation["responses"]:
+            operation["responses"][status]["links"] = LINKS[method, path]
     if promised.scope is not None:
         operation["security"] = [{"key": []}]
     if promised.body is not None or promised.body_example is not None:
         operation["requestBody"] = _request_body(promised)
     return operation
+
+
+def _operation_id(path: str, name: str) -> str:
+    return f"{name}_of_stock" if path.split("/")[2:3] == ["stock"] else name
+
+
+def _links(parameters: dict[str, str], *names: str) -> dict[str, Any]:
+    """Links to operations whose parameters are in the answer."""
+    found = {name: f"$response.body#/{member}" for name, member in parameters.items()}
+    return {name: {"operationId": name, "parameters": found} for name in names}
+
+
+OF_A_RESERVATION = (
+    "read_reservation", "confirm", "cancel", "extend", "refund", "list_refunds", "list_movements",
+)  # fmt: skip
+OF_A_STOCK_ROW = tuple(
+    f"{name}_of_stock" for name in ("read_stock", "adjust_stock", "delete_stock", "list_movements")
+)
+LINKS: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/reservations"): _links({"id": "id"}, *OF_A_RESERVATION),
+    **{
+        ("POST", f"/v1/reservations/{{id}}/{step}"): _links({"id": "id"}, *OF_A_RESERVATION)
+        for step in ("confirm", "cancel", "extend")
+    },
+    ("POST", "/v1/reservations/{id}/refunds"): _links(
+        {"id": "reservation_id", "refund_id": "id"}, "read_refund"
+    ),
+    ("PUT", "/v1/stock/{sku}/{location}"): _links(
+        {"sku": "sku", "location": "location"}, *OF_A_STOCK_ROW
+    ),
+}
+"""What can be done with what an operation has made, by its answer."""
 
 
 def _description(handler: HTTPRouteHandler, promised: Documentation) -> str:
@@ -162,18 +199,21 @@ def _path_parameter(name: str) -> dict[str, Any]:
     if name.endswith("id"):
         schema["format"] = "uuid"
     elif name in ("sku", "location"):
-        schema |= {"minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT}
+        schema |= {"minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT, **NO_DOTS}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    return {
+    described = {
         "name": parameter.name,
         "in": parameter.place,
         "required": parameter.required,
         "description": parameter.description,
         "schema": parameter.schema,
     }
+    if parameter.example is not None:
+        described["example"] = parameter.example
+    return described
 
 
 def _request_body(promised: Documentation) -> dict[str, Any]:
@@ -196,14 +236,18 @@ def _responses(method: str, promised: Documentation) -> dict[str, Any]:
     return responses
 
 
+TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarge, Overloaded)
+"""What any request may be answered before it is looked at."""
+
+
 def _errors(method: str, promised: Documentation) -> list[type[ServiceError]]:
-    """The operation's own errors and those that come with a scope, a body or a change."""
-    errors = list(promised.errors)
+    """The operation's own errors and those that come with HTTP, a scope, a body or a change."""
+    errors = [*promised.errors, InvalidRequest, *TRANSPORT_ERRORS]
     if promised.scope is not None:
-        errors += [InvalidRequest, Unauthenticated, Forbidden, NotAcceptable, RateLimited]
+        errors += [Unauthenticated, Forbidden, NotAcceptable, RateLimited]
         errors += [Unavailable, InternalError]
         if method != "GET":
-            errors += [Contention, Overloaded, OutcomeUnknown]
+            errors += [Contention, OutcomeUnknown]
     if promised.body is not None or promised.body_example is not None:
         errors += [TooLarge, UnsupportedMediaType]
     return list(dict.fromkeys(errors))

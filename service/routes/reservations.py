@@ -65,7 +65,15 @@ from service.requests import (
     services_of,
 )
 from service.routes.endpoint import endpoint
-from service.routes.parameters import CURSOR, IDEMPOTENCY_KEY, IF_NONE_MATCH, LIMIT, NAME
+from service.routes.parameters import (
+    IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    LIMIT,
+    NAME,
+    OF_RESERVATIONS,
+    OF_STEPS,
+    cursor,
+)
 from service.schemas import (
     BatchAnswer,
     MovementAnswer,
@@ -145,7 +153,7 @@ async def reserve_batch(request: HttpRequest) -> ASGIApp:
             Parameter("created_after", {"type": "string", "format": "date-time"}, "Exclusive."),
             Parameter("created_before", {"type": "string", "format": "date-time"}, "Exclusive."),
             LIMIT,
-            CURSOR,
+            cursor(OF_RESERVATIONS),
         ),
     ),
 )
@@ -297,7 +305,7 @@ async def refund(request: HttpRequest) -> ASGIApp:
         "List a reservation's refunds",
         Success(200, "A page, in order of creation.", RefundAnswer, is_list=True),
         scope="read",
-        parameters=(LIMIT, CURSOR),
+        parameters=(LIMIT, cursor(OF_RESERVATIONS)),
         errors=(NotFound,),
     ),
 )
@@ -349,7 +357,7 @@ async def read_refund(request: HttpRequest) -> ASGIApp:
         "List a reservation's movements",
         Success(200, "A page, step by step.", MovementAnswer, is_list=True),
         scope="read",
-        parameters=(LIMIT, CURSOR),
+        parameters=(LIMIT, cursor(OF_STEPS)),
         errors=(NotFound,),
     ),
 )

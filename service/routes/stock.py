@@ -51,12 +51,15 @@ from service.requests import (
 )
 from service.routes.endpoint import endpoint
 from service.routes.parameters import (
-    CURSOR,
     IDEMPOTENCY_KEY,
+    IF_MATCH,
     IF_NONE_MATCH,
     LIMIT,
     NAME,
+    OF_STOCK,
+    OF_VERSIONS,
     PREFIX,
+    cursor,
 )
 from service.schemas import (
     AdjustmentAnswer,
@@ -78,9 +81,7 @@ from service.schemas import (
         body=StockBody,
         parameters=(
             Parameter("If-None-Match", {"const": "*"}, "Create the row.", place="header"),
-            Parameter(
-                "If-Match", {"type": "string"}, 'Replace the row at `"<version>"`.', place="header"
-            ),
+            IF_MATCH,
         ),
         errors=(VersionMismatch, PreconditionRequired),
     ),
@@ -157,11 +158,7 @@ async def adjust_stock(request: HttpRequest) -> ASGIApp:
         "Delete stock",
         Success(204, "Gone; also when it was gone before."),
         scope="stock",
-        parameters=(
-            Parameter(
-                "If-Match", {"type": "string"}, 'Only at `"<version>"`; optional.', place="header"
-            ),
-        ),
+        parameters=(IF_MATCH,),
         errors=(StockInUse, VersionMismatch),
     ),
     status_code=200,  # what Litestar checks; the answer itself says 204
@@ -193,7 +190,7 @@ async def delete_stock(request: HttpRequest) -> ASGIApp:
                 "Only rows whose `available` is at or below `low_stock_at`, or only the others.",
             ),
             LIMIT,
-            CURSOR,
+            cursor(OF_STOCK),
         ),
     ),
 )
@@ -217,7 +214,7 @@ async def list_stock(request: HttpRequest) -> ASGIApp:
         "List a SKU's stock",
         Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
         scope="read",
-        parameters=(LIMIT, CURSOR),
+        parameters=(LIMIT, cursor(OF_STOCK)),
         errors=(NotFound,),
     ),
 )
@@ -261,7 +258,7 @@ async def read_stock(request: HttpRequest) -> ASGIApp:
         "List a stock row's movements",
         Success(200, "A page, in order of version.", MovementAnswer, is_list=True),
         scope="read",
-        parameters=(LIMIT, CURSOR),
+        parameters=(LIMIT, cursor(OF_VERSIONS)),
         errors=(NotFound,),
     ),
 )

@@ -1,0 +1,47 @@
+"""Schemathesis with all of its checks against a real server, also along the document's links.
+
+`make schemathesis` runs it as long as you like (`ARGS="--seed 7 -n 500"`).
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tests.conftest import assert_books_balance, fresh_database
+from tests.server import Server, running_server
+
+ROOT = Path(__file__).parent.parent
+CONFIGURATION = ROOT / "tests" / "schemathesis" / "schemathesis.toml"
+ARGUMENTS = ("--seed", "1", "-n", "10")
+
+
+async def run_schemathesis(server: Server, *arguments: str) -> tuple[int, str]:
+    """Run it to its end; return its exit code and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / "schemathesis"),
+        "--config-file", str(CONFIGURATION), "run", f"{server.url}/schema/openapi.json",
+        "--header", f"Authorization: Bearer {server.key}",
+        "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure", *arguments,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "tests.schemathesis.hooks",
+            "PYTHONPATH": str(ROOT),
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    printed, _ = await process.communicate()
+    return process.returncode or 0, printed.decode()
+
+
+async def test_schemathesis_finds_nothing(postgres_url):
+    async with fresh_database(postgres_url) as url:
+        with running_server(url) as server:
+            code, printed = await run_schemathesis(server, *ARGUMENTS)
+            assert code == 0, printed
+            assert "Stateful" in printed
+            log = server.log.read_text()
+            assert "Traceback" not in log
+        await assert_books_balance(url)
