@@ -124,7 +124,9 @@ class ReserveBody(LinesBody):
 
     seq: Name | None = Field(None, examples=["order-1001"])
     source: Name | None = Field(None, examples=["shop-eu"])
-    id: UUID | None = None
+    id: UUID | None = Field(
+        None, description="Of version 4 or 7, or the one that is derived from source and seq."
+    )
     lines: Lines
     hold_seconds: HoldSeconds | None = Field(None, examples=[900])
     metadata: Annotated[
