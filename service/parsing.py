@@ -34,7 +34,7 @@ B = TypeVar("B", bound=Body)
 Location: TypeAlias = tuple[int | str, ...]
 """Where in a body a value is: the names and indexes that lead there."""
 
-BATCH_ERRORS_MAX = 100
+BATCH_ERRORS_MAX = ERRORS_MAX
 """How many wrong values the answer to a batch names; beyond it one for each bad entry."""
 
 SMALL = 256 * 1024
@@ -75,9 +75,11 @@ async def parse_batch(raw: bytes) -> list[ReserveBody | InvalidEntry]:
     left, lines = BATCH_ERRORS_MAX, 0
     for raw_entry in _raw_entries(raw):
         await pace.rest()
-        errors = _Errors(min(left, ERRORS_MAX)) if left > 0 else _Errors(1, looks_for_more=False)
-        entry = _entry(raw_entry, errors)
-        left -= len(errors.found)
+        entry: ReserveBody | InvalidEntry | None = _at_once(ReserveBody, raw_entry)
+        if entry is None:
+            errors = _Errors(left) if left > 0 else _Errors(1, looks_for_more=False)
+            entry = _entry(raw_entry, errors)
+            left -= len(errors.found)
         lines += len(entry.lines) if isinstance(entry, ReserveBody) else errors.items
         if lines > BATCH_LINES_MAX:
             wrong = f"must not have more than {BATCH_LINES_MAX:,} lines in all"
@@ -141,9 +143,6 @@ def _raw_entries(raw: bytes) -> list[bytes]:
 
 
 def _entry(raw: bytes, errors: "_Errors") -> ReserveBody | InvalidEntry:
-    entry = _at_once(ReserveBody, raw)
-    if entry is not None:
-        return entry
     try:
         return _step_by_step(ReserveBody, raw, errors)
     except InvalidRequest as error:
@@ -252,7 +251,7 @@ def _known_members(
         elif name in known:
             members[name] = value
         else:
-            meant = near(name, known)
+            meant = near(name, known) if errors.looks_for_more else None
             if meant is not None:
                 slips[meant] = name
             errors.add((*location, name), unknown_member(meant, known))
