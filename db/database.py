@@ -33,7 +33,6 @@ from db.failures import (
 from db.pool import Pool
 from db.session import NOTED_HISTORY, Timeouts
 from db.transaction import (
-    CANCEL_SECONDS,
     Transaction,
     allow,
     identify,
@@ -211,13 +210,7 @@ class Database:
 
     async def _end(self, transaction: Transaction) -> None:
         """End a transaction in which nothing was done."""
-        is_clean = False
-        try:
-            async with asyncio.timeout(CANCEL_SECONDS):
-                is_clean = await transaction.roll_back()
-        except TimeoutError:
-            pass
-        await self._release(transaction, is_clean=is_clean)
+        await self._release(transaction, is_clean=await transaction.roll_back())
 
     async def read(
         self,

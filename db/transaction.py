@@ -1,5 +1,6 @@
 """One transaction under way: how it begins and ends, and how its connection is dropped."""
 
+import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from db.engine import Statement, driver_of
 from db.failures import FAILURES, DatabaseError
 from db.session import IDENTITY, NEVER_SCANS, NOTED_HISTORY, Driver, milliseconds
 
+ROLL_BACK_SECONDS = 1.0  # a pooler whose server has gone would wait for another one
 CANCEL_SECONDS = 0.2  # for a cancellation to be sent; a frozen server takes none
 STANDBY_WAIT = Statement(f"""
     SELECT pg_logical_emit_message(true, 'holdfast', ''), {IDENTITY}
@@ -61,11 +63,12 @@ class Transaction:
             raise DatabaseError("the transaction had failed before COMMIT")
 
     async def roll_back(self) -> bool:
-        """Undo it; False when the connection is no longer good for that."""
+        """Undo it; False when the connection is no longer good for that, or does not answer."""
         if self.connection.invalidated:  # SQLAlchemy saw it die
             return False
         try:
-            await self.driver.execute("ROLLBACK")
+            async with asyncio.timeout(ROLL_BACK_SECONDS):
+                await self.driver.execute("ROLLBACK")
         except FAILURES:
             return False
         return True

@@ -133,7 +133,7 @@ NONSENSE = struct.pack("!ii", 8, 0)  # a version that there never was: the answe
 
 
 @contextmanager
-def running_pgbouncer(database_url: str, **settings: str | int) -> Iterator[str]:
+def running_pgbouncer(database_url: str, **settings: str | float) -> Iterator[str]:
     """A PgBouncer before a database, with few sessions for many clients; yields its address.
 
     It takes any client, since the password is known to PgBouncer alone.

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db.database import ConnectionLost, Database, Timeouts
+from db.database import Conflict, ConnectionLost, Database, Timeouts, Transaction
 from db.embedded import EmbeddedPostgres
 from db.migrate import upgrade
 from db.postmaster import find_processes
@@ -132,6 +133,23 @@ async def test_a_server_that_falls_silent_is_not_waited_for(wire, database_url):
     assert wire.struck == 2
     await database.close()
     assert await effects(database_url) == 1
+
+
+async def test_a_server_that_falls_silent_at_the_end_of_a_lost_race_keeps_no_lane(wire):
+    """What is to be rolled back is rolled back by the server when the connection is dropped."""
+    database = Database(wire.url, pool_size=2, timeouts=Timeouts(transaction=60))
+
+    async def lose(transaction: Transaction) -> None:
+        raise Conflict("stock_changed")
+
+    await database.ping()
+    wire.fault = Fault("stall", at=re.compile(b"ROLLBACK"))
+    async with asyncio.timeout(20):
+        with pytest.raises(Conflict):
+            await database.transact(lose)
+        await database.ping()
+    assert wire.struck == 1
+    await database.close()
 
 
 @ENDS
