@@ -235,7 +235,7 @@ class Coalescer:
         try:
             return await self.ledger.execute(commands)
         except ServiceError as error:
-            return [error] * len(commands)
+            return [error.as_value()] * len(commands)
         except Indivisible as indivisible:
             blocked = indivisible.blocked
         is_free = [blocked.isdisjoint(names_of(command)) for command in commands]

@@ -6,7 +6,7 @@ page under /problems.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 ERRORS_MAX = 100
 """How many wrong values one answer names: more help nobody, and cost the service."""
@@ -30,6 +30,14 @@ class ServiceError(Exception):
         self.detail = detail
         self.replayed = replayed
         self.fields: Mapping[str, Any] = fields
+
+    def as_value(self) -> Self:
+        """Return the error without the frames that it was raised through.
+
+        An error that is kept keeps their values, large bodies among them; where one of them has the
+        error again, only the garbage collector ends that, which comes seldom.
+        """
+        return self.with_traceback(None)
 
     @classmethod
     def title(cls) -> str:

@@ -146,7 +146,7 @@ def _entry(raw: bytes, errors: "_Errors") -> ReserveBody | InvalidEntry:
     try:
         return _step_by_step(ReserveBody, raw, errors)
     except InvalidRequest as error:
-        return InvalidEntry(error)
+        return InvalidEntry(error.as_value())
 
 
 def _step_by_step(model: type[B], raw: bytes, errors: "_Errors") -> B:

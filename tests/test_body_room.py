@@ -1,6 +1,7 @@
 """Large bodies wait for room: those of one key for each other, all together for the memory."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -74,6 +75,38 @@ async def test_a_caller_that_goes_away_gives_its_room_back(impatient):
     holding.cancel()
     await asyncio.wait({holding})
     async with room.hold(b"a", BYTES_OF_A_KEY_MAX):
+        pass
+
+
+async def test_a_key_whose_body_took_long_to_look_into_rests():
+    """So that a key that sends one such body after the other takes a tenth of the time, alone."""
+    room, took = BodyRoom(), 0.02
+    began = asyncio.get_running_loop().time()
+    for _ in range(3):
+        async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as place:
+            place.looked_into_at = time.monotonic()
+            time.sleep(took)  # noqa: ASYNC251 - the loop is what it takes
+        async with room.hold(b"b", BYTES_OF_A_KEY_MAX):
+            pass
+    assert asyncio.get_running_loop().time() - began >= 2 * body_room.RESTS * took
+
+
+async def test_a_rest_ends_once_however_many_bodies_it_is_for():
+    room = BodyRoom()
+    for _ in range(20):
+        async with room.hold(b"a", 1) as one, room.hold(b"a", 1) as other:
+            one.looked_into_at = other.looked_into_at = time.monotonic() - 0.0005
+    assert not room._taken
+    async with room.hold(b"a", 1):
+        assert not room._resting
+
+
+async def test_no_room_rests_for_ever(monkeypatch):
+    monkeypatch.setattr(body_room, "REST_SECONDS_MAX", 0.01)
+    room = BodyRoom()
+    async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as place:
+        place.looked_into_at = time.monotonic() - 3600
+    async with asyncio.timeout(1), room.hold(b"a", BYTES_OF_A_KEY_MAX):
         pass
 
 

@@ -1,9 +1,11 @@
 """A body is read at once if it is good; of any other a hundred mistakes are named, and no more."""
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from pydantic import ValidationError
@@ -279,6 +281,23 @@ def test_no_body_costs_much_more_than_its_size():
         name, grown, took = line.split("\t")
         assert int(grown) <= 64, f"{name}: {grown} MB"
         assert float(took) <= 2, f"{name}: {took} s"
+
+
+def test_bodies_with_bad_entries_are_not_kept():
+    """An entry's error that kept its frames would keep the body, until garbage is collected."""
+    raw = batch(b"{%b}" % unknown(100_000))
+    entries_of(raw)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            entries_of(raw)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept < len(raw)
 
 
 # What is good

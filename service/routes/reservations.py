@@ -447,7 +447,7 @@ def _entry(caller: Caller, entry: ReserveBody | InvalidEntry) -> Reserve | Servi
             raise InvalidRequest.at("seq", "is missing")
         return _reserve(caller, entry, entry.seq)
     except ServiceError as error:
-        return error
+        return error.as_value()
 
 
 def _reserved(outcome: Outcome, request: HttpRequest) -> Answer:

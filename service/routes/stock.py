@@ -41,11 +41,10 @@ from service.requests import (
     caller_of,
     check_source,
     header_list,
+    large_body,
     place,
     precondition,
     read_body,
-    read_bytes,
-    room_for_body,
     seq_of,
     services_of,
 )
@@ -310,8 +309,7 @@ async def import_stock(request: HttpRequest) -> ASGIApp:
     query.end()
     if job is None:
         raise InvalidRequest.at("job", "is missing: name the import, as /v1/imports?job=monday")
-    async with room_for_body(request, LARGE_BODY_MAX):
-        raw = await read_bytes(request, "text/csv", LARGE_BODY_MAX)
+    async with large_body(request, "text/csv", LARGE_BODY_MAX) as raw:
         outcome = await services_of(request).imports.run(caller.source, job, raw)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
