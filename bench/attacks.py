@@ -57,11 +57,11 @@ milliseconds, each measured for {seconds} seconds; the ratio is to be at most {a
 
 The attackers never pause, and on a machine with two cores they, the others, the worker and
 PostgreSQL share these. A ratio above {at_most:g} has one of two reasons. The kernel and the
-attacker take the cores to move the bytes (the head of 50 MB, the key of 5 MB, the unfinished bodies). Or one
-step that can't be interrupted is long: the check that 4 MiB are JSON at all takes 7 to 15 ms in C,
-and whatever arrives meanwhile waits for it (the batches). A key whose body took long to look into
-waits ten times as long before its next large one is read, which keeps these steps to a tenth of the
-time; a request in ten meets one, and so the 99th percentile does.
+attacker take the cores to move the bytes (the head of 50 MB, the key of 5 MB, the unfinished
+bodies). Or one step that can't be interrupted is long: the check that 4 MiB are JSON at all takes 7
+to 15 ms in C, and whatever arrives meanwhile waits for it (the batches). A key whose body took long
+to look into waits ten times as long before its next large one is read, which keeps these steps to a
+tenth of the time; a request in ten meets one, and so the 99th percentile does.
 
 {descriptions}
 """
