@@ -22,8 +22,8 @@ from bench.load import Load, Measured, check_wrk, load
 from bench.observation import StockTable, find_workers, observe_stock, resident_bytes
 from bench.page import command_line, load_average, made_by, markdown, output_file, show
 from bench.stand import Stand, seed, serve
-from db.audit import Audit, audit
-from db.database import Database
+from db.queries.audit import Audit, audit
+from db.session.database import Database
 from service.lab import svg
 
 MINUTE_SECONDS = 60

@@ -24,9 +24,9 @@ from bench.load import Load, check_wrk, load
 from bench.page import command_line, load_average, made_by, markdown, output_file, show, spread
 from bench.rounds import CELL_HEADINGS, Results, cells, figures, measure, rate
 from bench.stand import Stand, serve
-from db.database import Database
 from db.migrate import upgrade
 from db.roles import Role
+from db.session.database import Database
 
 EMPTY_SKUS = 10_000
 AT_LEAST = 0.85

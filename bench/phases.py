@@ -15,15 +15,15 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from db.database import Database, Transaction
-from db.embedded import EmbeddedPostgres
+from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
 from db.roles import Addresses
 from db.rows import Line
+from db.session.database import Database, Transaction
 from db.strategies.guard import Guard, Held
-from service.commands import Reserve, SetStock, reservation_id, wanted_by
-from service.ledger import Ledger
-from service.planner import plan
+from service.domain.commands import Reserve, SetStock, reservation_id, wanted_by
+from service.domain.planner import plan
+from service.engine.ledger import Ledger
 
 PHASES = ("connect and BEGIN", "load", "plan", "apply", "COMMIT and close")
 COMMANDS_PER_SIZE = 6_000  # enough batches for a median, few enough for a minute

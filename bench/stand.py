@@ -28,7 +28,7 @@ from bench.cases import (
     TWO_WORKERS,
 )
 from bench.load import SKUS_MAX
-from db.embedded import find_addresses
+from db.embedded.server import find_addresses
 from db.roles import DATABASE, Addresses, Role
 
 PORTS = {

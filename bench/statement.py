@@ -7,10 +7,10 @@ import time
 from datetime import UTC, datetime
 
 from bench.load import Load, Measured
-from db.database import Database, Transaction
+from db.ledger.apply import apply
 from db.rows import Line, Movement, Reservation, StockChange, Writes
-from db.writes import apply
-from service.commands import reservation_id
+from db.session.database import Database, Transaction
+from service.domain.commands import reservation_id
 
 
 def measure(database_url: str, *, prefix: str, sent: Load, seconds: int) -> Measured:

@@ -17,7 +17,7 @@ from bench.cases import HOLDFAST
 from bench.load import SKUS_MAX, Load, check_wrk, load
 from bench.page import show
 from bench.stand import Stand, seed, serve
-from db.embedded import EmbeddedPostgres
+from db.embedded.server import EmbeddedPostgres
 
 COUNTING = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}
 HEADINGS = (

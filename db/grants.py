@@ -6,8 +6,8 @@ A table that a migration adds gets a line here; `tests/test_grants.py` asks for 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.engine import driver_of
-from db.failures import DatabaseError
+from db.session.engine import driver_of
+from db.session.failures import DatabaseError
 
 PRIVILEGES = {
     "stock": "SELECT, INSERT, UPDATE",

@@ -13,10 +13,10 @@ import click
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
-from db.database import Database, DatabaseError
-from db.embedded import EmbeddedError
+from db.embedded.server import EmbeddedError
+from db.session.database import Database, DatabaseError
 from service.lab.command import lab
-from service.metrics_directory import metrics_directory
+from service.ops.metrics_directory import metrics_directory
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def serve(demo: bool, **given: Any) -> None:
     """
     settings = read_settings(given)
     with metrics_directory():
-        from service.server import serve  # noqa: PLC0415 - it asks where the metrics are
+        from service.ops.server import serve  # noqa: PLC0415 - it asks where the metrics are
 
         code = serve(settings, demo=demo)
     sys.exit(code)
@@ -143,7 +143,7 @@ def key() -> None:
 )
 def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> None:
     """Print a new key, once: only its digest is stored."""
-    from service.auth import new_key, store_key  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.http.credentials import new_key, store_key  # noqa: PLC0415 - keeps `serve` quick to start
 
     if source is None and "admin" not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
@@ -161,7 +161,7 @@ def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> Non
 @settings_options(*DATABASE)
 def list_keys(**given: Any) -> None:
     """List all keys, revoked ones too; the keys themselves are not known."""
-    from db import keys  # noqa: PLC0415 - keeps `serve` quick to start
+    from db.queries import credentials as keys  # noqa: PLC0415 - keeps `serve` quick to start
 
     for row in _with_database(given, lambda database: database.read(keys.every)):
         state = "revoked" if row.revoked_at else "valid"
@@ -174,7 +174,7 @@ def list_keys(**given: Any) -> None:
 @click.argument("key_id", type=click.UUID)
 def revoke_key(key_id: Any, **given: Any) -> None:
     """Revoke a key by its id; it stops working within a second."""
-    from db import keys  # noqa: PLC0415 - keeps `serve` quick to start
+    from db.queries import credentials as keys  # noqa: PLC0415 - keeps `serve` quick to start
 
     async def work(database: Database) -> bool:
         return await database.transact(
@@ -191,7 +191,7 @@ def revoke_key(key_id: Any, **given: Any) -> None:
 @click.option("--seconds", default=3600, show_default=True, help="How long it may take.")
 def audit(seconds: int, **given: Any) -> None:
     """Check that rows, ledger and reservations tell the same story; exit 1 on drift."""
-    from db.audit import audit  # noqa: PLC0415 - keeps `serve` quick to start
+    from db.queries.audit import audit  # noqa: PLC0415 - keeps `serve` quick to start
 
     found = _with_database(given, lambda database: audit(database, seconds_max=seconds))
     for drift in found.drift:
@@ -277,8 +277,8 @@ def replay(file: Path, url: str, api_key: str, **options: Any) -> None:
     time every answer must be a replay and no stock may move. Exit 1 if anything did not hold.
     """
     from service.client import ClientError  # noqa: PLC0415 - keeps `serve` quick to start
-    from service.orders_file import OrdersError  # noqa: PLC0415 - see above
-    from service.replay_report import run_replay  # noqa: PLC0415 - see above
+    from service.replay.orders_file import OrdersError  # noqa: PLC0415 - see above
+    from service.replay.report import run_replay  # noqa: PLC0415 - see above
 
     try:
         failures = asyncio.run(run_replay(file, url, api_key, **options))
@@ -318,8 +318,8 @@ def upgrade_database(**given: Any) -> None:
 
 def _source(value: str) -> str:
     """Check a source as requests do."""
-    from service.errors import InvalidRequest  # noqa: PLC0415 - keeps `serve` quick to start
-    from service.names import name_at  # noqa: PLC0415 - see above
+    from service.domain.errors import InvalidRequest  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.input.names import name_at  # noqa: PLC0415 - see above
 
     try:
         return name_at("--source", value)
@@ -351,7 +351,7 @@ def _with_settings(
 @contextmanager
 def _located(settings: Settings) -> Iterator[Settings]:
     """Say where the database is; the private PostgreSQL is started if it does not run."""
-    from db.embedded import (  # noqa: PLC0415 - see above
+    from db.embedded.server import (  # noqa: PLC0415 - see above
         DataDirectoryInUse,
         EmbeddedPostgres,
         find_addresses,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from db.address import connection_arguments
+from db.session.address import connection_arguments
 
 SECONDS_MAX = 30.0  # to start or stop: only a hang takes so long
 ZOOKEEPER = Path("/usr/share/zookeeper/bin/zkServer.sh")

@@ -6,7 +6,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 
 from db.rows import Line
-from service.commands import (
+from service.domain.commands import (
     AdjustStock,
     Caller,
     Cancel,

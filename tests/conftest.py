@@ -20,13 +20,13 @@ import httpx
 import hypothesis
 import pytest
 
-from db.audit import audit
-from db.database import Database
-from db.embedded import EmbeddedPostgres
+from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
+from db.queries.audit import audit
 from db.roles import Role
-from service.app import Application, create_app
-from service.auth import new_key, store_key
+from db.session.database import Database
+from service.http.app import Application, create_app
+from service.http.credentials import new_key, store_key
 from service.settings import Settings
 from tests.brokers import (
     redis_url,

@@ -14,13 +14,13 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Transaction, sqlstate
-from db.engine import driver_of
-from db.failures import FAILURES
 from db.rows import Snapshot, Wanted, Writes
+from db.session.database import Transaction, sqlstate
+from db.session.engine import driver_of
+from db.session.failures import FAILURES
 from db.strategies.guard import Guard, Held
-from service.commands import Command, Outcome
-from service.errors import ServiceError
+from service.domain.commands import Command, Outcome
+from service.domain.errors import ServiceError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = timedelta(hours=1)

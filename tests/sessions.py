@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from db.database import Database, Transaction
+from db.session.database import Database, Transaction
 
 
 @asynccontextmanager

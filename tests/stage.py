@@ -14,18 +14,19 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db import reads, writes
-from db.audit import audit
-from db.database import Database
-from db.engine import driver_of
+from db.ledger import apply as writes
+from db.ledger import load as reads
+from db.queries.audit import audit
 from db.rows import Wanted
-from db.session import Timeouts
+from db.session.database import Database
+from db.session.driver import Timeouts
+from db.session.engine import driver_of
 from db.strategies import open_strategy
-from service.commands import Cancel, Confirm, Extend
-from service.errors import InternalError, ServiceError
-from service.ledger import Indivisible, Ledger
-from service.planner import MICROSECOND
-from service.retry import RetryPolicy
+from service.domain.commands import Cancel, Confirm, Extend
+from service.domain.errors import InternalError, ServiceError
+from service.domain.planner import MICROSECOND
+from service.engine.ledger import Indivisible, Ledger
+from service.engine.retry import RetryPolicy
 from tests.interleavings import LATER, START, Case, Clock, Order, Side, Stepped, every_order
 from tests.model import Model
 from tests.roles import as_superuser

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from db.rows import Adjustment, Refund, Reservation, Snapshot, Stock, Wanted, Writes
-from service.commands import Done, Outcome, wanted_by
-from service.errors import ServiceError
-from service.planner import Plan, plan
+from service.domain.commands import Done, Outcome, wanted_by
+from service.domain.errors import ServiceError
+from service.domain.planner import Plan, plan
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Tables:
         return planned
 
     def guards_hold(self, writes: Writes) -> bool:
-        """What the SQL of db/writes.py checks, and nothing more."""
+        """What the SQL of db/ledger/apply.py checks, and nothing more."""
         identities = {(row.source, row.seq) for row in self.reservations.values()}
         return (
             all(

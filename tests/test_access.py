@@ -5,9 +5,9 @@ import uuid
 
 import pytest
 
-from db import lists
-from db.reads import load
-from service.commands import (
+from db.ledger.load import load
+from db.queries import lists
+from service.domain.commands import (
     Caller,
     Cancel,
     Confirm,

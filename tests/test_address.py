@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from sqlalchemy import text as sql
 
-from db.address import AddressError, connection_arguments, read_address
-from db.database import Database, Unavailable
 from db.migrate import upgrade
+from db.session.address import AddressError, connection_arguments, read_address
+from db.session.database import Database, Unavailable
 from tests.brokers import running_pgbouncer
 from tests.conftest import named
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db import arrays as module
-from db.arrays import array, arrays, json_text, unnest
+from db.ledger import arrays as module
+from db.ledger.arrays import array, arrays, json_text, unnest
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 ODD = [

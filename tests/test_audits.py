@@ -5,10 +5,10 @@ import asyncio
 import asyncpg
 import pytest
 
-from db import audit as audits
-from db.audit import LOCK, audit
-from db.database import Unavailable
-from service.audits import Audits
+from db.queries import audit as audits
+from db.queries.audit import LOCK, audit
+from db.session.database import Unavailable
+from service.engine.audits import Audits
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from service.bodies import (
+from service.domain.errors import InvalidRequest
+from service.input.bodies import (
     AdjustBody,
     ConfirmBody,
     NothingBody,
@@ -12,8 +13,7 @@ from service.bodies import (
     ReserveBody,
     StockBody,
 )
-from service.errors import InvalidRequest
-from service.parsing import parse
+from service.input.parsing import parse
 
 GOOD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
 

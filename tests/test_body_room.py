@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from bench.observation import find_workers, resident_bytes
-from service import body_room
-from service.body_room import BYTES_MAX, BYTES_OF_A_KEY_MAX, BodyRoom
-from service.errors import Overloaded
+from service.domain.errors import Overloaded
+from service.http.limits import body_room
+from service.http.limits.body_room import BYTES_MAX, BYTES_OF_A_KEY_MAX, BodyRoom
 from tests.raw import dial, head_of
 from tests.server import running_server
 

@@ -6,12 +6,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db.database import Database, DatabaseError, Transaction
-from db.engine import driver_of
 from db.rows import Line
+from db.session.database import Database, DatabaseError, Transaction
+from db.session.engine import driver_of
 from db.strategies.guard import Guard
-from service.commands import Reserve, SetStock, reservation_id
-from service.ledger import Ledger
+from service.domain.commands import Reserve, SetStock, reservation_id
+from service.engine.ledger import Ledger
 
 
 async def backend(transaction: Transaction) -> int:

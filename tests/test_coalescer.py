@@ -10,15 +10,15 @@ from unittest.mock import Mock
 import asyncpg
 import pytest
 
-from db.database import Database, Timeouts
 from db.rows import Line
+from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
-from service import planner
-from service.coalescer import Coalescer, Limits
-from service.commands import Command, Done, Reserve, SetStock, reservation_id
-from service.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
-from service.ledger import Ledger, RetryPolicy
-from service.sweeper import sweep
+from service.domain import planner
+from service.domain.commands import Command, Done, Reserve, SetStock, reservation_id
+from service.domain.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
+from service.engine.coalescer import Coalescer, Limits
+from service.engine.ledger import Ledger, RetryPolicy
+from service.engine.sweeper import sweep
 
 IMPATIENT = Timeouts(lock=0.1)
 
@@ -104,7 +104,7 @@ async def test_a_batch_is_no_larger_than_its_bound_and_keeps_a_job_together(data
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails on purpose needs no traceback: drawing one takes a second."""
-    monkeypatch.setattr("service.ledger.log", Mock())
+    monkeypatch.setattr("service.engine.ledger.log", Mock())
 
 
 @pytest.fixture(params=[AssertionError, ValueError])

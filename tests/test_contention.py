@@ -2,8 +2,8 @@
 
 import pytest
 
-from service import contention
-from service.contention import LostRows
+from service.engine import contention
+from service.engine.contention import LostRows
 
 A, B = ("A", "main"), ("B", "main")
 

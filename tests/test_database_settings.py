@@ -16,11 +16,11 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db.checks import UnfitDatabase, concerns, granted_connections
-from db.database import Database, Unavailable
 from db.migrate import upgrade
 from db.roles import Role
-from db.session import INTRODUCTION, RELIED_ON_SINCE, Timeouts, relied_on
+from db.session.checks import UnfitDatabase, concerns, granted_connections
+from db.session.database import Database, Unavailable
+from db.session.driver import INTRODUCTION, RELIED_ON_SINCE, Timeouts, relied_on
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, fresh_database, named, running_service
 from tests.roles import as_role, as_superuser, authorization_clause

@@ -21,15 +21,15 @@ import pytest
 import redis.asyncio
 from kazoo.client import KazooClient
 
-from db.database import Conflict, Database, LockTimeout, Transaction, Unavailable
 from db.rows import Line, Wanted
+from db.session.database import Conflict, Database, LockTimeout, Transaction, Unavailable
 from db.strategies import open_strategy
 from db.strategies import redis as redis_strategy
 from db.strategies import zookeeper as zookeeper_strategy
 from db.strategies.guard import Guard, Held
-from service.commands import Command, Outcome, Reserve, SetStock, reservation_id, wanted_by
-from service.ledger import Ledger
-from service.planner import plan
+from service.domain.commands import Command, Outcome, Reserve, SetStock, reservation_id, wanted_by
+from service.domain.planner import plan
+from service.engine.ledger import Ledger
 from tests.brokers import (
     Broker,
     redis_url,

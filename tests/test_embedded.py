@@ -20,9 +20,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from db import embedded, files, installation, postmaster
-from db.embedded import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
-from db.postmaster import Account, find_processes, may_execute, wait_until
+from db import files
+from db.embedded import installation, postmaster
+from db.embedded import server as embedded
+from db.embedded.postmaster import Account, find_processes, may_execute, wait_until
+from db.embedded.server import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
 from db.roles import Role
 
 SECONDS = 30.0  # for what takes well under one: only a hang may fail a test
@@ -31,7 +33,7 @@ DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 LAUNCHER = """
 import sys, time
 from pathlib import Path
-from db.embedded import EmbeddedPostgres
+from db.embedded.server import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1])) as postgres:
     print(postgres.url, flush=True)
     sys.stdin.read()

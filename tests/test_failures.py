@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from db.failures import (
+from db.session.failures import (
     Conflict,
     ConnectionLost,
     DatabaseError,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from db.gate import Gate
+from db.session.gate import Gate
 
 PATIENCE = 60.0
 

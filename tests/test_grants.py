@@ -13,10 +13,10 @@ import asyncpg
 import httpx
 import pytest
 
-from db.database import Database
 from db.grants import PRIVILEGES, GrantError
 from db.migrate import SchemaError, upgrade
 from db.models import Base
+from db.session.database import Database
 from tests.conftest import assert_books_balance, named
 from tests.roles import as_superuser
 from tests.server import environment, running_server

@@ -9,7 +9,8 @@ import re
 
 import pytest
 
-from db import reads, writes
+from db.ledger import apply as writes
+from db.ledger import load as reads
 from db.strategies import advisory
 from tests.test_guards import INTERLEAVINGS
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from asyncpg import IntegrityConstraintViolationError
 
-from db import writes
-from db.database import Conflict, Database, Transaction
+from db.ledger import apply as writes
+from db.ledger.apply import apply
 from db.rows import Line
+from db.session.database import Conflict, Database, Transaction
 from db.strategies.guard import Guard
-from db.writes import apply
-from service import books
-from service.commands import (
+from service.domain import books
+from service.domain.commands import (
     AdjustStock,
     Caller,
     Cancel,
@@ -37,8 +37,8 @@ from service.commands import (
     reservation_id,
     wanted_by,
 )
-from service.ledger import Ledger
-from service.planner import Plan, plan
+from service.domain.planner import Plan, plan
+from service.engine.ledger import Ledger
 from tests.conftest import fresh_database
 from tests.tables import told
 

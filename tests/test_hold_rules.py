@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from db.rows import Line, Movement, ReservationChange, StockChange
-from service.commands import Cancel, Confirm, Done, Expire, Extend
-from service.lifecycle import State
-from service.planner import Plan, plan
+from service.domain.commands import Cancel, Confirm, Done, Expire, Extend
+from service.domain.lifecycle import State
+from service.domain.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, reserve
 from tests.test_rules import MINUTE, only, reservation, snapshot, stock

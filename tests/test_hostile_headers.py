@@ -6,8 +6,9 @@ from urllib.parse import quote
 import pytest
 import structlog
 
-from service.errors import InvalidRequest, NotAcceptable, UnsupportedMediaType
-from service.headers import (
+from service.domain.errors import InvalidRequest, NotAcceptable, UnsupportedMediaType
+from service.http.page.sessions import _is_own
+from service.input.headers import (
     check_acceptable,
     check_media_type,
     cookie,
@@ -16,7 +17,6 @@ from service.headers import (
     quality,
     version,
 )
-from service.web.sessions import _is_own
 from tests.test_page import browser, sign_in
 
 NOBODY = f"/v1/reservations/{uuid.UUID(int=1)}"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service import openapi
-from service.compression import accepts_gzip
+from service.http import openapi
+from service.http.compression import accepts_gzip
 from tests.conftest import Service
 
 OPERATIONS = (

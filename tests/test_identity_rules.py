@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.commands import Done
-from service.lifecycle import State
-from service.planner import plan
+from service.domain.commands import Done
+from service.domain.lifecycle import State
+from service.domain.planner import plan
 from tests.test_guards import adjust, of, refund, reserve
 from tests.test_rules import held, only, reservation, snapshot, sold, stock
 

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from service.errors import InvalidRequest
-from service.imports import check, rows_of
+from service.domain.errors import InvalidRequest
+from service.engine.imports import check, rows_of
 
 NUMBER = "available is not a whole number from 0 to 1,000,000,000,000:"
 EARLIER = "this sku and location stand on an earlier line"

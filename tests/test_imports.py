@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service import imports
+from service.engine import imports
 from tests.conftest import running_service
 
 FILE = "sku,location,available,name\nA,main,5,White heart\nB,north,7,\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from db import installation
-from db.installation import memory_bytes, shared_buffers_megabytes
+from db.embedded import installation
+from db.embedded.installation import memory_bytes, shared_buffers_megabytes
 
 GB = 2**30
 

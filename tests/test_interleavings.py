@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from db.rows import Line
-from service import books
-from service.commands import (
+from service.domain import books
+from service.domain.commands import (
     Cancel,
     Command,
     Confirm,

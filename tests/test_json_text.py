@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.json_text import MalformedError, checked, is_too_deep, items_of, members_of
+from service.input.json_text import MalformedError, checked, is_too_deep, items_of, members_of
 from tests.json_texts import json_texts
 
 

@@ -8,15 +8,15 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from db import keys
-from db.database import Database
-from db.session import Timeouts
-from service import auth
-from service.admin import ensure_first_key
-from service.auth import Keys, store_key
+from db.queries import credentials as keys
+from db.session.database import Database
+from db.session.driver import Timeouts
 from service.cli import cli
-from service.errors import Unauthenticated
-from service.rate_limit import RateLimit
+from service.domain.errors import Unauthenticated
+from service.http import credentials as auth
+from service.http.credentials import Keys, store_key
+from service.http.limits.rate_limit import RateLimit
+from service.ops.bootstrap import ensure_first_key
 from service.settings import Settings
 
 KEY = "hf_known"

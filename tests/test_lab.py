@@ -14,11 +14,11 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from db import writes
-from db.database import Database, DatabaseError, LockTimeout
+from db.lab.sandbox import Sandbox
+from db.ledger import apply as writes
 from db.roles import Role
 from db.rows import Wanted
-from db.sandbox import Sandbox
+from db.session.database import Database, DatabaseError, LockTimeout
 from db.strategies import open_strategy
 from service.cli import cli
 from service.lab.claims import CLAIMS, SETTINGS, judge_claim

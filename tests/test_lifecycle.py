@@ -3,9 +3,9 @@
 import pytest
 
 from db.rows import Line
-from service.commands import Cancel, Confirm, Done, Expire, Extend
-from service.lifecycle import allowed
-from service.planner import plan
+from service.domain.commands import Cancel, Confirm, Done, Expire, Extend
+from service.domain.lifecycle import allowed
+from service.domain.planner import plan
 from tests.commands import START
 from tests.test_guards import US, of, refund
 from tests.test_rules import MINUTE, only, reservation, snapshot, stock

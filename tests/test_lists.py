@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from db import lists
+from db.queries import lists
 
 LISTS = ["/v1/reservations", "/v1/stock", "/v1/stock/A", "/v1/stock/A/main/movements"]
 

@@ -9,13 +9,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from db import database as db
-from db import reads, writes
-from db.database import Conflict, Database, Timeouts, Transaction
-from db.reads import load, lock, locked_elsewhere
+from db.ledger import apply as writes
+from db.ledger import load as reads
+from db.ledger.load import load, lock, locked_elsewhere
 from db.rows import Line, Wanted
+from db.session import database as db
+from db.session.database import Conflict, Database, Timeouts, Transaction
 from db.strategies.guard import Guard
-from service.commands import (
+from service.domain.commands import (
     Caller,
     Command,
     Confirm,
@@ -24,8 +25,8 @@ from service.commands import (
     reservation_id,
     wanted_by,
 )
-from service.ledger import Ledger
-from service.planner import plan
+from service.domain.planner import plan
+from service.engine.ledger import Ledger
 from tests.conftest import fresh_database
 from tests.sessions import session
 
@@ -121,7 +122,7 @@ async def test_without_its_order_the_lock_would_take_rows_crosswise(database, mo
 
 async def test_with_scans_the_update_would_take_rows_crosswise(postgres_url, monkeypatch):
     """A scan meets rows in the order they lie in."""
-    monkeypatch.setattr("db.session.NEVER_SCANS", ())
+    monkeypatch.setattr("db.session.driver.NEVER_SCANS", ())
     async with fresh_database(postgres_url) as url:
         database = Database(url, pool_size=4)
         await run(database, put("B"), put("A"))

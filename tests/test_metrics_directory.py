@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from service.metrics_directory import NEW_SECONDS, PREFIX, metrics_directory
+from service.ops.metrics_directory import NEW_SECONDS, PREFIX, metrics_directory
 
 
 @pytest.fixture

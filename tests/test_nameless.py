@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from db import postmaster
-from db.installation import Installation, find_binaries
-from db.postmaster import Account, EmbeddedError
+from db.embedded import postmaster
+from db.embedded.installation import Installation, find_binaries
+from db.embedded.postmaster import Account, EmbeddedError
 from tests.brokers import missing
 from tests.server import environment, running_server
 

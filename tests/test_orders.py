@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from service import orders
-from service.orders import make_plan, match_cancellations
-from service.orders_file import OrdersError, find_disagreement, read_orders
+from service.replay import orders
+from service.replay.orders import make_plan, match_cancellations
+from service.replay.orders_file import OrdersError, find_disagreement, read_orders
 from tests.conftest import REAL_ORDERS
 
 SMALL = Path(__file__).parent / "data" / "orders.csv"

@@ -8,10 +8,10 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from service.commands import Caller, reservation_id
-from service.errors import Forbidden
-from service.web import sessions
-from service.web.sessions import Session
+from service.domain.commands import Caller, reservation_id
+from service.domain.errors import Forbidden
+from service.http.page import sessions
+from service.http.page.sessions import Session
 from tests.conftest import running_service
 
 COOKIE = re.compile(r"^(?P<name>\S+?)=(?P<value>[^;]*); (?P<attributes>.*)$")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service import rate_limit
-from service.routes import pages
+from service.http.limits import rate_limit
+from service.http.routes import pages
 from tests.conftest import running_service
 from tests.test_page import browser, form, reservations, sign_in
 

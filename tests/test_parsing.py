@@ -10,10 +10,10 @@ import tracemalloc
 import pytest
 from pydantic import ValidationError
 
-from service import pace, parsing
-from service.bodies import ReserveBody
-from service.errors import InvalidRequest
-from service.parsing import InvalidEntry, parse, parse_batch
+from service.domain.errors import InvalidRequest
+from service.input import pace, parsing
+from service.input.bodies import ReserveBody
+from service.input.parsing import InvalidEntry, parse, parse_batch
 
 MIB = 1024 * 1024
 GOOD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
@@ -200,9 +200,9 @@ def test_others_get_their_turn_while_a_batch_is_read(monkeypatch):
 
 COST = """
 import asyncio, os, time
-from service.bodies import ReserveBody
-from service.errors import InvalidRequest
-from service.parsing import parse, parse_batch
+from service.input.bodies import ReserveBody
+from service.domain.errors import InvalidRequest
+from service.input.parsing import parse, parse_batch
 from tests.test_parsing import GOOD, HEAVY, batch
 
 def read(raw):

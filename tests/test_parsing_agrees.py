@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict, ValidationError
 
-from service import parsing
-from service.bodies import LineBody, ReserveBody
-from service.errors import InvalidRequest
-from service.parsing import InvalidEntry, parse, parse_batch
+from service.domain.errors import InvalidRequest
+from service.input import parsing
+from service.input.bodies import LineBody, ReserveBody
+from service.input.parsing import InvalidEntry, parse, parse_batch
 from tests.json_texts import scalars, texts, values, written
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, event, given, settings
 
-from service.commands import DeleteStock, Done, ImportStock
-from service.planner import MICROSECOND
+from service.domain.commands import DeleteStock, Done, ImportStock
+from service.domain.planner import MICROSECOND
 from tests.commands import START, batches, histories, shelves
 from tests.model import Model
 from tests.tables import Tables, seen, told

@@ -19,14 +19,14 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from db.checks import concerns, granted_connections
-from db.database import Database, LockTimeout, Timeouts
-from db.session import INTRODUCTION, Driver, examine, relied_on
+from db.session.checks import concerns, granted_connections
+from db.session.database import Database, LockTimeout, Timeouts
+from db.session.driver import INTRODUCTION, Driver, examine, relied_on
 from db.strategies import open_strategy
 from db.strategies.guard import Guard
-from service.commands import SetStock
-from service.errors import Contention, OutcomeUnknown, Unavailable
-from service.ledger import Ledger
+from service.domain.commands import SetStock
+from service.domain.errors import Contention, OutcomeUnknown, Unavailable
+from service.engine.ledger import Ledger
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, running_service
 from tests.faults.proxy import COMMIT, Fault, proxy
@@ -268,7 +268,7 @@ async def test_a_pooler_that_tells_the_right_process_is_known_by_the_settings_it
         found = await examine(driver, wanted)
         return replace(found, process_id=driver.get_server_pid())
 
-    monkeypatch.setattr("db.connector.examine", deceived)
+    monkeypatch.setattr("db.session.connector.examine", deceived)
     with pooled(database_url, ignore_startup_parameters=IGNORED) as database:
         await see_several_things(database, 1)
         assert database.connector.is_shared

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from service import protocol
+from service.ops import protocol
 from tests.conftest import assert_books_balance, fresh_database
 from tests.raw import RawAnswer, dial, exchange, head_of, post
 from tests.server import Server, running_server

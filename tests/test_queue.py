@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.commands import Caller, Cancel, Command, Reserve, reservation_id
-from service.errors import Overloaded
-from service.queue import Job, Queue
+from service.domain.commands import Caller, Cancel, Command, Reserve, reservation_id
+from service.domain.errors import Overloaded
+from service.engine.queue import Job, Queue
 
 
 def job(seq: Any, *skus: str, at: float = 0.0, commands: list[Command] | None = None) -> Job:

@@ -17,7 +17,7 @@ import asyncpg
 import httpx
 import pytest
 
-from db import writes
+from db.ledger import apply as writes
 from tests.conftest import assert_books_balance, fresh_database, running_service
 from tests.server import running_server
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.commands import RefundUnits
-from service.lifecycle import State
-from service.planner import MICROSECOND, plan
+from service.domain.commands import RefundUnits
+from service.domain.lifecycle import State
+from service.domain.planner import MICROSECOND, plan
 from tests.commands import START
 from tests.test_guards import US, of, refund
 from tests.test_rules import held, only, reservation, snapshot, sold, stock

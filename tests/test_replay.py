@@ -10,13 +10,20 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
-
-from service import client as client_module
-from service.cli import cli
 from service.client import Answer, Client, ClientError, connected
-from service.orders import make_plan
-from service.orders_file import read_orders
-from service.replay import Pass, check_audit, check_first, check_second, check_stock, expected_stock
+
+from service.cli import cli
+from service.replay import client as client_module
+from service.replay.orders import make_plan
+from service.replay.orders_file import read_orders
+from service.replay.replay import (
+    Pass,
+    check_audit,
+    check_first,
+    check_second,
+    check_stock,
+    expected_stock,
+)
 from tests.conftest import REAL_ORDERS, assert_books_balance, fresh_database
 from tests.server import Server, running_server
 from tests.test_orders import SMALL, needs_real_orders

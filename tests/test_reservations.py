@@ -273,7 +273,8 @@ async def test_of_confirm_and_cancel_at_once_exactly_one_wins(service):
     for n in range(10):
         address = await hold(service, ("A", 1), seq=f"{n}")
         confirmed, cancelled = await asyncio.gather(
-            service.client.post(f"{address}/confirm"), service.client.post(f"{address}/cancel")
+            service.client.post(f"{address}/confirm"),
+            service.client.post(f"{address}/cancel"),
         )
         assert sorted((confirmed.status_code, cancelled.status_code)) == [200, 409]
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from db.database import Conflict
+from db.session.database import Conflict
 from service import metrics
-from service.commands import SetStock
-from service.errors import Contention
-from service.ledger import Ledger
-from service.retry import RetryBudget, RetryPolicy
+from service.domain.commands import SetStock
+from service.domain.errors import Contention
+from service.engine.ledger import Ledger
+from service.engine.retry import RetryBudget, RetryPolicy
 from tests.counting import counted
 
 QUICK = {"wait_first_seconds": 0.0001, "wait_max_seconds": 0.0002}

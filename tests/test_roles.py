@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from db.database import Database
-from db.embedded import EmbeddedPostgres, _find_port, find_addresses
-from db.installation import Installation, find_binaries
+from db.embedded.installation import Installation, find_binaries
+from db.embedded.postmaster import Postmaster, choose_account, launch, run, wait_until
+from db.embedded.server import EmbeddedPostgres, _find_port, find_addresses
 from db.migrate import upgrade
 from db.models import Base
-from db.postmaster import Postmaster, choose_account, launch, run, wait_until
 from db.roles import Addresses, Role
+from db.session.database import Database
 from db.strategies.guard import Guard
-from service.commands import SetStock
-from service.ledger import Ledger
+from service.domain.commands import SetStock
+from service.engine.ledger import Ledger
 from tests.conftest import assert_books_balance
 from tests.server import environment, running_server
 from tests.test_coalescer import reserve

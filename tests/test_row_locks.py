@@ -8,15 +8,16 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from db import reads, writes
-from db.database import Database, Transaction
-from db.failures import sqlstate
-from db.reads import key_parameters, load, lock, locked_elsewhere
+from db.ledger import apply as writes
+from db.ledger import load as reads
+from db.ledger.load import key_parameters, load, lock, locked_elsewhere
 from db.rows import Line, Wanted, Writes
-from db.session import Timeouts
+from db.session.database import Database, Transaction
+from db.session.driver import Timeouts
+from db.session.failures import sqlstate
 from db.strategies import advisory
-from service.commands import reservation_id
-from service.errors import InternalError
+from service.domain.commands import reservation_id
+from service.domain.errors import InternalError
 from tests.conftest import fresh_database
 from tests.sessions import session
 from tests.test_guards import refund, reserve, without
@@ -37,7 +38,7 @@ Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
 def statement(name: str, before: str, after: str) -> Mutant:
-    """A mutant: one of the statements of db/reads.py with something else in it."""
+    """A mutant: one of the statements of db/ledger/load.py with something else in it."""
 
     def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
         original = getattr(reads, name).text

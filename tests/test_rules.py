@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from db.rows import Key, Line, Reservation, Snapshot, Stock
-from service.books import Books
-from service.commands import (
+from service.domain.books import Books
+from service.domain.commands import (
     Caller,
     Cancel,
     Confirm,
@@ -16,8 +16,8 @@ from service.commands import (
     adjustment_id,
     refund_id,
 )
-from service.lifecycle import State
-from service.planner import Plan, plan
+from service.domain.lifecycle import State
+from service.domain.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, put, refund, reserve
 

@@ -13,12 +13,14 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db import lists, reads, writes
-from db.database import Database, Transaction
+from db.ledger import apply as writes
+from db.ledger import load as reads
 from db.migrate import upgrade
 from db.models import Base
+from db.queries import lists
 from db.rows import Line, Wanted
-from service.commands import (
+from db.session.database import Database, Transaction
+from service.domain.commands import (
     AdjustStock,
     Caller,
     Cancel,
@@ -31,7 +33,7 @@ from service.commands import (
     reservation_id,
     wanted_by,
 )
-from service.planner import plan
+from service.domain.planner import plan
 from tests.conftest import fresh_database, named
 from tests.roles import as_superuser
 
@@ -257,5 +259,5 @@ async def test_the_ledger_never_scans_a_table(postgres_url, filled):
 
 
 async def test_without_its_settings_the_ledger_would_scan(postgres_url, monkeypatch):
-    monkeypatch.setattr("db.session.NEVER_SCANS", ())
+    monkeypatch.setattr("db.session.driver.NEVER_SCANS", ())
     assert await scanned_tables(postgres_url, filled=False) != []

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from db.database import Database
-from service import admin
+from db.session.database import Database
 from service.cli import read_settings
-from service.refusals import ADDRESSES_MAX, Refusals
+from service.http.limits.refusals import ADDRESSES_MAX, Refusals
+from service.ops import bootstrap as admin
 from service.settings import Settings
 from tests.conftest import Service, running_service
 from tests.server import running_server

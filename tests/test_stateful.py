@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from service.commands import (
+from service.domain.commands import (
     AdjustStock,
     Cancel,
     Confirm,
@@ -27,7 +27,7 @@ from service.commands import (
     SetStock,
     reservation_id,
 )
-from service.sweeper import sweep
+from service.engine.sweeper import sweep
 from tests.commands import SEQS, SOURCES, moves, reserves, shelves, stock_commands
 from tests.conftest import Service, assert_books_balance, fresh_database, running_service
 from tests.model import Model

@@ -3,9 +3,9 @@
 import pytest
 
 from db.rows import ImportJob, ImportProgress, Movement, Stock, StockChange
-from service.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
-from service.planner import Plan, plan
-from service.stock import AVAILABLE_MAX
+from service.domain.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
+from service.domain.planner import Plan, plan
+from service.domain.stock import AVAILABLE_MAX
 from tests.commands import START
 from tests.test_guards import adjust, reserve
 from tests.test_rules import held, only, snapshot, stock

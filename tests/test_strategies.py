@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from db.database import Database
+from db.session.database import Database
 from db.strategies import STRATEGIES, open_strategy
 from db.strategies.guard import Guard
-from service.commands import SetStock
-from service.ledger import Ledger
+from service.domain.commands import SetStock
+from service.engine.ledger import Ledger
 from tests.conftest import assert_books_balance, fresh_database, running_service, settings_of
 from tests.counting import conflicts
 from tests.server import running_server

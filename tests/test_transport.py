@@ -6,8 +6,8 @@ import socket
 import pytest
 import uvloop
 
-from service.server import accepting
-from service.transport import CorkedTransport
+from service.ops.server import accepting
+from service.ops.transport import CorkedTransport
 
 
 class Wire:

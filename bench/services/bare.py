@@ -6,8 +6,8 @@ from typing import Any
 from litestar import Litestar, post
 from litestar.params import JSONBody
 
-from service.bodies import ReserveBody
-from service.commands import reservation_id
+from service.domain.commands import reservation_id
+from service.input.bodies import ReserveBody
 
 
 @post("/v1/reservations")

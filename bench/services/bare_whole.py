@@ -5,7 +5,7 @@ import sys
 import uvicorn
 
 from bench.services.bare import app
-from service.connections import Connections
+from service.ops.connections import Connections
 
 if __name__ == "__main__":
     uvicorn.run(

@@ -7,8 +7,8 @@ take it; who does not is caught by the version.
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.arrays import unnest
-from db.reads import WANTED_KEYS, key_parameters, load
+from db.ledger.arrays import unnest
+from db.ledger.load import WANTED_KEYS, key_parameters, load
 from db.rows import Snapshot, Wanted
 from db.strategies.guard import Guard
 

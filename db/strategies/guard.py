@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Conflict, Database, Transaction
-from db.reads import load, lock
+from db.ledger.apply import apply
+from db.ledger.load import load, lock
 from db.rows import Key, Snapshot, Wanted, Writes
-from db.writes import apply
+from db.session.database import Conflict, Database, Transaction
 
 
 @dataclass(slots=True)

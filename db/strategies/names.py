@@ -8,9 +8,9 @@ from urllib.parse import quote
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Database
-from db.reads import WANTED_KEYS, key_parameters
+from db.ledger.load import WANTED_KEYS, key_parameters
 from db.rows import Key, Wanted
+from db.session.database import Database
 
 STOCK_KEYS = text(WANTED_KEYS)
 

@@ -6,7 +6,7 @@ has no row to lock: its unique keys keep equal ones apart, as always.
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.reads import load, lock
+from db.ledger.load import load, lock
 from db.rows import Snapshot, Wanted
 from db.strategies.guard import Guard
 

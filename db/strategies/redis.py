@@ -17,8 +17,8 @@ from redis.asyncio import Redis as Client
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
-from db.database import Database, LockTimeout, Unavailable
 from db.rows import Wanted
+from db.session.database import Database, LockTimeout, Unavailable
 from db.strategies.guard import Guard, Held
 from db.strategies.names import keys_of, name_of
 

@@ -19,8 +19,8 @@ from kazoo.exceptions import LockTimeout as KazooLockTimeout
 from kazoo.hosts import collect_hosts
 from kazoo.protocol.states import KazooState
 
-from db.database import Database, LockTimeout, Unavailable
 from db.rows import Key, Wanted
+from db.session.database import Database, LockTimeout, Unavailable
 from db.strategies.guard import Guard, Held
 from db.strategies.names import keys_of, name_of
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from db.observation import Observer, drop_connections, kill_writer, locked_rows
+from db.lab.observation import Observer, drop_connections, kill_writer, locked_rows
 from service.lab.experiment import Experiment
 from service.lab.holder import EXPIRY_SECONDS, freeze_holder
 

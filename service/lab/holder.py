@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 
-from db.database import Database, LockTimeout
 from db.rows import Key, Wanted
+from db.session.database import Database, LockTimeout
 from db.strategies import open_strategy, redis, zookeeper
 from db.strategies.guard import Guard
 from service.lab.experiment import LOCATION, Experiment

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.scratch import InsertRefused, count_duplicates, insert_once, make_table, scratch_pool
+from db.lab.scratch import InsertRefused, count_duplicates, insert_once, make_table, scratch_pool
 
 KEYS = 40
 

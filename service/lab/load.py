@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from service.coalescer import Coalescer
-from service.commands import (
+from service.domain.commands import (
     Caller,
     Cancel,
     Command,
@@ -26,7 +25,8 @@ from service.commands import (
     merge_lines,
     reservation_id,
 )
-from service.errors import InsufficientStock, ServiceError
+from service.domain.errors import InsufficientStock, ServiceError
+from service.engine.coalescer import Coalescer
 from service.lab.experiment import HOLD_SECONDS, LOCATION, SOURCE, Experiment
 
 CALLER = Caller(SOURCE)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis as RedisClient
 from redis.exceptions import RedisError
 
-from db.observation import Observer, left, lock_waits, moves, observing
-from db.sandbox import Sandbox
+from db.lab.observation import Observer, left, lock_waits, moves, observing
+from db.lab.sandbox import Sandbox
 from service.lab.experiment import Experiment
 from service.lab.faults import disturb
 from service.lab.processes import Processes

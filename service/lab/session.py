@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from db.observation import observing, server_version
-from db.sandbox import Sandbox, server
+from db.lab.observation import observing, server_version
+from db.lab.sandbox import Sandbox, server
 from service.lab.claims import ROUNDS, STRATEGIES, measure_claims
 from service.lab.experiment import PRESETS, Experiment
 from service.lab.processes import new_loop, quiet, started

@@ -1,11 +1,11 @@
 """The shop of an experiment: its shelves filled beforehand, its books looked at afterwards."""
 
-from db.audit import audit
-from db.database import Database
+from db.queries.audit import audit
+from db.session.database import Database
 from db.strategies.guard import Guard
-from service.commands import SetStock
+from service.domain.commands import SetStock
+from service.engine.ledger import Ledger
 from service.lab.experiment import LOCATION, Experiment
-from service.ledger import Ledger
 
 AUDIT_SECONDS_MAX = 120
 STOCK_BATCH = 500

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from math import inf
 from uuid import UUID
 
-from db.observation import Move
+from db.lab.observation import Move
+from service.engine.retry import RetryPolicy
 from service.lab.experiment import Experiment
 from service.lab.history import FINDINGS_MAX, Moved, Refused, check_counter
 from service.lab.load import Answer
-from service.retry import RetryPolicy
 
 YES = frozenset({"created", "done", "replayed"})
 TOLD_TO_RETRY = frozenset(

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter
 
-from db.database import Database
 from db.rows import Wanted
+from db.session.database import Database
 from db.strategies import open_strategy
 from db.strategies.guard import Guard, Held
 from service import metrics
-from service.coalescer import Coalescer, Limits
+from service.engine.coalescer import Coalescer, Limits
+from service.engine.ledger import Ledger
+from service.engine.retry import RetryPolicy
 from service.lab.experiment import Experiment
 from service.lab.load import Answer, Crowd
-from service.ledger import Ledger
-from service.retry import RetryPolicy
 
 SPARE_CONNECTIONS = 3
 """Beside the lanes: look-ups before a lock outside, what is set apart, settling a COMMIT."""

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from db import lists
-from db.database import Transaction
+from db.queries import lists
+from db.session.database import Transaction
 from db.strategies.guard import Guard
-from service import server
-from service.answers import Answer
 from service.cli import main
-from service.coalescer import Coalescer
-from service.ledger import Ledger
+from service.engine.coalescer import Coalescer
+from service.engine.ledger import Ledger
+from service.http.answers import Answer
+from service.ops import server
 
 POINTS = (
     "request read",

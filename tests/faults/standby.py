@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from db.database import Database
-from db.embedded import EmbeddedPostgres
-from db.installation import SETTINGS, find_binaries
+from db.embedded.installation import SETTINGS, find_binaries
+from db.embedded.postmaster import Account, choose_account, find_processes, launch, run
+from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.postmaster import Account, choose_account, find_processes, launch, run
 from db.roles import Role
+from db.session.database import Database
 from tests.brokers import free_port
 from tests.faults.processes import family_of, frozen, kill_for_good
 from tests.roles import as_role, as_superuser, known

@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from db.database import Database, DatabaseError, Unavailable
-from db.engine import driver_of
 from db.rows import Line
+from db.session.database import Database, DatabaseError, Unavailable
+from db.session.engine import driver_of
 from db.strategies.guard import Guard
-from service.commands import Reserve, SetStock, reservation_id
-from service.ledger import Ledger
+from service.domain.commands import Reserve, SetStock, reservation_id
+from service.engine.ledger import Ledger
 from tests.server import running_server
 
 POOL_SIZE = 4

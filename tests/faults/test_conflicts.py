@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from db.database import Database, Timeouts
+from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
-from service.commands import SetStock
-from service.errors import Contention
-from service.ledger import Ledger
-from service.retry import RetryPolicy
+from service.domain.commands import SetStock
+from service.domain.errors import Contention
+from service.engine.ledger import Ledger
+from service.engine.retry import RetryPolicy
 from tests.counting import conflicts
 from tests.faults.test_cancelled import both
 from tests.faults.test_lost_connections import effects, run

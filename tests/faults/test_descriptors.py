@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.connections import DESCRIPTORS_KEPT, connections_max
+from service.ops.connections import DESCRIPTORS_KEPT, connections_max
 from tests.faults.test_renewal import all_ended, workers_of
 from tests.raw import dial, head_of
 from tests.server import Server, running_server

@@ -10,16 +10,16 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db.address import read_address
-from db.checks import granted_connections
-from db.database import Database, Unavailable
-from db.session import Timeouts
+from db.session.address import read_address
+from db.session.checks import granted_connections
+from db.session.database import Database, Unavailable
+from db.session.driver import Timeouts
 from db.strategies.guard import Guard
-from service.commands import SetStock
-from service.ledger import Ledger
-from service.server import _fair_share
+from service.domain.commands import SetStock
+from service.engine.ledger import Ledger
+from service.engine.sweeper import sweep
+from service.ops.server import _fair_share
 from service.settings import Settings
-from service.sweeper import sweep
 from tests.conftest import Service, running_service
 from tests.faults.test_lost_connections import run
 from tests.roles import as_superuser
@@ -91,7 +91,7 @@ async def test_a_pool_grows_again_when_the_server_grants_more(database_url, monk
         await role.may_have(10)
         await hold_all(database, 6)
         assert database.pool.size == 2  # refused a moment ago, it does not ask again so soon
-        monkeypatch.setattr("db.pool.GROW_SECONDS", -1.0)
+        monkeypatch.setattr("db.session.pool.GROW_SECONDS", -1.0)
         database.pool._grow_at = 0.0
         await hold_all(database, 6)
         assert database.pool.size == 6

@@ -10,15 +10,15 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from db.database import Database, Unavailable
-from db.embedded import EmbeddedPostgres
-from db.engine import driver_of
+from db.embedded.postmaster import find_processes
+from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.postmaster import find_processes
-from db.session import Timeouts
+from db.session.database import Database, Unavailable
+from db.session.driver import Timeouts
+from db.session.engine import driver_of
 from db.strategies.guard import Guard
-from service.commands import SetStock
-from service.ledger import Ledger
+from service.domain.commands import SetStock
+from service.engine.ledger import Ledger
 from tests.conftest import Service, running_service
 from tests.counting import conflicts
 from tests.faults.processes import kill_all
@@ -104,7 +104,7 @@ async def test_a_connection_that_turns_out_dead_at_begin_costs_no_retry(
     ledger, wire, monkeypatch, action
 ):
     """A proxy hangs up as we begin, or has forgotten the connection without a word."""
-    monkeypatch.setattr("db.database.IDLE_SECONDS", -1.0)
+    monkeypatch.setattr("db.session.database.IDLE_SECONDS", -1.0)
     before = conflicts("connection_lost")
     await fill(ledger.database)
     wire.fault = Fault(action, at=BEGIN)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from db.database import Timeouts
-from db.embedded import EmbeddedPostgres
-from service.coalescer import Coalescer
-from service.commands import Command, Outcome
-from service.errors import Overloaded
-from service.ledger import Ledger
+from db.embedded.server import EmbeddedPostgres
+from db.session.database import Timeouts
+from service.domain.commands import Command, Outcome
+from service.domain.errors import Overloaded
+from service.engine.coalescer import Coalescer
+from service.engine.ledger import Ledger
 from tests.brokers import missing
 from tests.conftest import assert_books_balance, running_service
 from tests.faults.acknowledged import AcknowledgedLog

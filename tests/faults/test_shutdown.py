@@ -110,7 +110,7 @@ async def test_work_that_never_ends_is_cut_off_after_its_grace_time(database_url
 
 ORPHAN = """
 import os, time
-from service.server import _die_with
+from service.ops.server import _die_with
 
 supervisor = os.getpid()
 if os.fork() == 0:

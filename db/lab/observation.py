@@ -1,0 +1,100 @@
+"""A session beside the services': it watches them, disturbs them, and reads what they leave."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from db.session.address import connection_arguments
+
+Observer: TypeAlias = asyncpg.Connection
+"""A connection that the services know nothing of."""
+
+LOCK_WAITS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'holdfast'
+        AND wait_event_type = 'Lock'
+"""
+WRITER_ENDED = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'holdfast'
+        AND backend_xid IS NOT NULL
+    LIMIT 1
+"""
+EVERYBODY_ENDED = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'holdfast'
+"""
+ROWS_LOCKED = "SELECT FROM stock WHERE sku = $1 FOR UPDATE"
+MOVES = """
+    SELECT sku, version, kind, available_delta, reservation_id FROM movement
+    WHERE reservation_id IS NOT NULL AND available_delta <> 0
+    ORDER BY sku, version
+"""
+AVAILABLE = "SELECT sku, available FROM stock"
+
+
+class Move(NamedTuple):
+    """One line of the ledger: its SKU's units, in the order of `version`."""
+
+    version: int
+    kind: str
+    reservation: UUID
+    delta: int
+
+
+@asynccontextmanager
+async def observing(url: str) -> AsyncIterator[Observer]:
+    """Yield a session of one's own in a database that services are at work in."""
+    connection = await asyncpg.connect(
+        **connection_arguments(url), server_settings={"application_name": "holdfast-lab"}
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def server_version(observer: Observer) -> str:
+    """Return the server's name and version."""
+    version = await observer.fetchval("SELECT version()")
+    return str(version).split(" on ", maxsplit=1)[0]
+
+
+async def lock_waits(observer: Observer) -> int:
+    """Return how many sessions of the services wait for a lock that another one has."""
+    return int(await observer.fetchval(LOCK_WAITS))
+
+
+async def kill_writer(observer: Observer) -> None:
+    """End a session in the middle of a transaction that has written."""
+    await observer.fetch(WRITER_ENDED)
+
+
+async def drop_connections(observer: Observer) -> None:
+    """End every session of the services."""
+    await observer.fetch(EVERYBODY_ENDED)
+
+
+@asynccontextmanager
+async def locked_rows(observer: Observer, sku: str) -> AsyncIterator[None]:
+    """Hold the locks of a SKU's rows for as long as the block takes."""
+    async with observer.transaction():
+        await observer.execute(ROWS_LOCKED, sku)
+        yield
+
+
+async def moves(observer: Observer) -> dict[str, list[Move]]:
+    """Return what reservations did to each SKU, in the ledger's order."""
+    found: dict[str, list[Move]] = {}
+    for sku, version, kind, delta, reservation in await observer.fetch(MOVES):
+        id_ = UUID(bytes=reservation.bytes)
+        found.setdefault(sku, []).append(Move(version, kind, id_, delta))
+    return found
+
+
+async def left(observer: Observer) -> dict[str, int]:
+    """Return what each SKU has available."""
+    return {row["sku"]: row["available"] for row in await observer.fetch(AVAILABLE)}

@@ -1,0 +1,303 @@
+"""Load: the rows a batch of commands names, as one snapshot, in one round trip."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.ledger.arrays import array, arrays, unnest
+from db.rows import (
+    Adjustment,
+    ImportJob,
+    Key,
+    Line,
+    Refund,
+    Reservation,
+    Snapshot,
+    Stock,
+    Wanted,
+)
+from db.session.engine import Statement
+
+CLOCK = "clock_timestamp()"
+"""The clock of every deadline. `now()` stands still from BEGIN on, and would let a confirm through
+that waited on a lock until after its deadline."""
+
+FOUND = f"""
+    SELECT id FROM {unnest("ids uuid")} AS wanted(id) JOIN reservation USING (id)
+    UNION
+    SELECT reservation.id
+    FROM {unnest("sources text", "seqs text")} AS wanted(source, seq)
+    JOIN reservation USING (source, seq)
+    UNION
+    SELECT reservation_id
+    FROM {unnest("refund_sources text", "refund_seqs text")}
+        AS wanted(source, seq)
+    JOIN refund USING (source, seq)
+"""
+
+OWN = f"""
+    UNION
+    SELECT id FROM {unnest("own_ids uuid", "own_sources text")} AS wanted(id, source)
+    JOIN reservation USING (id, source)
+"""
+"""Another source's reservation costs as much as one that does not exist: its lines are not read."""
+
+OVERDUE = f"""
+    UNION
+    SELECT reservation.id
+    FROM reservation
+    JOIN reservation_line ON reservation_line.reservation_id = reservation.id
+    WHERE reservation.state = 'held' AND reservation.expires_at <= {CLOCK}
+        AND (sku, location) IN (
+            SELECT * FROM {unnest("overdue_skus text", "overdue_locations text")}
+        )
+"""
+
+KEYS = f"""
+    SELECT * FROM {unnest("skus text", "locations text")} AS wanted(sku, location)
+    UNION
+    SELECT sku, location FROM line
+"""
+
+ROWS = {
+    "stock": """
+        SELECT ROW(sku, location, name, available, held, low_stock_at, version, updated_at,
+                   deleted_at IS NOT NULL)
+        FROM key JOIN stock USING (sku, location)
+    """,
+    "reservations": """
+        SELECT ROW(id, source, seq, state, version, hold_seconds, expires_at, metadata, shortages,
+                   created_at, updated_at)
+        FROM found JOIN reservation USING (id)
+    """,
+    "lines": """
+        SELECT ROW(reservation_id, sku, location, quantity, confirmed, refunded)
+        FROM line ORDER BY reservation_id, sku, location
+    """,
+}
+
+REFUNDS = {
+    "refunds": f"""
+        SELECT ROW(id, reservation_id, source, seq, entire, reason, created_at)
+        FROM {unnest("refund_sources text", "refund_seqs text")}
+            AS wanted(source, seq)
+        JOIN refund USING (source, seq)
+    """,
+    "refund_lines": f"""
+        SELECT ROW(refund_line.refund_id, sku, location, quantity)
+        FROM {unnest("refund_sources text", "refund_seqs text")}
+            AS wanted(source, seq)
+        JOIN refund USING (source, seq)
+        JOIN refund_line ON refund_line.reservation_id = refund.reservation_id
+            AND refund_line.refund_id = refund.id
+        ORDER BY refund_line.refund_id, sku, location
+    """,
+}
+
+ADJUSTMENTS = {
+    "adjustments": f"""
+        SELECT ROW(id, source, seq, sku, location, delta, reason, version, created_at)
+        FROM {unnest("adjustment_sources text", "adjustment_seqs text")}
+            AS wanted(source, seq)
+        JOIN adjustment USING (source, seq)
+    """,
+}
+
+IMPORT_JOBS = {
+    "import_jobs": f"""
+        SELECT ROW(source, job, digest, rows_in_all, created, skipped, created_at)
+        FROM {unnest("job_sources text", "jobs text")} AS wanted(source, job)
+        JOIN import_job USING (source, job)
+    """,
+}
+
+
+async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
+    """Return the wanted rows, the stock rows of the wanted reservations, and the clock.
+
+    With `wanted.overdue`, also every overdue hold that lies on one of those stock rows.
+    """
+    (row,) = await _statement(wanted).fetch(connection, _parameters(wanted))
+    lines = _grouped(row["lines"])
+    snapshot = Snapshot(
+        now=row["now"],
+        stock={(record[0], record[1]): Stock(*record) for record in row["stock"]},
+        reservations={
+            record[0]: _reservation(record, lines.get(record[0], ()))
+            for record in row["reservations"]
+        },
+        overdue=frozenset(wanted.overdue),
+    )
+    if wanted.refunds:
+        given = _grouped(row["refund_lines"])
+        snapshot.refunds = {
+            (record[2], record[3]): Refund._make((*record, given.get(record[0], ())))
+            for record in row["refunds"]
+        }
+    if wanted.adjustments:
+        snapshot.adjustments = {
+            (record[1], record[2]): Adjustment(*record) for record in row["adjustments"]
+        }
+    if wanted.import_jobs:
+        snapshot.import_jobs = {
+            (record[0], record[1]): ImportJob(*record) for record in row["import_jobs"]
+        }
+    return snapshot
+
+
+def _statement(wanted: Wanted) -> Statement:
+    """The statement for what is wanted; PostgreSQL plans each of its few forms once."""
+    form = (
+        bool(wanted.overdue),
+        bool(wanted.own_reservations),
+        bool(wanted.refunds),
+        bool(wanted.adjustments),
+        bool(wanted.import_jobs),
+    )
+    if form not in _STATEMENTS:
+        rows = dict(ROWS)
+        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS)
+        for part, asked in zip(parts, form[2:], strict=True):
+            rows |= part if asked else {}
+        _STATEMENTS[form] = Statement(
+            f"WITH found AS ({FOUND}{OWN if wanted.own_reservations else ''}"
+            f"{OVERDUE if wanted.overdue else ''}),"
+            " line AS (SELECT reservation_line.* FROM found"
+            " JOIN reservation_line ON reservation_line.reservation_id = found.id),"
+            f" key AS ({KEYS})"
+            f" SELECT {CLOCK} AS now,"
+            + ", ".join(f"ARRAY({select}) AS {name}" for name, select in rows.items())
+        )
+    return _STATEMENTS[form]
+
+
+_STATEMENTS: dict[tuple[bool, ...], Statement] = {}
+
+
+def _parameters(wanted: Wanted) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"ids": array(wanted.reservations)}
+    pairs: list[tuple[str, str, Iterable[tuple[Any, Any]]]] = [
+        ("sources", "seqs", wanted.identities),
+        ("skus", "locations", wanted.stock),
+        ("refund_sources", "refund_seqs", wanted.refunds),
+    ]
+    if wanted.own_reservations:
+        pairs.append(("own_ids", "own_sources", wanted.own_reservations))
+    if wanted.overdue:
+        pairs.append(("overdue_skus", "overdue_locations", wanted.overdue))
+    if wanted.adjustments:
+        pairs.append(("adjustment_sources", "adjustment_seqs", wanted.adjustments))
+    if wanted.import_jobs:
+        pairs.append(("job_sources", "jobs", wanted.import_jobs))
+    for first, second, keys in pairs:
+        parameters[first], parameters[second] = arrays(sorted(keys), 2)
+    return parameters
+
+
+def _grouped(records: Iterable[Any]) -> dict[Any, tuple[Line, ...]]:
+    """Lines by their owner's id, which is each record's first field."""
+    return {
+        owner: tuple(Line(*record[1:]) for record in group)
+        for owner, group in itertools.groupby(records, key=lambda record: record[0])
+    }
+
+
+def _reservation(record: Any, lines: tuple[Line, ...]) -> Reservation:
+    (
+        id_,
+        source,
+        seq,
+        state,
+        version,
+        hold_seconds,
+        expires_at,
+        metadata,
+        shortages,
+        created_at,
+        updated_at,
+    ) = record
+    return Reservation(
+        id_,
+        source,
+        seq,
+        state,
+        version,
+        hold_seconds,
+        expires_at,
+        metadata,
+        shortages,
+        created_at,
+        updated_at,
+        lines,
+    )
+
+
+LOCK_RESERVATIONS = text(f"""
+    SELECT reservation.id FROM ({FOUND}{OWN}) AS found JOIN reservation USING (id)
+    ORDER BY reservation.id FOR UPDATE OF reservation
+""")
+
+WANTED_KEYS = f"""
+    WITH found AS ({FOUND}{OWN}),
+    line AS (SELECT sku, location FROM found
+             JOIN reservation_line ON reservation_line.reservation_id = found.id)
+    {KEYS}
+"""
+"""The keys of the wanted stock rows and of those that the wanted reservations hold."""
+
+LOCK_STOCK = text(f"""
+    SELECT 1 FROM ({WANTED_KEYS}) AS key JOIN stock USING (sku, location)
+    ORDER BY stock.sku, stock.location FOR UPDATE OF stock
+""")
+
+
+async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
+    """Take the wanted rows FOR UPDATE: reservations by id, then stock by (sku, location)."""
+    parameters = key_parameters(wanted)
+    await connection.execute(LOCK_RESERVATIONS, parameters)
+    await connection.execute(LOCK_STOCK, parameters)
+
+
+def key_parameters(wanted: Wanted) -> dict[str, Any]:
+    """Return the parameters of `WANTED_KEYS`, and of whatever else asks by the same keys."""
+    own_ids, own_sources = arrays(sorted(wanted.own_reservations), 2)
+    return {
+        **_parameters(
+            Wanted(
+                reservations=wanted.reservations,
+                identities=wanted.identities,
+                stock=wanted.stock,
+                refunds=wanted.refunds,
+            )
+        ),
+        "own_ids": own_ids,
+        "own_sources": own_sources,
+    }
+
+
+FREE_RESERVATIONS = text(f"""
+    SELECT reservation.id FROM {unnest("ids uuid")} AS wanted(id)
+    JOIN reservation USING (id) ORDER BY id FOR UPDATE OF reservation SKIP LOCKED
+""")
+
+FREE_STOCK = text(f"""
+    SELECT stock.sku, stock.location
+    FROM {unnest("skus text", "locations text")} AS wanted(sku, location)
+    JOIN stock USING (sku, location)
+    ORDER BY sku, location FOR UPDATE OF stock SKIP LOCKED
+""")
+
+
+async def locked_elsewhere(connection: AsyncConnection, snapshot: Snapshot) -> set[Any]:
+    """Return the ids and stock keys of the snapshot whose rows another session holds locked."""
+    skus, locations = arrays(sorted(snapshot.stock), 2)
+    reservations = await connection.execute(
+        FREE_RESERVATIONS, {"ids": array(sorted(snapshot.reservations))}
+    )
+    stock = await connection.execute(FREE_STOCK, {"skus": skus, "locations": locations})
+    free: set[Any] = {row.id for row in reservations}
+    free_keys: set[Key] = {(row.sku, row.location) for row in stock}
+    return {*snapshot.reservations, *snapshot.stock} - free - free_keys

@@ -1,0 +1,1 @@
+"""Queries beside the ledger: lists, the audit, credentials and the page's sessions."""

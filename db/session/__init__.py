@@ -1,0 +1,1 @@
+"""Sessions with PostgreSQL: addresses, connections, the pool, transactions and their failures."""

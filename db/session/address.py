@@ -1,0 +1,396 @@
+"""A database's address, read as libpq reads it: a URI, or keywords and values.
+
+The text is read once, here. Errors say what to put right and never repeat a part of the text: a
+character that was not percent-encoded moves a piece of the password to where a port, a name or a
+parameter is expected. What the address leaves out comes from the PG* variables, as with libpq.
+"""
+
+import getpass
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes, urlencode
+
+from db.session.failures import DatabaseError
+
+PREFIX = re.compile(r"(?:postgresql|postgres)(?:\+\w+)?://")
+"""With the driver's name after a plus, as SQLAlchemy writes it, too."""
+
+DRIVER_PARAMETERS = (
+    "krbsrvname",
+    "gsslib",
+    "sslmode",
+    "sslnegotiation",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+    "sslrootcert",
+    "sslcrl",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+)
+"""Handed to the driver as they are."""
+
+OUR_PARAMETERS = (
+    "user",
+    "password",
+    "passfile",
+    "dbname",
+    "host",
+    "hostaddr",
+    "port",
+    "options",
+    "service",
+    "servicefile",
+    "target_session_attrs",
+)
+
+IGNORED_PARAMETERS = (
+    "application_name",  # is ours
+    "fallback_application_name",
+    "client_encoding",  # is always UTF8
+    "connect_timeout",  # every wait has a bound already
+    "tcp_user_timeout",
+    "keepalives",  # ours are on
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "load_balance_hosts",  # a single host can be written to
+    "sslcompression",
+    "sslsni",
+    "sslkeylogfile",
+    "gssdelegation",
+    "replication",
+    "min_protocol_version",
+    "max_protocol_version",
+    "scram_client_key",
+    "scram_server_key",
+    "oauth_issuer",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_scope",
+    "authtype",
+    "tty",
+)
+"""libpq knows them, and the service needs none of them."""
+
+UNENFORCED_PARAMETERS = {
+    "channel_binding": ("disable", "prefer"),
+    "gssencmode": ("disable", "prefer"),
+    "require_auth": ("",),
+    "requirepeer": ("",),
+    "sslcertmode": ("disable", "allow"),
+    "sslcrldir": ("",),
+}
+"""The driver can't do these. Values that ask for something get a warning, the others ask for
+nothing."""
+
+KNOWN = frozenset(
+    {*DRIVER_PARAMETERS, *OUR_PARAMETERS, *IGNORED_PARAMETERS, *UNENFORCED_PARAMETERS}
+)
+
+CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "target_session_attrs": ("any", "read-write", "primary"),
+}
+
+WHERE = "The database's address (DATABASE_URL or MIGRATE_DATABASE_URL) can't be read"
+ENCODE = (
+    "If the user or the password has one of / @ : ? # % [ ] or a space in it, percent-encode it:"
+    " %2F for /, %40 for @, %25 for %."
+)
+QUOTE = "A value with spaces in it goes in single quotes, and \\' stands for a quote in it."
+
+Host = tuple[str | None, int | None]
+"""Where to connect: a name, an address or a socket's directory, and a port. None is the default."""
+
+
+class AddressError(DatabaseError):
+    """An address can't be used; the message says why and never shows a part of it."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a database is and how to get in."""
+
+    parameters: Mapping[str, str] = field(repr=False)
+    """libpq's keywords and their values; a list of hosts is one value, parted by commas."""
+    hosts: tuple[Host, ...] = field(repr=False)
+
+    @property
+    def needs_primary(self) -> bool:
+        """True unless the address or PGTARGETSESSIONATTRS takes any server."""
+        return self.wanted_server != "any"
+
+    @property
+    def needs_writable(self) -> bool:
+        """True when a server whose transactions are read-only by default won't do either."""
+        return self.wanted_server == "read-write"
+
+    @property
+    def wanted_server(self) -> str:
+        """What the server must be: `any`, `primary` or `read-write`."""
+        attribute = "target_session_attrs"
+        return self.parameters.get(attribute) or _environment(attribute) or "read-write"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that `options`, or PGOPTIONS, asks the server for."""
+        return _read_options(self.parameters.get("options") or _environment("options") or "")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the address asks for and the driver can't do, in a sentence each."""
+        return [
+            f"The database's address asks for {name}={self.parameters[name]}, which is not"
+            " enforced: the driver can't do that. sslmode=verify-full protects the connection."
+            for name, harmless in UNENFORCED_PARAMETERS.items()
+            if self.parameters.get(name, "") not in {"", *harmless}
+        ]
+
+    def arguments(self, host: Host) -> dict[str, Any]:
+        """Return what `asyncpg.connect` needs to connect to one of `hosts`."""
+        name, port = host
+        parameters = self.parameters
+        for_driver = {
+            key: parameters[key] for key in DRIVER_PARAMETERS if parameters.get(key, "") != ""
+        }
+        if has_system_roots := for_driver.get("sslrootcert") == "system":
+            del for_driver["sslrootcert"]
+            for_driver.pop("sslmode", None)
+        return {
+            "dsn": f"postgresql://?{urlencode(for_driver)}",
+            "host": name,
+            "port": port,
+            "user": self._user(),
+            "password": parameters.get("password"),
+            "database": parameters.get("dbname"),
+            "passfile": parameters.get("passfile"),
+            "service": parameters.get("service") or os.environ.get("PGSERVICE"),
+            "servicefile": parameters.get("servicefile"),
+            "ssl": True if has_system_roots else None,
+            "target_session_attrs": "any",  # looked at when the connection is there
+        }
+
+    def named(self, database: str) -> str:
+        """Return the address of another database on the same server, as keywords and values."""
+        return _written({**self.parameters, "dbname": database})
+
+    def _user(self) -> str | None:
+        """The user, if there is one to be told here.
+
+        Without a name libpq and asyncpg take that of the process's owner, who may have none, as in
+        a container with a user id of its own.
+        """
+        if "user" in self.parameters:
+            return self.parameters["user"]
+        if "service" not in self.parameters and not os.environ.get("PGSERVICE"):
+            try:
+                return os.environ.get("PGUSER") or getpass.getuser()
+            except (KeyError, OSError):
+                raise AddressError(
+                    "The database's address names no user, and the process's own user id has no"
+                    " name: put the user into the address, as in postgresql://user@host/name."
+                ) from None
+        return None
+
+
+def read_address(text: str) -> Address:
+    """Read an address. Raises `AddressError`."""
+    text = text.strip()
+    prefix = PREFIX.match(text)
+    if prefix:
+        parameters = _read_uri(text[prefix.end() :])
+    elif "=" in text and not re.match(r"\w+:", text):
+        parameters = _read_keywords(text)
+    else:
+        _refuse("it is neither postgresql://user:password@host:port/name nor host=… dbname=…", "")
+    _check(parameters, ENCODE if prefix else QUOTE)
+    return Address(parameters, tuple(_hosts_of(parameters)))
+
+
+def connection_arguments(text: str) -> dict[str, Any]:
+    """Return what `asyncpg.connect` needs to find the host of an address that will do.
+
+    For tools that need a session of their own. Raises `AddressError`.
+    """
+    address = read_address(text)
+    arguments = address.arguments(address.hosts[0])
+    if len(address.hosts) > 1:
+        arguments["host"] = [name or "localhost" for name, _ in address.hosts]
+        arguments["port"] = [port or 5432 for _, port in address.hosts]
+        arguments["target_session_attrs"] = address.wanted_server
+    return arguments
+
+
+def _refuse(what: str, hint: str) -> NoReturn:
+    raise AddressError(f"{WHERE}: {what}. {hint}".rstrip())
+
+
+class _Uri(NamedTuple):
+    """The pieces of a URI, still percent-encoded."""
+
+    credentials: str
+    hosts: str
+    database: str
+    query: str
+
+
+def _split(rest: str) -> _Uri:
+    """Take a URI apart where libpq does: a password ends at the first @, and has no /."""
+    authority, _, _ = rest.partition("/")
+    credentials, _, place = rest.partition("@") if "@" in authority else ("", "", rest)
+    address, _, query = place.partition("?")
+    hosts, _, database = address.partition("/")
+    return _Uri(credentials, hosts, database, query)
+
+
+def _read_uri(rest: str) -> dict[str, str]:
+    uri = _split(rest)
+    if "@" in uri.hosts or "@" in uri.database:
+        _refuse("it has an @ too many", ENCODE)
+    user, _, password = uri.credentials.partition(":")
+    names, ports = _split_hosts(uri.hosts)
+    found = {
+        "user": _decode(user),
+        "password": _decode(password),
+        "host": ",".join(map(_decode, names)),
+        "port": ",".join(map(_decode, ports)),
+        "dbname": _decode(uri.database),
+    }
+    given = {name: value for name, value in found.items() if value.strip(",")}
+    return given | _read_query(uri.query)
+
+
+def _split_hosts(hosts: str) -> tuple[list[str], list[str]]:
+    """Names and ports, still encoded; an address of IPv6 stands in brackets."""
+    names, ports = [], []
+    for each in hosts.split(","):
+        place = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::(.*))?", each, re.DOTALL)
+        if place is None:
+            _refuse("a host in it is not name:port or [address]:port", ENCODE)
+        names.append(place[1] or place[2] or "")
+        ports.append(place[3] or "")
+    return names, ports
+
+
+def _read_query(query: str) -> dict[str, str]:
+    parameters = {}
+    for pair in filter(None, query.split("&")):
+        name, equals, value = pair.partition("=")
+        if not equals or "=" in value:
+            _refuse("a parameter after the ? is not name=value", ENCODE)
+        name, value = _decode(name), _decode(value)
+        if (name, value) == ("ssl", "true"):  # as JDBC has it, and libpq takes it
+            name, value = "sslmode", "require"
+        parameters[name] = value
+    return parameters
+
+
+def _decode(piece: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", piece):
+        _refuse("a % in it is not followed by two hexadecimal digits", ENCODE)
+    try:
+        return unquote_to_bytes(piece).decode()
+    except UnicodeDecodeError:
+        _refuse("a percent-encoded character in it is not UTF-8", ENCODE)
+
+
+PAIR = re.compile(
+    r"\s*(?P<name>[^\s=]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<bare>(?:[^\s'\\]|\\.)"
+    r"(?:[^\s\\]|\\.)*|))(?=\s|$)",
+    re.DOTALL,
+)
+
+
+def _read_keywords(text: str) -> dict[str, str]:
+    parameters, place = {}, 0
+    while place < len(text):
+        pair = PAIR.match(text, place)
+        if pair is None:
+            _refuse("it is not a list of name=value", QUOTE)
+        value = pair["bare"] if pair["quoted"] is None else pair["quoted"]
+        parameters[pair["name"]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        place = pair.end()
+    return parameters
+
+
+def _written(parameters: Mapping[str, str]) -> str:
+    quoted = {name: re.sub(r"(['\\])", r"\\\1", value) for name, value in parameters.items()}
+    return " ".join(f"{name}='{value}'" for name, value in quoted.items())
+
+
+def _check(parameters: dict[str, str], hint: str) -> None:
+    """Refuse what has no meaning; turn `requiressl` into what came after it."""
+    requires_tls = parameters.pop("requiressl", "") == "1"
+    if requires_tls:
+        parameters.setdefault("sslmode", "require")
+    if not parameters.keys() <= KNOWN:
+        _refuse("it has a parameter that PostgreSQL's clients don't know", hint)
+    for name, choices in CHOICES.items():
+        given = parameters.get(name) or _environment(name)
+        if given and given not in choices:
+            raise AddressError(
+                f"The database's address has a {name} that is not one of {', '.join(choices)}:"
+                " choose one of them in the address, or in"
+                f" {_variable(name)} if it comes from there."
+            )
+    if "@" in parameters.get("host", ""):
+        _refuse("a host in it has an @", hint)
+
+
+def _hosts_of(parameters: Mapping[str, str]) -> list[Host]:
+    """The hosts, in order, each with its port; one port for several hosts is that of all.
+
+    With `hostaddr` no name has to be looked up, but a certificate is for the name.
+    """
+    numbers, names = parameters.get("hostaddr", ""), parameters.get("host", "")
+    hosts = (numbers if numbers and parameters.get("sslmode") != "verify-full" else names) or (
+        numbers
+    )
+    each_host = hosts.split(",")
+    each_port = parameters.get("port", "").split(",")
+    if len(each_port) == 1:
+        each_port *= len(each_host)
+    if len(each_port) != len(each_host):
+        _refuse(f"it has {len(each_host)} hosts and {len(each_port)} ports", "")
+    return [
+        (host or None, _port(port) if port else None)
+        for host, port in zip(each_host, each_port, strict=True)
+    ]
+
+
+def _port(port: str) -> int:
+    if not re.fullmatch(r"\s*[0-9]{1,5}\s*", port) or not 0 < int(port) < 65536:
+        _refuse("its port is not a number from 1 to 65535", ENCODE)
+    return int(port)
+
+
+OPTION = re.compile(r"\s*(?:-c\s*|--)(?P<name>[\w.-]+)=(?P<value>(?:[^\s\\]|\\.)*)(?=\s|$)")
+
+
+def _read_options(options: str) -> dict[str, str]:
+    """Read `-c name=value` and `--name=value`, as the server reads its command line."""
+    settings, place, options = {}, 0, options.strip()
+    while place < len(options):
+        option = OPTION.match(options, place)
+        if option is None:
+            raise AddressError(
+                "The options in the database's address, or in PGOPTIONS, can't be read: write them"
+                " as -c name=value, with a backslash before a space in a value."
+            )
+        value = re.sub(r"\\(.)", r"\1", option["value"])
+        settings[option["name"].replace("-", "_")] = value
+        place = option.end()
+    return settings
+
+
+def _variable(name: str) -> str:
+    return f"PG{name.replace('_', '').upper()}"
+
+
+def _environment(name: str) -> str | None:
+    return os.environ.get(_variable(name)) or None

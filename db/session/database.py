@@ -1,0 +1,329 @@
+"""Transactions, and what a failure means.
+
+`transact` runs one unit of work in one transaction and says, when that fails, whether anything was
+written: a `Conflict`, `LockTimeout` or `ConnectionLost` means nothing was; a connection that died
+at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction, if that is
+still the server of that transaction, and by waiting until its standby has it too.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.session.address import read_address
+from db.session.connector import Connector
+from db.session.driver import NOTED_HISTORY, Timeouts
+from db.session.engine import create_engine
+from db.session.failures import (
+    FAILURES,
+    POOL_IS_DEAD,
+    Conflict,
+    ConnectionLost,
+    DatabaseError,
+    LockTimeout,
+    OutcomeUnknown,
+    Unavailable,
+    has_rolled_back,
+    meaning_of,
+    sqlstate,
+)
+from db.session.pool import Pool
+from db.session.transaction import (
+    Transaction,
+    allow,
+    identify,
+    scanning,
+    wait_for_standby,
+)
+
+__all__ = [
+    "Conflict",
+    "ConnectionLost",
+    "Database",
+    "DatabaseError",
+    "LockTimeout",
+    "OutcomeUnknown",
+    "Timeouts",
+    "Transaction",
+    "Unavailable",
+    "scanning",
+    "wait_for_standby",
+]
+
+T = TypeVar("T")
+
+CHAIN_SECONDS = 0.05  # a chained transaction is taken at once, or its caller has changed its mind
+
+
+IDLE_SECONDS = 5.0  # after that BEGIN is given less time: proxies forget silent connections
+
+
+class Database:
+    """A pool of connections to one PostgreSQL. Raises `AddressError`."""
+
+    def __init__(self, url: str, *, pool_size: int, timeouts: Timeouts | None = None) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self.connector = Connector(read_address(url), self.timeouts)
+        self.engine = create_engine(self.connector)
+        self.pool = Pool(self.engine, pool_size, self.timeouts)
+        self._chained: Transaction | None = None
+        """Begun by the COMMIT before it, for whoever comes next."""
+        self._letting_go: set[asyncio.Task[None]] = set()
+
+    async def transact(
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        isolation: str = "READ COMMITTED",
+        timeout_seconds: float | None = None,
+        chain_if: Callable[[], bool] | None = None,
+        is_read: bool = False,
+    ) -> T:
+        """Run `work` and COMMIT. Cancelling it or failing leaves nothing half done.
+
+        `timeout_seconds` is for work that may take longer than all other. `chain_if`, asked before
+        COMMIT, says that the caller comes back at once: then COMMIT begins the next transaction,
+        too, which saves a round trip. `is_read` keeps it to the part of the pool that reads may
+        take.
+
+        Raises `Conflict` (or a subclass) and `Unavailable` when nothing was written, and
+        `OutcomeUnknown` when that cannot be told.
+        """
+        transaction = None if chain_if is None else self._take_chained(isolation)
+        if transaction is None:
+            transaction = await self._begin(isolation, is_read=is_read)
+        committing = chained = is_clean = is_gone = False
+        try:
+            async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
+                if timeout_seconds is not None:
+                    await allow(transaction, timeout_seconds)
+                result = await work(transaction)
+                await identify(transaction)
+                committing = True
+                chains = chain_if is not None and self._may_chain(transaction) and chain_if()
+                await transaction.commit(chain=chains)
+                is_clean, chained = True, chains
+                return result
+        except FAILURES as error:
+            if isinstance(error, TimeoutError) or sqlstate(error) in POOL_IS_DEAD:
+                self.pool.distrust()
+            if committing and not has_rolled_back(error):
+                is_gone = True
+                await self.pool.drop(transaction.connection, is_read=is_read)
+                if transaction.id is None or await self._committed(transaction):
+                    return result
+                raise ConnectionLost from error
+            is_clean = sqlstate(error) is not None and await transaction.roll_back()
+            raise meaning_of(error) from error
+        except DatabaseError:
+            is_clean = await transaction.roll_back()
+            raise
+        finally:
+            if chained:
+                self._chain(Transaction(transaction.connection, isolation=isolation))
+            elif not is_gone:
+                await self._release(transaction, is_clean=is_clean, is_read=is_read)
+
+    async def _begin(self, isolation: str, *, is_read: bool = False) -> Transaction:
+        """Begin on a connection that lives: one that has died while idle costs nobody anything."""
+        connection = transaction = None
+        try:
+            async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
+                while transaction is None:
+                    connection = None
+                    connection = await self.pool.take(is_read=is_read)
+                    transaction = await self._begin_on(connection, isolation, is_read)
+                return transaction
+        except FAILURES as error:
+            if connection is not None and isinstance(error, TimeoutError):  # BEGIN got no answer
+                self.pool.distrust()
+            raise Unavailable("the database cannot be reached") from error
+
+    async def _begin_on(
+        self, connection: AsyncConnection, isolation: str, is_read: bool
+    ) -> Transaction | None:
+        """Begin on a connection; None if it turns out that it had died while it was idle.
+
+        One failure tells of all: the others are not tried one after another.
+        """
+        transaction = Transaction(connection)
+        used_at = transaction.driver.used_at
+        is_stale = used_at is not None and time.monotonic() - used_at > IDLE_SECONDS
+        has_begun = False
+        try:
+            async with asyncio.timeout(self.timeouts.check if is_stale else None):
+                await transaction.begin(isolation)
+            has_begun = True
+        except FAILURES as error:
+            if used_at is None:
+                raise meaning_of(error) from error
+            self.pool.distrust()
+            return None
+        finally:
+            if not has_begun:
+                await self.pool.drop(connection, is_read=is_read)
+        return transaction
+
+    async def _release(
+        self, transaction: Transaction, *, is_clean: bool, is_read: bool = False
+    ) -> None:
+        let_go = self.pool.give_back if is_clean else self.pool.drop
+        await let_go(transaction.connection, is_read=is_read)
+
+    def _may_chain(self, transaction: Transaction) -> bool:
+        """Not where others wait for the connection, nor where COMMIT gives the session to others.
+
+        A pooler's settings would end with the transaction that they came with, too.
+        """
+        return not (self.pool.has_queue or transaction.driver.is_shared)
+
+    def _chain(self, transaction: Transaction) -> None:
+        """Keep a transaction that has begun for whoever comes next, who is about to come."""
+        if self._chained is not None:
+            self._let_go(self._chained)
+        self._chained = transaction
+        asyncio.get_running_loop().call_later(CHAIN_SECONDS, self._unchain, transaction)
+
+    def _take_chained(self, isolation: str) -> Transaction | None:
+        transaction, self._chained = self._chained, None
+        if transaction is None:
+            return None
+        if transaction.isolation == isolation and self.pool.trusts(transaction.connection):
+            return transaction
+        self._let_go(transaction)
+        return None
+
+    def _unchain(self, transaction: Transaction) -> None:
+        """Let go of a transaction for which nobody came."""
+        if self._chained is transaction:
+            self._chained = None
+            self._let_go(transaction)
+
+    def _let_go(self, transaction: Transaction) -> None:
+        task = asyncio.create_task(self._end(transaction))
+        self._letting_go.add(task)
+        task.add_done_callback(self._letting_go.discard)
+
+    async def _end(self, transaction: Transaction) -> None:
+        """End a transaction in which nothing was done."""
+        await self._release(transaction, is_clean=await transaction.roll_back())
+
+    async def read(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        is_urgent: bool = False,
+        isolation: str = "READ COMMITTED",
+        timeout_seconds: float | None = None,
+    ) -> T:
+        """Run `work`, which only reads; once more if its connection dies. Raises `Unavailable`.
+
+        Reads take half of the pool at most, so that a flood of them keeps nobody else waiting.
+        `is_urgent` is for what others wait for: it is not counted among them.
+        """
+
+        async def reading(transaction: Transaction) -> T:
+            transaction.is_empty = True
+            return await work(transaction.connection)
+
+        async def attempt() -> T:
+            return await self.transact(
+                reading,
+                isolation=isolation,
+                timeout_seconds=timeout_seconds,
+                is_read=not is_urgent,
+            )
+
+        seconds_max = self.timeouts.pool + self.timeouts.connect
+        seconds_max += timeout_seconds or self.timeouts.transaction
+        try:
+            async with asyncio.timeout(seconds_max):
+                try:
+                    return await attempt()
+                except ConnectionLost:
+                    return await attempt()
+        except TimeoutError as error:
+            raise Unavailable("the database did not answer in time") from error
+        except Conflict as error:
+            raise Unavailable(f"a read failed: {error.kind}") from error
+
+    async def ping(self) -> None:
+        """Return when the database answers; raise `Unavailable` when it does not."""
+
+        async def ask(connection: AsyncConnection) -> None:
+            await connection.execute(text("SELECT 1"))
+
+        await self.read(ask, is_urgent=True)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._chained is not None:
+            self._unchain(self._chained)
+        if self._letting_go:
+            await asyncio.wait(self._letting_go)
+        await self.pool.close()
+
+    async def _committed(self, transaction: Transaction) -> bool:
+        """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
+
+        A backend may go on committing after its client is gone, so "in progress" is waited for.
+        """
+        if transaction.history is None:
+            raise OutcomeUnknown
+        try:
+            async with asyncio.timeout(self.timeouts.settle):
+                status = await self._ask(transaction)
+                while status == "in progress":
+                    await asyncio.sleep(0.02)
+                    status = await self._ask(transaction)
+        except TimeoutError as error:
+            raise OutcomeUnknown from error
+        if status is None:
+            raise OutcomeUnknown
+        return status == "committed"
+
+    async def _ask(self, lost: Transaction) -> str | None:
+        """The transaction's status, asked until the database answers; the caller bounds it."""
+        while True:
+            try:
+                transaction = await self._begin("READ COMMITTED")
+            except DatabaseError:
+                await asyncio.sleep(0.1)
+                continue
+            is_clean = False
+            try:
+                status = await _status(transaction, lost)
+                is_clean = True
+            except FAILURES:
+                await asyncio.sleep(0.1)
+            else:
+                return status
+            finally:
+                await self._release(transaction, is_clean=is_clean)
+
+
+async def _status(transaction: Transaction, lost: Transaction) -> str | None:
+    """The status of another transaction; None where its id may mean another one."""
+    if await _history(transaction) != lost.history:
+        await transaction.commit()
+        return None
+    answer = await transaction.connection.execute(
+        text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))"), {"id": str(lost.id)}
+    )
+    status: str | None = answer.scalar_one()
+    if status == "committed":  # here, but perhaps not yet on the standby
+        await wait_for_standby(transaction)
+    await transaction.commit()
+    return status
+
+
+async def _history(transaction: Transaction) -> str | None:
+    if not transaction.driver.is_shared:
+        return transaction.driver.history
+    noted = await transaction.connection.execute(text(f"SELECT {NOTED_HISTORY}"))
+    history: str | None = noted.scalar_one() or None
+    return history

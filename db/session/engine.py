@@ -1,0 +1,78 @@
+"""The engine: SQLAlchemy over our connections, and statements that go past it.
+
+SQLAlchemy writes the statements and runs those that are not in a hurry. BEGIN, COMMIT and the
+ledger's own (`Statement`) go straight to the driver, which costs a fifth (docs/decisions.md, 15).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+from sqlalchemy import NullPool, event, text
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_
+
+from db.session.connector import Connector
+from db.session.driver import Driver
+
+
+def create_engine(connector: Connector) -> AsyncEngine:
+    """Return an engine whose connections come from a connector; `db.session.pool` keeps them."""
+
+    def connect() -> Any:
+        driver = await_(connector.open())
+
+        async def opened() -> Driver:
+            return driver
+
+        dialect: Any = engine.dialect
+        if not driver.is_shared:
+            return dialect.dbapi.connect(async_creator_fn=opened)
+        return dialect.dbapi.connect(
+            async_creator_fn=opened,
+            prepared_statement_cache_size=0,  # what was prepared is another session's by now
+            prepared_statement_name_func=lambda: "",
+        )
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        creator=connect,
+        isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are `Transaction`'s
+        poolclass=NullPool,
+    )
+    event.listen(engine.sync_engine, "connect", _commit)
+    return engine
+
+
+def _commit(raw: Any, _record: ConnectionPoolEntry) -> None:
+    """End the transaction in which the session began and SQLAlchemy has had its questions."""
+    raw.run_async(lambda driver: driver.execute("COMMIT"))
+
+
+class Statement:
+    """A statement with `:named` parameters that is sent past SQLAlchemy, prepared once."""
+
+    def __init__(self, sql: str) -> None:
+        self.text = sql
+        compiled: Any = text(sql).compile(dialect=DIALECT)
+        self._sent = str(compiled)
+        self._names: tuple[str, ...] = tuple(compiled.positiontup)
+
+    async def fetch(
+        self, connection: AsyncConnection, parameters: Mapping[str, Any]
+    ) -> list[asyncpg.Record]:
+        """Run it on a connection and return its rows. Raises one of `FAILURES`."""
+        values = [parameters[name] for name in self._names]
+        return await driver_of(connection).run(self._sent, *values)
+
+
+DIALECT: Any = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
+
+
+def driver_of(connection: AsyncConnection) -> Driver:
+    """Return the driver's connection beneath SQLAlchemy's."""
+    checked_out: Any = connection.sync_connection
+    driver: Driver = checked_out.connection.driver_connection
+    return driver

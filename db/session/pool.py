@@ -1,0 +1,156 @@
+"""The pool: connections that are kept, as many as the server grants.
+
+A connection that has died meanwhile is replaced when it is asked for. A server that refuses one
+more is not asked again for a while: whoever needs a connection waits for one that exists.
+"""
+
+import asyncio
+import random
+import time
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from db.session.driver import Timeouts
+from db.session.engine import driver_of
+from db.session.failures import FAILURES, Unavailable, sqlstate
+from db.session.gate import Gate
+from db.session.transaction import discard
+
+TOO_MANY = "53300"  # connections: of the server, of the database or of the role
+GROW_SECONDS = 5.0  # after a refusal, before one more connection is asked for
+REFUSED_SECONDS = 0.1  # before another attempt, about, when we have no connection at all
+
+
+class Pool:
+    """Connections of an engine that are used again, the last one first.
+
+    So a few are warm rather than many lukewarm.
+    """
+
+    def __init__(self, engine: AsyncEngine, size: int, timeouts: Timeouts) -> None:
+        self._engine = engine
+        self._size = size
+        self._timeouts = timeouts
+        self._gate = Gate(size)
+        self._idle: list[AsyncConnection] = []
+        self._open = 0
+        """Connections there are, idle or in use."""
+        self._trusted_since = 0.0
+        """Connections made before that moment may lead to a server that hangs or is no primary."""
+        self._grow_at = 0.0
+        self._is_closed = False
+
+    @property
+    def size(self) -> int:
+        """How many connections may be in use at once: fewer than asked for after a refusal."""
+        return self._gate.room
+
+    @property
+    def in_use(self) -> int:
+        """How many connections are in use."""
+        return self._open - len(self._idle)
+
+    @property
+    def has_queue(self) -> bool:
+        """True when somebody waits for a connection that is in use."""
+        return self._gate.has_queue
+
+    async def take(self, *, is_read: bool = False) -> AsyncConnection:
+        """Return a connection, a kept one or a new one, which is to be given back or dropped.
+
+        Raises `Unavailable` when none is free in time, and `FAILURES` of connecting.
+        """
+        while True:
+            await self._enter(is_read)
+            connection = None
+            try:
+                connection = await self._find_or_make_do()
+            finally:
+                if connection is None:
+                    self._gate.leave(is_reader=is_read)
+            if connection is not None:
+                return connection
+
+    async def give_back(self, connection: AsyncConnection, *, is_read: bool = False) -> None:
+        """Keep a connection on which nothing is under way."""
+        if self._is_closed:
+            await self.drop(connection, is_read=is_read)
+            return
+        driver_of(connection).used_at = time.monotonic()
+        self._idle.append(connection)
+        self._gate.leave(is_reader=is_read)
+
+    async def drop(self, connection: AsyncConnection, *, is_read: bool = False) -> None:
+        """Get rid of a connection whose state is not known."""
+        try:
+            await self._discard(connection)
+        finally:
+            self._gate.leave(is_reader=is_read)
+
+    def distrust(self) -> None:
+        """Use no connection again that was made before this moment."""
+        self._trusted_since = time.monotonic()
+
+    def trusts(self, connection: AsyncConnection) -> bool:
+        """False when a connection has died or should not be used again."""
+        if connection.invalidated:
+            return False
+        driver = driver_of(connection)
+        return not driver.is_closed() and driver.made_at >= self._trusted_since
+
+    async def close(self) -> None:
+        """Close every connection; those in use when they are given back."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(self._discard, idle))
+        await self._engine.dispose()
+
+    async def _enter(self, is_read: bool) -> None:
+        """Pass the gate, with more patience where the server grants fewer than we asked for."""
+        for seconds_max in (self._timeouts.pool, self._timeouts.connect):
+            self._grow()
+            try:
+                await self._gate.enter(is_reader=is_read, seconds_max=seconds_max)
+            except TimeoutError as error:
+                if self._gate.room == self._size:
+                    raise Unavailable("no database connection was free in time") from error
+            else:
+                return
+        raise Unavailable("the database grants too few connections")
+
+    def _grow(self) -> None:
+        """Now and then, when it is full, make room for one more connection than was granted."""
+        has_grown_up = self._gate.room >= self._size
+        if self._gate.is_full and not has_grown_up and time.monotonic() >= self._grow_at:
+            self._gate.room += 1
+
+    async def _find_or_make_do(self) -> AsyncConnection | None:
+        """A connection. None when the server refuses one more: then those there are must do.
+
+        If there are none at all, only one caller at a time asks for one, now and then.
+        """
+        try:
+            return await self._find()
+        except FAILURES as error:
+            if sqlstate(error) != TOO_MANY:
+                raise
+        self._gate.room = max(1, self._open)
+        self._grow_at = time.monotonic() + GROW_SECONDS
+        if not self._open:
+            await asyncio.sleep(REFUSED_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        return None
+
+    async def _find(self) -> AsyncConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if self.trusts(connection):
+                return connection
+            await self._discard(connection, cancel_seconds=0)  # nothing is under way
+        connection = await self._engine.connect()
+        self._open += 1
+        self._gate.room = max(self._gate.room, self._open)  # another one was refused meanwhile
+        return connection
+
+    async def _discard(self, connection: AsyncConnection, **more: float) -> None:
+        self._open -= 1
+        await discard(connection, **more)

@@ -1,0 +1,69 @@
+"""Plan: run commands one after another against a snapshot, in memory, and return the net writes.
+
+Pure: no I/O, no clock, no randomness. The outcome of a batch equals that of its commands sent one
+by one, in order; each happens a microsecond after the one before it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from db.rows import Key, Snapshot, Writes
+from service.domain import reservations, stock
+from service.domain.books import Books
+from service.domain.commands import (
+    AdjustStock,
+    Cancel,
+    Command,
+    Confirm,
+    DeleteStock,
+    Expire,
+    Extend,
+    ImportStock,
+    Outcome,
+    RefundUnits,
+    Reserve,
+    SetStock,
+)
+
+MICROSECOND = timedelta(microseconds=1)
+
+RULES: Mapping[type[Any], Callable[[Books, Any, datetime], Outcome]] = {
+    Reserve: reservations.reserve,
+    Confirm: reservations.confirm,
+    Cancel: reservations.cancel,
+    Extend: reservations.extend,
+    Expire: reservations.expire,
+    RefundUnits: reservations.refund,
+    SetStock: stock.set_stock,
+    AdjustStock: stock.adjust_stock,
+    DeleteStock: stock.delete_stock,
+    ImportStock: stock.import_stock,
+}
+
+
+@dataclass(slots=True)
+class Plan:
+    """An outcome for each command and what is to be written.
+
+    When `lacking` is not empty the plan is no plan yet: load the overdue holds on those stock rows
+    and plan again.
+    """
+
+    outcomes: list[Outcome]
+    writes: Writes
+    lacking: set[Key]
+
+
+def plan(snapshot: Snapshot, commands: Iterable[Command], *, pins_rows: bool = False) -> Plan:
+    """Return what the commands come to, carried out one after another from `snapshot` on.
+
+    With `pins_rows` every stock row that is changed must still have the version that was seen.
+    """
+    books = Books(snapshot, pins_rows=pins_rows)
+    outcomes = [
+        RULES[type(command)](books, command, snapshot.now + index * MICROSECOND)
+        for index, command in enumerate(commands)
+    ]
+    return Plan(outcomes, books.writes(), books.lacking)

@@ -1,0 +1,1 @@
+"""How commands become transactions: queue, batches, retries, and the work in the background."""

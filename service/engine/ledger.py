@@ -1,0 +1,181 @@
+"""The ledger: load → plan → apply in one transaction, and again when a race was lost.
+
+Raises a `ServiceError` that holds for the whole batch, or `Indivisible` when the batch may succeed
+in parts; then nothing was written.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from db.ledger.load import load, locked_elsewhere
+from db.rows import Snapshot, Wanted
+from db.session import database as db
+from db.strategies.guard import Guard
+from service import metrics
+from service.domain.commands import Command, Done, Outcome, wanted_by
+from service.domain.errors import (
+    Contention,
+    InternalError,
+    OutcomeUnknown,
+    ServiceError,
+    Unavailable,
+)
+from service.domain.planner import Plan, plan
+from service.engine.contention import LostRows
+from service.engine.retry import RetryBudget, RetryPolicy
+
+log = structlog.get_logger()
+
+LARGE_ROWS = 5_000  # named stock rows: only imports and the largest batches have more
+LARGE_SECONDS_MAX = 60.0  # for a transaction of that size: 4 MiB of CSV took 16
+
+
+class Indivisible(Exception):
+    """The batch as a whole can't be carried out; its parts may."""
+
+    def __init__(self, blocked: set[Any]) -> None:
+        super().__init__("split the batch")
+        self.blocked = blocked
+        """Ids and stock keys that another session holds locked; empty if that is not why."""
+
+
+class Ledger:
+    """The one way through which stock changes."""
+
+    def __init__(
+        self, database: db.Database, strategy: Guard, policy: RetryPolicy | None = None
+    ) -> None:
+        self.database = database
+        self.strategy = strategy
+        self.policy = policy or RetryPolicy()
+        self.budget = RetryBudget(self.policy)
+        self.lost_rows = LostRows()
+
+    async def execute(
+        self, commands: Sequence[Command], more_wait: Callable[[], bool] = lambda: False
+    ) -> list[Outcome]:
+        """Carry the commands out, in order, and return an outcome for each once it is durable.
+
+        `more_wait` says whether the caller is going to be back at once with the next ones.
+        """
+        started = time.monotonic()
+        metrics.BATCH_SIZE.observe(len(commands))
+        try:
+            give_up_at = started + self.policy.seconds_max
+            outcomes = await self._retry(commands, more_wait, give_up_at)
+        except (ServiceError, Indivisible):
+            raise
+        except db.Unavailable as error:
+            raise Unavailable(str(error)) from error
+        except db.OutcomeUnknown as error:
+            raise OutcomeUnknown("The connection to the database died at COMMIT.") from error
+        except Exception as error:
+            if len(commands) > 1:
+                raise Indivisible(set()) from error
+            log.exception("command_failed", command=type(commands[0]).__name__)
+            raise InternalError("The service could not carry this out.") from error
+        metrics.TRANSACTION_SECONDS.observe(time.monotonic() - started)
+        self.budget.earn(len(commands))
+        _count(commands, outcomes)
+        return outcomes
+
+    async def _retry(
+        self, commands: Sequence[Command], more_wait: Callable[[], bool], give_up_at: float
+    ) -> list[Outcome]:
+        for attempt in range(1, self.policy.attempts_max + 1):
+            try:
+                locked = attempt > self.policy.lock_after_attempts
+                return await self._attempt(commands, more_wait, locked=locked)
+            except db.Conflict as conflict:
+                lost = conflict.kind, self.lost_rows.classify(wanted_by(commands).stock)
+                metrics.CONFLICTS.labels(*lost).inc()
+                if isinstance(conflict, db.LockTimeout) and len(commands) > 1:
+                    raise Indivisible(await self._blocked(commands)) from conflict
+            if attempt == self.policy.attempts_max or time.monotonic() > give_up_at:
+                break
+            if not self.budget.spend():
+                metrics.RETRIES_REFUSED.inc()
+                raise Contention("The budget for retries is spent.", attempts=attempt)
+            metrics.RETRIES.labels(*lost).inc()
+            await asyncio.sleep(self.policy.wait_seconds(attempt))
+        raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
+
+    async def _attempt(
+        self, commands: Sequence[Command], more_wait: Callable[[], bool], *, locked: bool
+    ) -> list[Outcome]:
+        wanted = wanted_by(commands)
+
+        async def work(transaction: db.Transaction) -> list[Outcome]:
+            connection = transaction.connection
+            snapshot = await self.strategy.load(connection, wanted, locked=locked)
+            planned = await self._plan(snapshot, commands)
+            while planned.lacking:
+                wanted.overdue |= planned.lacking
+                snapshot = await self.strategy.load(connection, wanted, locked=locked)
+                planned = await self._plan(snapshot, commands)
+            if planned.writes:
+                await self.strategy.apply(transaction, planned.writes, held)
+            else:
+                transaction.is_empty = True
+                if any(map(_relies_on_a_commit, planned.outcomes)):
+                    await db.wait_for_standby(transaction)
+            return planned.outcomes
+
+        async with self.strategy.hold(self.database, wanted) as held:
+            return await self.database.transact(
+                work,
+                isolation=self.strategy.isolation,
+                timeout_seconds=LARGE_SECONDS_MAX if _is_large(wanted) else None,
+                chain_if=more_wait,
+            )
+
+    async def _plan(self, snapshot: Snapshot, commands: Sequence[Command]) -> Plan:
+        """Plan; a large batch in a thread, so that the event loop goes on serving."""
+        pins_rows = self.strategy.pins_rows
+        if len(snapshot.stock) + len(commands) < LARGE_ROWS:
+            return plan(snapshot, commands, pins_rows=pins_rows)
+        return await asyncio.to_thread(plan, snapshot, commands, pins_rows=pins_rows)
+
+    async def _blocked(self, commands: Sequence[Command]) -> set[Any]:
+        """The ids and stock keys that stand in the way of these commands."""
+
+        async def work(transaction: db.Transaction) -> tuple[Snapshot, set[Any]]:
+            snapshot = await load(transaction.connection, wanted_by(commands))
+            return snapshot, await locked_elsewhere(transaction.connection, snapshot)
+
+        snapshot, blocked = await self.database.transact(work)
+        return blocked | {
+            reservation.id
+            for reservation in snapshot.reservations.values()
+            if any(line.key in blocked for line in reservation.lines)
+        }
+
+
+def _relies_on_a_commit(outcome: Outcome) -> bool:
+    """True for what tells of an earlier transaction, which may not be on the standby yet."""
+    return isinstance(outcome, Done) or outcome.replayed
+
+
+def _is_large(wanted: Wanted) -> bool:
+    return len(wanted.stock) > LARGE_ROWS
+
+
+def _count(commands: Sequence[Command], outcomes: list[Outcome]) -> None:
+    counts: dict[tuple[str, str], int] = {}
+    for command, outcome in zip(commands, outcomes, strict=True):
+        key = (type(command).__name__, _label(outcome))
+        counts[key] = counts.get(key, 0) + 1
+    for (name, label), count in counts.items():
+        metrics.OUTCOMES.labels(name, label).inc(count)
+
+
+def _label(outcome: Outcome) -> str:
+    if not isinstance(outcome, Done):
+        return outcome.code
+    if outcome.replayed:
+        return "replayed"
+    return "created" if outcome.status == 201 else "done"

@@ -1,0 +1,144 @@
+"""From outcome to bytes: the one kind of response every route gives, and the problem documents."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from litestar.types import Receive, Scope, Send
+
+from service import metrics
+from service.domain.commands import Done
+from service.domain.errors import ServiceError
+from service.http.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
+from service.http.schemas import encode
+from service.input.headers import matches
+
+Header = tuple[bytes, bytes]
+
+API = b"/v1"
+
+JSON = (b"content-type", b"application/json")
+PROBLEM = (b"content-type", b"application/problem+json")
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+PRIVATE = (b"cache-control", b"private, no-cache")
+NOT_STORED = (b"cache-control", b"no-store")
+REPLAYED = (b"idempotency-replayed", b"true")
+
+_COUNTERS: dict[tuple[str, str, int], Any] = {}
+
+
+class Answer:
+    """A complete response, sent as it is: Litestar takes any ASGI application as one."""
+
+    __slots__ = ("body", "gzipped", "headers", "is_secret", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: list[Header],
+        body: bytes,
+        *,
+        gzipped: bytes | None = None,
+        is_secret: bool = False,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.gzipped = gzipped
+        """The body as gzip has it, if that is known already."""
+        self.is_secret = is_secret
+        """It is never compressed: its length would tell what it holds (BREACH, 2013)."""
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> "Answer":
+        """Be what Litestar asks of the response of an exception handler."""
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the response and count it."""
+        body = self.body
+        self.headers.append(NOSNIFF)
+        if len(body) > COMPRESSED_FROM and not self.is_secret:
+            self.headers.append(VARY)
+            if accepts_gzip(scope["headers"]):
+                body = self.gzipped or await compress(body)
+                self.headers.append(GZIP)
+        if scope["raw_path"].startswith(API):
+            is_read = scope.get("method") == "GET"
+            self.headers.append(PRIVATE if is_read else NOT_STORED)
+        if self.status not in (204, 304):
+            self.headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        route = (scope.get("path_template") or "unknown", str(scope.get("method")), self.status)
+        if route not in _COUNTERS:
+            _COUNTERS[route] = metrics.REQUESTS.labels(*route)
+        _COUNTERS[route].inc()
+
+
+def json_answer(status: int, value: Any, *headers: Header) -> Answer:
+    """Return a value as JSON."""
+    return Answer(status, [JSON, *headers], encode(value))
+
+
+def page_answer(items: Sequence[Any], next_cursor: str | None) -> Answer:
+    """Return one page of a list."""
+    return json_answer(200, {"items": items, "next_cursor": next_cursor})
+
+
+def resource_answer(
+    done: Done, value: Any, *, version: int | None = None, location: str | None = None
+) -> Answer:
+    """Return a resource that a command made or moved, with its version as ETag."""
+    headers: list[Header] = []
+    if version is not None:
+        headers.append(etag(version))
+    if location is not None:
+        headers.append((b"location", location.encode()))
+    if done.replayed:
+        headers.append(REPLAYED)
+    return json_answer(done.status, value, *headers)
+
+
+def single_answer(value: Any, version: int, if_none_match: bytes | None) -> Answer:
+    """Return a resource that was read, or 304 when the client has this version already."""
+    tag = etag(version)
+    if if_none_match is not None and matches(if_none_match, tag[1]):
+        return Answer(304, [tag], b"")
+    return json_answer(200, value, tag)
+
+
+def etag(version: int) -> Header:
+    """Return the header that names a version."""
+    return b"etag", b'"%d"' % version
+
+
+def stock_path(sku: str, location: str) -> str:
+    """Return a stock row's address."""
+    return f"/v1/stock/{quote(sku, safe='')}/{quote(location, safe='')}"
+
+
+def problem(error: ServiceError, instance: str) -> dict[str, Any]:
+    """Return an error as a problem document (RFC 9457)."""
+    return {
+        "type": f"/problems/{error.code.replace('_', '-')}",
+        "title": error.title(),
+        "status": error.status,
+        "detail": error.detail,
+        "instance": instance,
+        "code": error.code,
+        "retryable": error.retryable,
+        "same_seq": error.same_seq,
+        **error.fields,
+    }
+
+
+def problem_answer(error: ServiceError, instance: str, *headers: Header) -> Answer:
+    """Return an error as a response."""
+    sent = [PROBLEM, *headers]
+    if error.replayed:
+        sent.append(REPLAYED)
+    if error.retry_after_seconds is not None:
+        sent.append((b"retry-after", b"%d" % error.retry_after_seconds))
+    if error.status == 401:
+        sent.append((b"www-authenticate", b"Bearer"))
+    return Answer(error.status, sent, encode(problem(error, instance)))

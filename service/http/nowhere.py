@@ -1,0 +1,33 @@
+"""What to say about an address that nothing has."""
+
+from service.input.messages import near
+
+RESOURCES = ("reservations", "stock", "imports", "audit")
+OF_A_RESERVATION = ("confirm", "cancel", "extend", "refunds", "movements")
+OF_A_STOCK_ROW = ("adjustments", "movements")
+
+NOTHING = "There is nothing at this address."
+
+
+def nothing_at(path: str) -> str:
+    """Return the detail of a 404: where to look, if something is near."""
+    if path.endswith("/"):
+        return f"{NOTHING} It ends with a slash too many."
+    meant = _meant(path.split("/", 6)[1:])
+    return f"{NOTHING} Did you mean {meant}?" if meant else NOTHING
+
+
+def _meant(segments: list[str]) -> str | None:
+    match segments:
+        case [room, *_] if room in RESOURCES:
+            return f"/v1/{room}"
+        case ["v1", "reservations", _, step]:
+            known = near(step, OF_A_RESERVATION)
+            return known and f"/v1/reservations/{{id}}/{known}"
+        case ["v1", "stock", _, _, step]:
+            known = near(step, OF_A_STOCK_ROW)
+            return known and f"/v1/stock/{{sku}}/{{location}}/{known}"
+        case ["v1", room, *_]:
+            known = near(room, RESOURCES)
+            return known if known is None or known == room else f"/v1/{known}"
+    return None

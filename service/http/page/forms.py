@@ -1,0 +1,112 @@
+"""What was typed into a form, as values; and as commands, under the API's own rules."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import ValidationError
+
+from db.rows import Reservation
+from service.domain.commands import RefundUnits, Reserve, merge_lines, reservation_id
+from service.domain.errors import InvalidRequest, ServiceError, sentence
+from service.http.page.sessions import Session
+from service.http.requests import HttpRequest, read_bytes
+from service.input.bodies import Body, LineBody, RefundBody, ReserveBody
+from service.input.parsing import refusal
+
+FORM_MAX = 16 * 1024  # bytes
+FIELDS_MAX = 20
+LABELS = {
+    "lines[0].sku": "SKU",
+    "lines[0].location": "Location",
+    "lines[0].quantity": "Quantity",
+    "hold_seconds": "Hold, in seconds",
+    "reservation": "Reservation",
+    "reason": "Reason",
+}
+
+Form = Mapping[str, str]
+"""Each field's name and what was typed, without the spaces around it; empty ones are left out."""
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_form(request: HttpRequest) -> Form:
+    """Return the form that was sent. Raises `InvalidRequest` and what `read_bytes` raises."""
+    raw = await read_bytes(request, "application/x-www-form-urlencoded", FORM_MAX)
+    try:
+        fields = parse_qsl(raw.decode("ascii"), errors="strict", max_num_fields=FIELDS_MAX)
+    except ValueError:
+        raise InvalidRequest.at("form", "can't be read") from None
+    return {name: text for name, value in fields if (text := value.strip())}
+
+
+def reserve_of(session: Session, form: Form, seq: str) -> Reserve:
+    """Return the reservation that a form asks for, under the seq of the form's token."""
+    hold = {"hold_seconds": _number(form["hold_seconds"])} if "hold_seconds" in form else {}
+    body = _validated(ReserveBody, {"lines": [_line(form)], **hold})
+    source = session.caller.source
+    return Reserve(
+        source=source,
+        seq=seq,
+        id=None,
+        lines=_merged(body.lines),
+        hold_seconds=body.hold_seconds,
+        metadata={},
+        effective_id=reservation_id(source, seq),
+    )
+
+
+def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) -> RefundUnits:
+    """Return the refund that a form asks for: all that is left, or a quantity of one line."""
+    lines = [_line(_named_line(form, reservation))] if "quantity" in form else None
+    body = _validated(RefundBody, {"lines": lines, "reason": form.get("reason")})
+    return RefundUnits(
+        caller=session.caller,
+        id=reservation.id,
+        seq=seq,
+        lines=_merged(body.lines) if body.lines else None,
+        reason=body.reason,
+    )
+
+
+def complaints(error: ServiceError) -> list[str]:
+    """Return what is wrong with a form, each with its field's label; empty for other errors."""
+    return [
+        sentence(item, LABELS.get(item["path"], item["path"]))
+        for item in error.fields.get("errors", ())
+    ]
+
+
+def _named_line(form: Form, reservation: Reservation) -> Form:
+    """The form with the SKU and location of the reservation's only line, unless it names one."""
+    if "sku" in form:
+        return form
+    if len(reservation.lines) > 1:
+        raise InvalidRequest.at("lines[0].sku", "must be named: the reservation has several")
+    sku, location = reservation.lines[0].key
+    return {**form, "sku": sku, "location": location}
+
+
+def _line(form: Form) -> dict[str, Any]:
+    line: dict[str, Any] = {name: form[name] for name in ("sku", "location") if name in form}
+    if "quantity" in form:
+        line["quantity"] = _number(form["quantity"])
+    return line
+
+
+def _number(text: str) -> int | str:
+    """The number that was typed; what is none stays as it is, to be refused by name."""
+    return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else text
+
+
+def _validated(model: type[B], values: dict[str, Any]) -> B:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+def _merged(lines: list[LineBody]) -> Any:
+    return merge_lines([(line.sku, line.location, line.quantity) for line in lines])

@@ -1,0 +1,77 @@
+"""From values to pages: templates that escape what they show, and headers that lock them down."""
+
+import hashlib
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from service.http.answers import Answer, Header
+
+HTML = (b"content-type", b"text/html; charset=utf-8")
+POLICY = (
+    b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
+    b" base-uri 'none'; frame-ancestors 'none'"
+)
+"""Nothing from elsewhere, no script at all, no frame around it, forms to ourselves only."""
+
+HEADERS: tuple[Header, ...] = (
+    HTML,
+    (b"content-security-policy", POLICY),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"same-origin"),  # with `no-referrer` a form's Origin would be `null`
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+
+ASSETS = {
+    name: (media_type, files("service.http.page").joinpath(name).read_bytes())
+    for name, media_type in (
+        ("page.css", b"text/css; charset=utf-8"),
+        ("icon.svg", b"image/svg+xml"),
+    )
+}
+"""Each asset's media type and bytes."""
+
+
+def page(template: str, status: int, *headers: Header, **values: Any) -> Answer:
+    """Return a page."""
+    html = _environment.get_template(template).render(values)
+    return Answer(status, [*HEADERS, *headers], html.encode(), is_secret=True)
+
+
+def asset(name: str) -> Answer | None:
+    """Return a file that the pages use; its address changes with its content."""
+    if name not in ASSETS:
+        return None
+    media_type, content = ASSETS[name]
+    headers = [
+        (b"content-type", media_type),
+        (b"cache-control", b"public, max-age=31536000, immutable"),
+    ]
+    return Answer(200, headers, content)
+
+
+def see_other(path: str, *headers: Header) -> Answer:
+    """Send the browser on to a page, so that a reload repeats no form."""
+    location = (b"location", path.encode())
+    return Answer(303, [location, (b"cache-control", b"no-store"), *headers], b"")
+
+
+def _asset_path(name: str) -> str:
+    return f"/assets/{name}?v={hashlib.sha256(ASSETS[name][1]).hexdigest()[:12]}"
+
+
+def _moment(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC"
+
+
+_environment = Environment(
+    loader=PackageLoader("service.http", "page"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.globals["asset"] = _asset_path
+_environment.filters["moment"] = _moment

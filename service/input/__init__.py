@@ -1,0 +1,1 @@
+"""From bytes to checked values (JSON, names, headers, CSV), or what is wrong with them."""

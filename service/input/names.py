@@ -1,0 +1,27 @@
+"""Names that come in alone: in paths, queries, headers, files and on the command line."""
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.domain.errors import InvalidRequest
+from service.input.bodies import Name, Place
+from service.input.messages import message_of
+
+_name = TypeAdapter(Name)
+_place = TypeAdapter(Place)
+
+
+def name_at(path: str, value: str) -> str:
+    """Return a source, a seq or a job's name. Raises `InvalidRequest` that names the path."""
+    return _checked(_name, path, value)
+
+
+def place_at(path: str, value: str) -> str:
+    """Return a SKU or a location. Raises `InvalidRequest` that names the path."""
+    return _checked(_place, path, value)
+
+
+def _checked(kind: TypeAdapter[str], path: str, value: str) -> str:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise InvalidRequest.at(path, message_of(error)) from None

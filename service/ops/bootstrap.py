@@ -1,0 +1,81 @@
+"""What is done to a database before it serves: the first admin key and the demo's stock."""
+
+import hashlib
+from pathlib import Path
+
+import structlog
+
+from db.files import make_directory, write_private
+from db.queries import credentials as keys
+from db.queries import lists
+from db.session.database import Database
+from db.strategies.guard import Guard
+from service.domain.commands import ImportStock
+from service.engine.ledger import Ledger
+from service.http.credentials import end_other_first_keys, ensure_admin_key, new_key
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+KEY_FILE = "admin.key"
+
+DEMO = (
+    ("85123A", "main", 100, "White hanging heart T-light holder"),
+    ("22423", "main", 40, "Regency cakestand 3 tier"),
+    ("85099B", "main", 250, "Jumbo bag red retrospot"),
+    ("47566", "main", 60, "Party bunting"),
+    ("20725", "main", 120, "Lunch bag red retrospot"),
+    ("84879", "main", 80, "Assorted colour bird ornament"),
+    ("22720", "main", 7, "Set of 3 cake tins pantry design"),
+    ("85123A", "outlet", 12, "White hanging heart T-light holder"),
+)
+"""A few products of the shop whose orders `holdfast replay` knows; the quantities are made up."""
+
+
+async def ensure_first_key(database: Database, settings: Settings) -> None:
+    """Make sure there is an admin key: the operator's, the one in the data directory, or a new one.
+
+    A database that has an admin key already gets no second one from a directory without a key file.
+    A key that the operator chooses takes the place of the one before, which ends.
+    """
+    file = settings.data_dir / KEY_FILE
+    chosen, filed = settings.first_admin_key(), _read(file)
+    key = chosen or filed
+    if key is None:
+        if await database.read(keys.has_admin):
+            return
+        key = new_key()
+    try:
+        _write(file, key)
+    except OSError as error:
+        if chosen is None:  # nobody would know the key
+            raise
+        log.warning("admin_key_not_written", file=str(file), error=str(error))
+    await ensure_admin_key(database, key)
+    if chosen is not None and await end_other_first_keys(database, key, filed):
+        log.warning("admin_key_replaced", reason="another one was chosen; the one before has ended")
+
+
+async def load_demo(database: Database) -> bool:
+    """Import the demo's stock into an empty database; True when it is there."""
+    if await database.read(lists.has_stock_but_no_demo):
+        return False
+    digest = hashlib.sha256(repr(DEMO).encode()).hexdigest()
+    command = ImportStock("admin", "demo", digest, tuple(sorted(DEMO)))
+    await Ledger(database, Guard()).execute([command])
+    return True
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _write(file: Path, key: str) -> None:
+    """Write the key for its owner's eyes only, whole or not at all."""
+    if _read(file) == key:
+        return
+    make_directory(file.parent)
+    write_private(file, key + "\n")

@@ -1,0 +1,278 @@
+"""HTTP/1.1 as uvicorn and httptools speak it, with every wait and size bounded.
+
+Uvicorn bounds neither a request's head nor the time that it takes, and httptools stops reading at
+an offer to upgrade, so that the body is lost or becomes the next request. Here the offer is taken
+out of the head and the request is read without it (RFC 9110, 7.8: a server may ignore an offer).
+"""
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service import metrics
+from service.domain.errors import (
+    HeadersTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestTimeout,
+    ServiceError,
+    UriTooLong,
+)
+from service.http.answers import NOSNIFF, problem_answer
+from service.ops.transport import CorkedTransport
+
+if TYPE_CHECKING:
+    from service.ops.connections import Connections
+
+HEAD_BYTES_MAX = 32 * 1024
+HEAD_LINES_MAX = 100
+URL_BYTES_MAX = 8 * 1024
+HEAD_SECONDS_MAX = 10.0  # from its first byte, or from accepting the connection
+BODY_SECONDS_MAX = 30.0  # from the end of the head: 4 MiB at 140 kB/s
+KEEP_ALIVE_SECONDS = 75.0  # longer than the proxies in front, who must be the ones to hang up
+DISCARD_SECONDS_MAX = 2.0  # for the rest of a request that was answered early or refused
+PIPELINED_MAX = 64  # requests behind the one that is being answered
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection."""
+
+    def __init__(self, connections: "Connections", **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.all = connections
+        self.deadline = math.inf
+        """When to give up waiting for the client, in the loop's time."""
+        self.idle_since = 0.0
+        """When the last answer was complete or, before the first, the connection was made."""
+        self._unanswered = 0
+        self._in_head = False
+        self._in_body = False
+        self._is_offered = False
+        self._is_discarding = False
+        self._head_bytes = 0
+        self._refusal: ServiceError | None = None
+        self.url = b""
+
+    @property
+    def is_answering(self) -> bool:
+        """True while a request is owed an answer."""
+        return self._unanswered > 0
+
+    # From the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve it. asyncio hands over any transport; TCP's is what uvicorn expects."""
+        corked: Any = CorkedTransport(transport, self.loop)
+        super().connection_made(corked)
+        self.idle_since = self.loop.time()
+        self.deadline = self.idle_since + HEAD_SECONDS_MAX
+        self.all.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has arrived, unless the client was told that nothing more is read."""
+        if self._is_discarding:
+            return
+        was_in_head = self._in_head
+        try:
+            self._feed(data)
+            if self._in_head and was_in_head:  # what is complete of it was counted by its headers
+                self._count_head(len(data))
+        except ServiceError as error:
+            self._refuse(error)
+        except httptools.HttpParserCallbackError as error:  # raised in one of ours below
+            cause = error.__context__
+            if not isinstance(cause, ServiceError):
+                cause = InvalidRequest.at("request", "has a malformed head")
+            self._refuse(cause)
+        except httptools.HttpParserError:
+            self._refuse(InvalidRequest.at("request", "is not HTTP/1.1"))
+        else:
+            self._await_rest()
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio wants one, uvicorn has none
+        """Answer what is owed to a client that sends no more; True keeps the connection for it."""
+        if self._is_discarding:
+            return self.is_answering
+        if self._in_head or self._in_body:
+            self._refuse(InvalidRequest.at("request", "was cut off"))
+        elif self.is_answering:
+            self.cycle.keep_alive = False
+        return self.is_answering
+
+    # From the parser
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+        self.deadline = math.inf
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the URL. Raises `UriTooLong`."""
+        super().on_url(url)
+        if len(self.url) > URL_BYTES_MAX:
+            raise UriTooLong(f"A URL may have {URL_BYTES_MAX} bytes.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer, which comes after the body, is none."""
+        self._count_head(len(name) + len(value) + 4)
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, unless the head must be read again without its offer to upgrade."""
+        self._is_offered = self.parser.should_upgrade()
+        if self._is_offered:
+            return
+        if len(self.pipeline) >= PIPELINED_MAX:
+            message = f"is one of over {PIPELINED_MAX} sent without waiting for an answer"
+            raise InvalidRequest.at("request", message)
+        super().on_headers_complete()
+        self._unanswered += 1
+        self._in_head, self._in_body = False, True
+        self.deadline = math.inf
+        if self.all.is_draining:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        if self._is_offered:
+            return
+        self._in_body = False
+        self.deadline = math.inf
+        super().on_message_complete()
+
+    # From the answer
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it."""
+        self._unanswered -= 1
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # `deadline` takes its place
+        if self.is_answering or self.transport.is_closing():
+            return
+        self.idle_since = self.loop.time()
+        if self._refusal is not None:
+            self._send_refusal(self._refusal)
+        elif self._in_body:
+            self.deadline = self.idle_since + DISCARD_SECONDS_MAX
+        elif not self._in_head:
+            self.deadline = self.idle_since + self.all.keep_alive_seconds
+
+    # From the worker
+
+    def shutdown(self) -> None:
+        """Answer what is owed and what arrives within the next moment, then close."""
+        if self.is_answering:
+            self.cycle.keep_alive = False
+        elif not self._in_head and not self._in_body:
+            self.deadline = min(self.deadline, self.idle_since + self.all.keep_alive_seconds)
+
+    def expire(self) -> None:
+        """Give up on a client that has kept us waiting for too long."""
+        if self._is_discarding or not (self._in_head or self._in_body):
+            self.transport.close()
+        elif self._in_head:
+            self._refuse(RequestTimeout(f"A request's head may take {HEAD_SECONDS_MAX:g} s."))
+        else:
+            self._refuse(RequestTimeout(f"A request's body may take {BODY_SECONDS_MAX:g} s."))
+
+    def refuse(self, error: ServiceError) -> None:
+        """Answer with an error whatever the client is about to send, and close at once."""
+        self._is_discarding = True
+        self._write(error, "/")
+        self.transport.close()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._read_again(data[offer.args[0] :])
+
+    def _read_again(self, rest: bytes) -> None:
+        """Read the head that had an offer to upgrade without it, then what came behind it."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise MethodNotAllowed("This server is no proxy.")
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._feed(b"\r\n".join([*lines, b"", b""]))
+        if rest:
+            self._feed(rest)
+
+    def _count_head(self, size: int) -> None:
+        """Count bytes of the head, or of the trailers. Raises `HeadersTooLarge`."""
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise HeadersTooLarge(f"A request's headers may have {HEAD_BYTES_MAX} bytes in all.")
+        if len(self.headers) >= HEAD_LINES_MAX:
+            raise HeadersTooLarge(f"A request may have {HEAD_LINES_MAX} header lines.")
+
+    def _await_rest(self) -> None:
+        """Set the deadline of what has arrived in part."""
+        if self.deadline != math.inf:
+            return
+        if self._in_head:
+            self.deadline = self.loop.time() + HEAD_SECONDS_MAX
+        elif self._in_body:
+            self.deadline = self.loop.time() + BODY_SECONDS_MAX
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer with an error, after what is owed to earlier requests, and read no more."""
+        self._is_discarding = True
+        self.deadline = math.inf
+        if self._in_body and self.cycle.response_complete:
+            self._end()
+            return
+        if self._in_body:
+            self._abandon()
+        if self.is_answering:
+            self._refusal = error
+        else:
+            self._send_refusal(error)
+
+    def _abandon(self) -> None:
+        """Have the request whose body is broken answered by nobody else."""
+        self._unanswered -= 1
+        if self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()  # the newest; it was not begun with
+        else:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _send_refusal(self, error: ServiceError) -> None:
+        path = self.url.partition(b"?")[0][:URL_BYTES_MAX].decode("latin-1") or "/"
+        self._write(error, path)
+        self._end()
+
+    def _write(self, error: ServiceError, path: str) -> None:
+        """Write an error as the last answer of the connection."""
+        answer = problem_answer(error, path)
+        headers = [
+            *self.server_state.default_headers,
+            *answer.headers,
+            NOSNIFF,
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"connection", b"close"),
+        ]
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", answer.body]))
+        metrics.REQUESTS.labels("unknown", "unknown", error.status).inc()
+
+    def _end(self) -> None:
+        """Send no more, and close once the client has read it all and hung up, or after a while.
+
+        Closed at once, with bytes of the client unread, the connection would be reset, and the
+        answer with it (RFC 9112, 9.6).
+        """
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.deadline = self.loop.time() + DISCARD_SECONDS_MAX

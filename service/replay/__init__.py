@@ -1,0 +1,1 @@
+"""`holdfast replay`: real orders, sent twice to a running service."""
