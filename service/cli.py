@@ -225,7 +225,7 @@ def service_options(command: F) -> F:
 @service_options
 def import_stock(file: Path, job: str | None, url: str, api_key: str) -> None:
     """Create the stock rows of FILE (sku,location,available[,name]) that are missing."""
-    from service.client import ClientError, connected  # noqa: PLC0415 - see above
+    from service.replay.client import ClientError, connected  # noqa: PLC0415 - see above
 
     content = file.read_bytes()
 
@@ -276,7 +276,7 @@ def replay(file: Path, url: str, api_key: str, **options: Any) -> None:
     Purchases become reservations, cancellations refunds, the rest stock adjustments. The second
     time every answer must be a replay and no stock may move. Exit 1 if anything did not hold.
     """
-    from service.client import ClientError  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.replay.client import ClientError  # noqa: PLC0415 - keeps `serve` quick to start
     from service.replay.orders_file import OrdersError  # noqa: PLC0415 - see above
     from service.replay.report import run_replay  # noqa: PLC0415 - see above
 
