@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from db.rows import Line, Movement, ReservationChange, StockChange
+from db.vocabulary import State
 from service.domain.commands import Cancel, Confirm, Done, Expire, Extend
-from service.domain.lifecycle import State
 from service.domain.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, reserve

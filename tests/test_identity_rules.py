@@ -2,8 +2,8 @@
 
 import pytest
 
+from db.vocabulary import State
 from service.domain.commands import Done
-from service.domain.lifecycle import State
 from service.domain.planner import plan
 from tests.test_guards import adjust, of, refund, reserve
 from tests.test_rules import held, only, reservation, snapshot, sold, stock

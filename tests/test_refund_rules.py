@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from db.rows import Line
+from db.vocabulary import State
 from service.domain.commands import RefundUnits
-from service.domain.lifecycle import State
 from service.domain.planner import MICROSECOND, plan
 from tests.commands import START
 from tests.test_guards import US, of, refund

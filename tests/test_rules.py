@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from db.rows import Key, Line, Reservation, Snapshot, Stock
+from db.vocabulary import State
 from service.domain.books import Books
 from service.domain.commands import (
     Caller,
@@ -16,7 +17,6 @@ from service.domain.commands import (
     adjustment_id,
     refund_id,
 )
-from service.domain.lifecycle import State
 from service.domain.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, put, refund, reserve

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from db.rows import Key, Line, Refund, Reservation
+from db.vocabulary import State
 from service.domain.books import Books
 from service.domain.commands import (
     Caller,
@@ -27,7 +28,7 @@ from service.domain.errors import (
     NotFound,
     ServiceError,
 )
-from service.domain.lifecycle import REPEATS, TRANSITIONS, State, allowed
+from service.domain.lifecycle import REPEATS, TRANSITIONS, allowed
 
 
 def reserve(books: Books, command: Reserve, at: datetime) -> Outcome[Reservation]:

@@ -8,6 +8,7 @@ from litestar.types import ASGIApp
 
 from db import rows
 from db.queries import lists
+from db.vocabulary import State
 from service.domain.commands import (
     Caller,
     Cancel,
@@ -32,7 +33,6 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
-from service.domain.lifecycle import State
 from service.http.answers import (
     Answer,
     json_answer,
