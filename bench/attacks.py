@@ -48,10 +48,10 @@ PAGE = """# Attacks
 {made_by}
 
 {others:g} reservations a second arrive for {skus:,} SKUs (an open loop) at one worker, in a
-database that holds {stored:,} reservations: the *others*. *Before* and *during* are the p99 of the others in
-milliseconds, each measured for {seconds} seconds. The goal is a ratio of at most {at_most:g}.
-*Memory* is the largest growth of the worker's memory, in MiB; the goal is at most {memory_at_most}.
-*Requests* and *MB* a second are the rates of the attack, from {rounds} rounds.
+database that holds {stored:,} reservations: the *others*. *Before* and *during* are the p99 of the
+others in milliseconds, each measured for {seconds} seconds. The goal is a ratio of at most
+{at_most:g}. *Memory* is the largest growth of the worker's memory, in MiB; the goal is at most
+{memory_at_most}. *Requests* and *MB* a second are the rates of the attack, from {rounds} rounds.
 
 {table}
 
