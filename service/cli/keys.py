@@ -7,6 +7,7 @@ import click
 
 from db.queries import credentials
 from db.session.database import Database
+from db.vocabulary import Scope
 from service.cli.database import DATABASE_SETTINGS, with_database
 from service.cli.options import settings_options
 from service.domain.errors import InvalidRequest
@@ -27,12 +28,12 @@ def key() -> None:
     "scopes",
     multiple=True,
     required=True,
-    type=click.Choice(["reserve", "stock", "read", "admin"]),
+    type=click.Choice([scope.value for scope in Scope]),
     help="A permission of the key; may be repeated. Only admin includes the others.",
 )
 def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> None:
     """Create a key and print it once: the database stores only its digest."""
-    if source is None and "admin" not in scopes:
+    if source is None and Scope.ADMIN not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
     owner, value = _checked_source("admin" if source is None else source), new_key()
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from db.strategies import STRATEGIES
+from db.vocabulary import StrategyName
 from service.lab.experiment import FAULTS, PRESETS, Experiment
 from service.lab.report import (
     LabReport,
@@ -22,6 +22,7 @@ from service.lab.report import (
 )
 from service.lab.session import LabRequest, run_lab
 
+STRATEGIES = tuple(name.value for name in StrategyName)
 CHECK_SECONDS = 1.0
 CLAIMS_SECONDS = 1.0
 NUMBER = click.IntRange(1, 1_000_000)

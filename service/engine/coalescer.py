@@ -10,12 +10,12 @@ import asyncio
 import itertools
 import math
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from service import metrics
-from service.domain.commands import Command, Outcome, names_of, weight_of
+from service.domain.commands import Command, Outcome, R_co, names_of, weight_of
 from service.domain.errors import Contention, OutcomeUnknown, Overloaded, ServiceError, Unavailable
 from service.engine.ledger import Indivisible, Ledger
 from service.engine.queue import Job, Queue
@@ -63,8 +63,12 @@ class Coalescer:
         self._watch = self._loop.call_later(0.25, self._shed_late)
 
     async def submit(
-        self, commands: list[Command], *, may_be_shed: bool = True, waited_seconds: float = 0.0
-    ) -> list[Outcome]:
+        self,
+        commands: Sequence[Command[R_co]],
+        *,
+        may_be_shed: bool = True,
+        waited_seconds: float = 0.0,
+    ) -> list[Outcome[R_co]]:
         """Return the commands' outcomes once they are durable; who has waited waits less.
 
         Raises `Overloaded` when too much waits already, or for too long, and whatever holds for
@@ -230,7 +234,9 @@ class Coalescer:
             else:
                 _refuse(job, _contention(stuck_attempts))
 
-    async def _run_entries(self, commands: list[Command], stuck_attempts: int) -> list[Outcome]:
+    async def _run_entries(
+        self, commands: Sequence[Command[Any]], stuck_attempts: int
+    ) -> list[Outcome[Any]]:
         """Carry one job's commands out, in order, so that a bad or a stuck one fails alone."""
         try:
             return await self.ledger.execute(commands)
@@ -270,7 +276,7 @@ def _contention(attempts: int) -> Contention:
     return Contention("The stock is locked by another session.", attempts=attempts)
 
 
-async def _answer_all(jobs: list[Job], outcomes: list[Outcome]) -> None:
+async def _answer_all(jobs: list[Job], outcomes: list[Outcome[Any]]) -> None:
     """Answer a few at a time: the next batch's transaction goes on while answers are written."""
     start = 0
     for place, job in enumerate(jobs, start=1):
@@ -281,7 +287,7 @@ async def _answer_all(jobs: list[Job], outcomes: list[Outcome]) -> None:
             await asyncio.sleep(0)
 
 
-def _answer(job: Job, outcomes: list[Outcome]) -> None:
+def _answer(job: Job, outcomes: list[Outcome[Any]]) -> None:
     if not job.outcomes.done():
         job.outcomes.set_result(outcomes)
 

@@ -7,7 +7,7 @@ quarters full it is refused. So a flood for one SKU costs the buyers of the rest
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ QUEUE_SHARE = 4  # of the queue one in four is for those who are not of the crow
 class Job:
     """The commands of one request and the future of their outcomes."""
 
-    commands: list[Command]
-    outcomes: asyncio.Future[list[Outcome]]
+    commands: Sequence[Command[Any]]
+    outcomes: asyncio.Future[list[Outcome[Any]]]
     queued_at: float
     weight: int
     give_up_at: float
