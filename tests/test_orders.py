@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.replay import orders
-from service.replay.orders import make_plan, match_cancellations
+from service.replay.orders import match_cancellations, plan_replay
 from service.replay.orders_file import OrdersError, find_disagreement, read_orders
 from tests.conftest import REAL_ORDERS
 
@@ -75,12 +75,12 @@ def test_another_customers_purchase_or_none_named_is_no_match(unmatched):
 
 def test_skus_that_differ_in_case_are_different(small, matched):
     assert matched["C100005", 2] == ("100001", 5)
-    seed = make_plan(small, "p").seed
+    seed = plan_replay(small, "p").seed
     assert (seed["15056N"], seed["15056n"]) == (6, 4)
 
 
 def test_an_invoice_is_one_order_with_its_lines_as_they_stand(small):
-    order = make_plan(small, "p").orders[0]
+    order = plan_replay(small, "p").orders[0]
     assert order.seq == "p-100001"
     assert [(line.sku, line.quantity) for line in order.lines[:3]] == [
         ("MUG", 3),
@@ -91,7 +91,7 @@ def test_an_invoice_is_one_order_with_its_lines_as_they_stand(small):
 
 
 def test_a_credit_note_is_one_refund_for_each_order_that_it_reaches(small):
-    orders = {order.seq: order for order in make_plan(small, "p").orders}
+    orders = {order.seq: order for order in plan_replay(small, "p").orders}
     assert [(one.seq, one.units) for one in orders["p-100002"].returns] == [
         ("p-C100004-100002", {"TRAY": 4}),
         ("p-C100006-100002", {"TRAY": 6}),
@@ -103,29 +103,29 @@ def test_a_credit_note_is_one_refund_for_each_order_that_it_reaches(small):
 
 
 def test_a_negative_line_without_c_is_written_off(small):
-    (one,) = make_plan(small, "p").write_offs
+    (one,) = plan_replay(small, "p").write_offs
     assert (one.seq, one.sku, one.delta) == ("p-100008-1", "TRAY", -3)
 
 
 def test_codes_that_are_no_products_are_skus_like_any_other(small):
-    seed = make_plan(small, "p").seed
+    seed = plan_replay(small, "p").seed
     assert (seed["POST"], seed["BANK CHARGES"]) == (1, 1)
 
 
 def test_the_seed_is_what_the_orders_need_and_no_more(small):
-    plan = make_plan(small, "p")
+    plan = plan_replay(small, "p")
     assert plan.seed["TRAY"] == 10 + 5 + 3
     assert sum(plan.seed.values()) == plan.units_needed
 
 
 def test_scarce_stock_still_covers_every_write_off(small):
-    assert make_plan(small, "p", stock_share=0.5).seed["TRAY"] == 3 + 7
-    assert make_plan(small, "p", stock_share=0).seed["TRAY"] == 3
+    assert plan_replay(small, "p", stock_share=0.5).seed["TRAY"] == 3 + 7
+    assert plan_replay(small, "p", stock_share=0).seed["TRAY"] == 3
 
 
 def test_an_invoice_too_long_for_a_reservation_goes_in_parts(small, monkeypatch):
     monkeypatch.setattr(orders, "LINES_MAX", 3)
-    plan = make_plan(small, "p")
+    plan = plan_replay(small, "p")
     assert [order.seq for order in plan.orders[:2]] == ["p-100001", "p-100001+2"]
     assert [one.seq for one in plan.orders[1].returns] == ["p-C100005-100001+2"]
 
@@ -209,7 +209,7 @@ def test_the_matches_can_be_checked_against_a_file_which_may_disagree():
 
 @needs_real_orders
 def test_the_real_orders_come_to_what_is_known_of_them():
-    plan = make_plan(read_orders(REAL_ORDERS / "orders.csv"), "p")
+    plan = plan_replay(read_orders(REAL_ORDERS / "orders.csv"), "p")
     assert plan.lines == 10_023
     assert len(plan.orders) == 575
     assert max(len(order.lines) for order in plan.orders) == 620
