@@ -144,10 +144,8 @@ async def test_a_matches_file_that_disagrees_is_a_failure(server, tmp_path):
     )
     ended = await holdfast(server, "replay", SMALL, "--prefix", "other", "--matches", matches)
     assert ended.code == 1
-    assert (
-        "matches.csv says 4 of invoice 100003 line 2, holdfast found 4 of invoice 100002"
-        in ended.err
-    )
+    assert "matches.csv says 4 of invoice 100003 line 2" in ended.err
+    assert "holdfast found 4 of invoice 100002" in ended.err
 
 
 async def test_an_unreachable_service_an_unknown_key_and_a_bad_file_name_the_remedy(

@@ -33,9 +33,7 @@ async def run_replay(
     """
     plan = plan_replay(read_orders(file), prefix, stock_share)
     if not plan.requests:
-        raise OrdersError(
-            f"{file.name} has neither purchases nor write-offs, so there is nothing to send"
-        )
+        raise OrdersError(f"{file.name} has neither purchases nor write-offs: nothing to send")
     disagreement = find_disagreement(matches, plan.matches) if matches else None
     async with connected(url, key, concurrency) as client:
         click.echo(describe_plan(file.name, plan))
@@ -47,9 +45,7 @@ async def run_replay(
     if disagreement:
         failures.append(f"{disagreement}. See the matching rule in docs/replay.md.")
     if not failures:
-        click.echo(
-            "Everything held: in the second pass all answers were replays and no stock moved."
-        )
+        click.echo("Everything held: the second pass got only replays and moved no stock.")
     return failures
 
 
