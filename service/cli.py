@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from db.embedded.server import EmbeddedError
 from db.session.database import Database, DatabaseError
+from db.vocabulary import Scope
 from service.lab.command import lab
 from service.ops.metrics_directory import metrics_directory
 from service.settings import Settings
@@ -138,14 +139,14 @@ def key() -> None:
     "scopes",
     multiple=True,
     required=True,
-    type=click.Choice(["reserve", "stock", "read", "admin"]),
+    type=click.Choice([scope.value for scope in Scope]),
     help="What the key may do; may be repeated. Only admin implies the others.",
 )
 def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> None:
     """Print a new key, once: only its digest is stored."""
     from service.http.credentials import new_key, store_key  # noqa: PLC0415 - keeps `serve` quick to start
 
-    if source is None and "admin" not in scopes:
+    if source is None and Scope.ADMIN not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
     owner, value = _source("admin" if source is None else source), new_key()
 

@@ -12,7 +12,7 @@ from service.engine.queue import Queue, Submission
 
 
 def submission(
-    seq: Any, *skus: str, at: float = 0.0, commands: list[Command] | None = None
+    seq: Any, *skus: str, at: float = 0.0, commands: list[Command[Any]] | None = None
 ) -> Submission:
     lines = tuple(Line(sku, "main", 1) for sku in skus)
     order = Reserve("us", f"{seq}", None, lines, None, {}, reservation_id("us", f"{seq}"))
@@ -104,7 +104,7 @@ async def test_a_refused_job_leaves_no_trace():
 
 
 async def test_a_job_that_is_larger_than_the_queue_is_taken_when_nothing_waits():
-    cancel: list[Command] = [Cancel(Caller("us"), reservation_id("us", "x"))] * 9
+    cancel: list[Command[Any]] = [Cancel(Caller("us"), reservation_id("us", "x"))] * 9
     queue = queue_of(submission("large", commands=cancel), commands_max=4)
     assert len(queue.take(2, set())) == 1
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.domain.commands import Caller, Cancel, Command, Reserve, reservation_id
+from service.domain.commands import Caller, Cancel, Reserve, reservation_id
 from service.domain.errors import (
     Contention,
     InternalError,
@@ -147,7 +147,7 @@ async def test_a_refusal_as_contended_says_how_many_attempts_were_made():
 async def test_a_submission_that_names_a_locked_reservation_is_set_apart():
     """A command need not name a stock row: the reservation that it names can be locked."""
     id_ = reservation_id("us", "1")
-    cancel: Command = Cancel(Caller("us"), id_)
+    cancel = Cancel(Caller("us"), id_)
     naming = Submission([cancel], asyncio.Future(), 0.0, 1, 0.0)
     other = batch("B")[0]
     steps = split([naming, other], Indivisible({id_}), attempt=NOT_APART, attempts_max=1)

@@ -9,12 +9,12 @@ of its own, so a client that disconnects cancels nothing.
 import asyncio
 import math
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from service import metrics
-from service.domain.commands import Command, Outcome, weight_of
+from service.domain.commands import Command, Outcome, R_co, weight_of
 from service.domain.errors import OutcomeUnknown, Overloaded, ServiceError, Unavailable
 from service.engine.ledger import Indivisible, Ledger
 from service.engine.queue import Queue, Submission
@@ -78,8 +78,12 @@ class Coalescer:
         self._late_check = self._loop.call_later(LATE_CHECK_SECONDS, self._answer_late)
 
     async def submit(
-        self, commands: list[Command], *, may_be_shed: bool = True, waited_seconds: float = 0.0
-    ) -> list[Outcome]:
+        self,
+        commands: Sequence[Command[R_co]],
+        *,
+        may_be_shed: bool = True,
+        waited_seconds: float = 0.0,
+    ) -> list[Outcome[R_co]]:
         """Return the commands' outcomes once they are durable.
 
         The time that the request has already waited, `waited_seconds`, is deducted from the time in
@@ -234,15 +238,17 @@ class Coalescer:
             self._locked -= newly_locked
             self._start_lanes_soon()
 
-    async def _run_commands(self, commands: list[Command], attempt: int) -> list[Outcome]:
+    async def _run_commands(
+        self, commands: Sequence[Command[Any]], attempt: int
+    ) -> list[Outcome[Any]]:
         """Run commands of one submission; if they fail together, in parts and in order."""
         try:
             return await self.ledger.execute(commands)
         except (ServiceError, Indivisible) as failure:
             parts = split_commands(commands, failure, attempt=attempt)
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome[Any]] = {}
         for part in parts:
-            answers: list[Outcome] = (
+            answers: list[Outcome[Any]] = (
                 await self._run_commands([commands[place] for place in part.places], attempt)
                 if part.answer is None
                 else [part.answer] * len(part.places)
@@ -270,7 +276,7 @@ class Coalescer:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _answer_all(batch: list[Submission], outcomes: list[Outcome]) -> None:
+async def _answer_all(batch: list[Submission], outcomes: list[Outcome[Any]]) -> None:
     """Answer a few at a time, so that the next transaction goes on while answers are written."""
     start = 0
     for place, submission in enumerate(batch, start=1):
@@ -281,7 +287,7 @@ async def _answer_all(batch: list[Submission], outcomes: list[Outcome]) -> None:
             await asyncio.sleep(0)
 
 
-def _answer(submission: Submission, outcomes: list[Outcome]) -> None:
+def _answer(submission: Submission, outcomes: list[Outcome[Any]]) -> None:
     if not submission.outcomes.done():
         submission.outcomes.set_result(outcomes)
 

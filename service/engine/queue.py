@@ -7,7 +7,7 @@ queue is three quarters full. So a flood of requests for one SKU hardly delays b
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ QUEUE_SHARE = 4  # a quarter of the queue is reserved for submissions outside th
 class Submission:
     """The commands of one request and the future of their outcomes."""
 
-    commands: list[Command]
-    outcomes: asyncio.Future[list[Outcome]]
+    commands: Sequence[Command[Any]]
+    outcomes: asyncio.Future[list[Outcome[Any]]]
     queued_at: float
     weight: int
     """The lines of all the commands together."""

@@ -130,7 +130,9 @@ class Part:
     """The answer to each of the commands; None when they are to be run."""
 
 
-def split_commands(commands: Sequence[Command], failure: Failure, *, attempt: int) -> list[Part]:
+def split_commands(
+    commands: Sequence[Command[Any]], failure: Failure, *, attempt: int
+) -> list[Part]:
     """Return the parts that replace a failed run of commands, in the order in which to run them.
 
     Each command is in one of the parts, and within a part they keep their order.

@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from db.vocabulary import StrategyName
 from service.lab.experiment import FAULTS, PRESETS, Experiment
 
 if TYPE_CHECKING:
     from service.lab.report import LabReport
     from service.lab.session import Request
 
-STRATEGIES = (
-    "guard",
-    "version",
-    "pessimistic",
-    "serializable",
-    "advisory",
-    "redis",
-    "zookeeper",
-)  # as in db.strategies, which is slow to import
+STRATEGIES = tuple(name.value for name in StrategyName)
 CHECK_SECONDS = 1.0
 CLAIMS_SECONDS = 1.0
 NUMBER = click.IntRange(1, 1_000_000)
