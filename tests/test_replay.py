@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
-from service.client import Answer, Client, ClientError, connected
 
 from service.cli import cli
 from service.replay import client as client_module
+from service.replay.client import Answer, Client, ClientError, connected
 from service.replay.orders import make_plan
 from service.replay.orders_file import read_orders
 from service.replay.replay import (

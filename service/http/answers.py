@@ -7,7 +7,7 @@ from urllib.parse import quote
 from litestar.types import Receive, Scope, Send
 
 from service import metrics
-from service.domain.commands import Done
+from service.domain.commands import Done, Outcome
 from service.domain.errors import ServiceError
 from service.http.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
 from service.http.schemas import encode
@@ -86,7 +86,7 @@ def page_answer(items: Sequence[Any], next_cursor: str | None) -> Answer:
 
 
 def resource_answer(
-    done: Done, value: Any, *, version: int | None = None, location: str | None = None
+    done: Done[Any], value: Any, *, version: int | None = None, location: str | None = None
 ) -> Answer:
     """Return a resource that a command made or moved, with its version as ETag."""
     headers: list[Header] = []
@@ -96,7 +96,16 @@ def resource_answer(
         headers.append((b"location", location.encode()))
     if done.replayed:
         headers.append(REPLAYED)
-    return json_answer(done.status, value, *headers)
+    return json_answer(status_of(done), value, *headers)
+
+
+def status_of(outcome: Outcome[Any]) -> int:
+    """Return the HTTP status of an outcome."""
+    if isinstance(outcome, ServiceError):
+        return outcome.status
+    if outcome.effect == "created":
+        return 201
+    return 204 if outcome.value is None else 200
 
 
 def single_answer(value: Any, version: int, if_none_match: bytes | None) -> Answer:

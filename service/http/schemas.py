@@ -12,6 +12,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from db import rows
+from db.vocabulary import MovementKind, State
 from service.domain.errors import ERRORS_MAX
 
 encode = msgspec.json.Encoder().encode
@@ -54,7 +55,7 @@ class ReservationAnswer(Answer):
     id: UUID
     source: str
     seq: str
-    state: Literal["held", "confirmed", "cancelled", "expired", "refunded", "rejected"]
+    state: State
     version: int
     lines: list[LineAnswer]
     hold_seconds: int | None
@@ -121,9 +122,7 @@ class MovementAnswer(Answer):
     sku: str
     location: str
     version: int
-    kind: Literal[
-        "set", "import", "adjust", "delete", "reserve", "confirm", "cancel", "expire", "refund"
-    ]
+    kind: MovementKind
     available_delta: int
     held_delta: int
     reservation_id: UUID | None

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from msgspec.json import encode
 
-from service.client import Answer, Client, ClientError, JobMismatch
+from service.replay.client import Answer, Client, ClientError, JobMismatch
 from service.replay.orders import Order, OrderLine, Plan, Return, WriteOff
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.client import connected
+from service.replay.client import connected
 from service.replay.orders import Plan, Unmatched, make_plan
 from service.replay.orders_file import OrdersError, find_disagreement, read_orders
 from service.replay.replay import Pass, Replay, seed

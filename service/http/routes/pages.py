@@ -12,7 +12,7 @@ from litestar.types import ASGIApp
 
 from db.queries import lists
 from db.session.database import DatabaseError
-from service.domain.commands import Command, Done, Outcome
+from service.domain.commands import Command, Done, Outcome, R_co
 from service.domain.errors import (
     ExceedsRefundable,
     Forbidden,
@@ -116,7 +116,7 @@ async def reserve(request: HttpRequest) -> ASGIApp:
         return _sent_before(session, error, f"/reservations/{command.effective_id}")
     except CORRECTABLE as error:
         return await _home(request, session, error=error, reserve=form)
-    row: Any = done.value
+    row = done.value
     return _sent_on(f"/reservations/{row.id}", done.replayed)
 
 
@@ -132,7 +132,7 @@ async def refund(request: HttpRequest) -> ASGIApp:
         return _sent_before(session, error, "/")
     except CORRECTABLE as error:
         return await _home(request, session, error=error, refund=form)
-    row: Any = done.value
+    row = done.value
     return _sent_on(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
 
 
@@ -219,11 +219,11 @@ async def _submitted(request: HttpRequest, action: str) -> tuple[Session, Form, 
     return session, form, token.seq
 
 
-async def _submit(request: HttpRequest, command: Command) -> Outcome:
+async def _submit(request: HttpRequest, command: Command[R_co]) -> Outcome[R_co]:
     return (await services_of(request).coalescer.submit([command]))[0]
 
 
-def _accepted(outcome: Outcome) -> Done:
+def _accepted(outcome: Outcome[R_co]) -> Done[R_co]:
     if isinstance(outcome, ServiceError):
         raise outcome
     return outcome

@@ -8,6 +8,7 @@ from litestar.types import ASGIApp
 
 from db import rows
 from db.queries import lists
+from db.vocabulary import State
 from service.domain.commands import (
     Caller,
     Cancel,
@@ -15,6 +16,7 @@ from service.domain.commands import (
     Confirm,
     Extend,
     Outcome,
+    R_co,
     RefundUnits,
     Reserve,
     merge_lines,
@@ -31,7 +33,6 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
-from service.domain.lifecycle import State
 from service.http.answers import (
     Answer,
     json_answer,
@@ -40,6 +41,7 @@ from service.http.answers import (
     problem_answer,
     resource_answer,
     single_answer,
+    status_of,
 )
 from service.http.operation import Parameter, Success, documented
 from service.http.query import Moment, Query, Step, Text, cursor_after
@@ -110,7 +112,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
     caller = await caller_of(request, "reserve")
-    waited_seconds = await services_of(request).coalescer.expect_room()
+    waited_seconds = await services_of(request).coalescer.wait_for_space()
     body = await read_body(request, ReserveBody)
     command = _reserve(caller, body, seq_of(request, body.seq))
     return _reserved(await _submit(request, command, waited_seconds), request)
@@ -130,7 +132,7 @@ async def reserve_batch(request: HttpRequest) -> ASGIApp:
     """Carry out up to 1,000 reservations as if they were sent one after another."""
     caller = await caller_of(request, "reserve")
     entries = [_entry(caller, entry) for entry in await read_batch(request)]
-    commands: list[Command] = [entry for entry in entries if isinstance(entry, Reserve)]
+    commands = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await services_of(request).coalescer.submit(commands) if commands else [])
     instance = request.scope["path"]
     results = [
@@ -295,7 +297,7 @@ async def refund(request: HttpRequest) -> ASGIApp:
     outcome = await _submit(request, command)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
-    row: Any = outcome.value
+    row = outcome.value
     address = f"/v1/reservations/{row.reservation_id}/refunds/{row.id}"
     return resource_answer(outcome, refund_answer(row), version=1, location=address)
 
@@ -382,17 +384,19 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
     )
 
 
-async def _submit(request: HttpRequest, command: Command, waited_seconds: float = 0.0) -> Outcome:
+async def _submit(
+    request: HttpRequest, command: Command[R_co], waited_seconds: float = 0.0
+) -> Outcome[R_co]:
     coalescer = services_of(request).coalescer
     return (await coalescer.submit([command], waited_seconds=waited_seconds))[0]
 
 
-async def _moved(request: HttpRequest, command: Command) -> Answer:
+async def _moved(request: HttpRequest, command: Command[rows.Reservation]) -> Answer:
     """Carry a transition out and return the reservation."""
     outcome = await _submit(request, command)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
-    row: Any = outcome.value
+    row = outcome.value
     return resource_answer(outcome, reservation_answer(row), version=row.version)
 
 
@@ -451,10 +455,10 @@ def _entry(caller: Caller, entry: ReserveBody | InvalidEntry) -> Reserve | Servi
         return error.as_value()
 
 
-def _reserved(outcome: Outcome, request: HttpRequest) -> Answer:
+def _reserved(outcome: Outcome[rows.Reservation], request: HttpRequest) -> Answer:
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
-    row: Any = outcome.value
+    row = outcome.value
     return resource_answer(
         outcome,
         reservation_answer(row),
@@ -463,16 +467,16 @@ def _reserved(outcome: Outcome, request: HttpRequest) -> Answer:
     )
 
 
-def _result(outcome: Outcome, instance: str) -> dict[str, Any]:
+def _result(outcome: Outcome[rows.Reservation], instance: str) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
         return {
-            "status": outcome.status,
+            "status": status_of(outcome),
             "replayed": outcome.replayed,
             "problem": problem(outcome, instance),
         }
-    row: Any = outcome.value
+    row = outcome.value
     return {
-        "status": outcome.status,
+        "status": status_of(outcome),
         "replayed": outcome.replayed,
         "reservation": reservation_answer(row),
     }

@@ -11,6 +11,7 @@ from service.domain.commands import (
     Command,
     DeleteStock,
     Outcome,
+    R_co,
     SetStock,
 )
 from service.domain.errors import (
@@ -107,8 +108,8 @@ async def set_stock(request: HttpRequest) -> ASGIApp:
     )
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
-    row: Any = outcome.value
-    address = stock_path(sku, location) if outcome.status == 201 else None
+    row = outcome.value
+    address = stock_path(sku, location) if outcome.effect == "created" else None
     return resource_answer(outcome, stock_answer(row), version=row.version, location=address)
 
 
@@ -145,7 +146,7 @@ async def adjust_stock(request: HttpRequest) -> ASGIApp:
     outcome = await _submit(request, command)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
-    row: Any = outcome.value
+    row = outcome.value
     return resource_answer(
         outcome, row._asdict(), version=row.version, location=stock_path(row.sku, row.location)
     )
@@ -313,11 +314,11 @@ async def import_stock(request: HttpRequest) -> ASGIApp:
         outcome = await services_of(request).imports.run(caller.source, job, raw)
     if isinstance(outcome, ServiceError):
         return problem_answer(outcome, request.scope["path"])
-    row: Any = outcome.value
+    row = outcome.value
     return resource_answer(outcome, import_answer(row))
 
 
-async def _submit(request: HttpRequest, command: Command) -> Outcome:
+async def _submit(request: HttpRequest, command: Command[R_co]) -> Outcome[R_co]:
     return (await services_of(request).coalescer.submit([command]))[0]
 
 
