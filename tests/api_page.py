@@ -137,9 +137,11 @@ def answer_of(response: httpx.Response) -> str:
     """Return an answer as a block shows it."""
     status = HTTPStatus(response.status_code)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
-    for name in SHOWN_HEADERS:
-        if name in response.headers:
-            lines.append(f"{name}: {response.headers[name].partition(';')[0]}")
+    lines += [
+        f"{name}: {response.headers[name].partition(';')[0]}"
+        for name in SHOWN_HEADERS
+        if name in response.headers
+    ]
     if response.content:
         lines += ["", shown_body(response)]
     return "\n".join(lines) + "\n"
