@@ -16,7 +16,7 @@ from db.strategies.guard import Guard
 from service.domain import planner
 from service.domain.commands import Command, Done, Reserve, SetStock, reservation_id, verdict_of
 from service.domain.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
-from service.engine.coalescer import Coalescer, Limits
+from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger, RetryPolicy
 from service.engine.sweeper import sweep
 
@@ -51,7 +51,7 @@ async def working(url: str, **limits: Any) -> AsyncIterator[Any]:
     """A coalescer; what it was given is answered in the end."""
     database = Database(url, pool_size=4, timeouts=IMPATIENT)
     ledger = Ledger(database, Guard(), RetryPolicy(attempts_max=4))
-    coalescer = Coalescer(ledger, Limits(**limits))
+    coalescer = Coalescer(ledger, CoalescerLimits(**limits))
     for sku in "ABC":
         await ledger.execute([SetStock(sku, "main", 1000, None, None, None)])
     yield coalescer
@@ -65,7 +65,7 @@ async def coalescer(database_url: str) -> AsyncIterator[Coalescer]:
         yield made
 
 
-def begin(coalescer: Coalescer, *jobs: list[Command]) -> list[asyncio.Task[Any]]:
+def begin(coalescer: Coalescer, *jobs: list[Command[Any]]) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(coalescer.submit(job)) for job in jobs]
 
 
@@ -190,7 +190,7 @@ async def filled(coalescer: Coalescer) -> tuple[Gate, list[asyncio.Task[Any]]]:
 
 
 async def test_more_than_may_wait_is_refused(database_url):
-    async with working(database_url, queued_commands_max=5, room_seconds=0) as coalescer:
+    async with working(database_url, queued_commands_max=5, full_wait_seconds=0) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
         await gate.reached.wait()
@@ -204,13 +204,13 @@ async def test_more_than_may_wait_is_refused(database_url):
 
 
 async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
-    async with working(database_url, queued_commands_max=2, room_seconds=0.5) as coalescer:
+    async with working(database_url, queued_commands_max=2, full_wait_seconds=0.5) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
         await gate.reached.wait()
         taken += begin(coalescer, [reserve(1)], [reserve(2)])
         await asyncio.sleep(0)
-        expecting = asyncio.create_task(coalescer.expect_room())
+        expecting = asyncio.create_task(coalescer.wait_for_space())
         late = begin(coalescer, [reserve("late")], [reserve(n) for n in range(10, 40)])
         await asyncio.sleep(0)
         assert not any(task.done() for task in [expecting, *late])
@@ -219,12 +219,12 @@ async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
             "created"
         }
         assert await expecting >= 0.25  # half of what was asked for, the least that jitter leaves
-        assert await coalescer.expect_room() == 0
+        assert await coalescer.wait_for_space() == 0
 
 
 async def test_the_more_wait_for_room_the_longer_they_wait(database_url):
     """So that many are not refused at a higher rate than few."""
-    limits = {"room_seconds": 0, "refusals_per_second": 10, "room_seconds_max": 0.4}
+    limits = {"full_wait_seconds": 0, "refusals_per_second": 10, "full_wait_seconds_max": 0.4}
     async with working(database_url, queued_commands_max=1, **limits) as coalescer:
         gate, taken = await filled(coalescer)
         began_at = asyncio.get_running_loop().time()
@@ -245,7 +245,7 @@ async def test_who_has_waited_for_room_waits_less_for_the_answer(database_url):
 
 
 async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
-    async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+    async with working(database_url, queued_commands_max=1, full_wait_seconds=0) as coalescer:
         await coalescer.submit([reserve("overdue")])
         connection = await asyncpg.connect(database_url)
         await connection.execute("UPDATE reservation SET expires_at = clock_timestamp()")
@@ -259,10 +259,10 @@ async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
 
 
 async def test_who_expects_room_and_finds_none_is_refused(database_url):
-    async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+    async with working(database_url, queued_commands_max=1, full_wait_seconds=0) as coalescer:
         gate, taken = await filled(coalescer)
         with pytest.raises(Overloaded):
-            await coalescer.expect_room()
+            await coalescer.wait_for_space()
         gate.opened.set()
         await settled(taken)
 
@@ -345,9 +345,9 @@ async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coal
 
 
 async def test_who_waits_for_room_while_the_service_shuts_down_is_told(database_url):
-    async with working(database_url, queued_commands_max=1, room_seconds=0.02) as coalescer:
+    async with working(database_url, queued_commands_max=1, full_wait_seconds=0.02) as coalescer:
         gate, taken = await filled(coalescer)
-        waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.expect_room())]
+        waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.wait_for_space())]
         await asyncio.sleep(0)
         gate.opened.set()
         await coalescer.drain()

@@ -22,7 +22,7 @@ from service.domain.errors import (
     Unavailable,
 )
 from service.engine.audits import Audits
-from service.engine.coalescer import Coalescer, Limits
+from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
@@ -146,7 +146,7 @@ def build_services(settings: Settings) -> Services:
     )
     rate_limit = RateLimit(settings.rate_limit)
     ledger = Ledger(database, strategy, retry_policy(settings))
-    limits = Limits(
+    limits = CoalescerLimits(
         lanes=settings.lanes,
         queued_commands_max=settings.queue_max,
         drain_seconds_max=settings.drain_seconds,

@@ -112,7 +112,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 async def reserve(request: HttpRequest) -> ASGIApp:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
     caller = await caller_of(request, "reserve")
-    waited_seconds = await services_of(request).coalescer.expect_room()
+    waited_seconds = await services_of(request).coalescer.wait_for_space()
     body = await read_body(request, ReserveBody)
     command = _reserve(caller, body, seq_of(request, body.seq))
     return _reserved(await _submit(request, command, waited_seconds), request)
