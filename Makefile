@@ -97,7 +97,7 @@ $(BIN)/holdfast: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(call INSTALL,requirements.lock)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib service db || true  # some packages ship templates
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib service db holdfast.py || true  # some packages ship templates
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(BIN)/holdfast

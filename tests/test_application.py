@@ -135,3 +135,8 @@ def hide(monkeypatch, package, *importers):
         if name.partition(".")[0] == package or name in importers:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_containers_build_context_holds_all_that_is_installed(name):
+    assert f"!{name}" in (REPOSITORY / ".dockerignore").read_text().splitlines()
