@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from db.lab.observation import Observer, drop_connections, kill_writer, locked_rows
+from db.vocabulary import DISTRIBUTED_STRATEGIES
 from service.lab.experiment import Experiment
-from service.lab.holder import EXPIRY_SECONDS, freeze_holder
+from service.lab.holder import freeze_holder
 
 KILL_SECONDS = 0.25  # between two kills: each costs a service a new connection
 DROP_SECONDS = 1.0  # a database that loses all connections does so rarely
@@ -41,7 +42,7 @@ async def _kill(context: FaultContext) -> None:
 async def _pause(context: FaultContext) -> None:
     """Pause the holder of the most popular SKU's lock: first outside the database, then inside."""
     await asyncio.sleep(PAUSE_SECONDS * context.chance.uniform(0.3, 0.6))
-    if context.experiment.strategy in EXPIRY_SECONDS:
+    if context.experiment.strategy in DISTRIBUTED_STRATEGIES:
         await freeze_holder(context.experiment, context.url)
     async with locked_rows(context.observer, context.experiment.sku_names[0]):
         await asyncio.sleep(PAUSE_SECONDS)
