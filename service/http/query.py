@@ -13,7 +13,7 @@ from service.domain.errors import InvalidRequest
 from service.http.requests import HttpRequest
 from service.input.bodies import CONTROL, NAME_MAX, VERSION_MAX
 from service.input.messages import near
-from service.input.names import name_at, place_at
+from service.input.names import name_at, path_name_at
 
 PARAMETERS_MAX = 20
 PARAMETER_NAME_MAX = 64  # characters of an unknown one that are told
@@ -67,7 +67,7 @@ class Query:
     def place(self, name: str) -> str | None:
         """Take a parameter that is a SKU or a location."""
         value = self.text(name)
-        return None if value is None else place_at(name, value)
+        return None if value is None else path_name_at(name, value)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
         """Take a parameter that is one of a few words."""

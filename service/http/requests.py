@@ -24,7 +24,7 @@ from service.http.worker_state import Services
 from service.input import headers
 from service.input.bodies import Body, ReserveBody
 from service.input.json_text import BOM
-from service.input.names import place_at
+from service.input.names import path_name_at
 from service.input.parsing import InvalidEntry, parse, parse_batch
 
 HttpRequest = Request[Any, Any, Any]
@@ -207,7 +207,7 @@ def place(value: str, name: str) -> str:
         text = unquote_to_bytes(value.replace(UNDECODED, "%FF")).decode()
     except UnicodeDecodeError:
         raise InvalidRequest.at(name, "is not UTF-8") from None
-    return place_at(name, text)
+    return path_name_at(name, text)
 
 
 def identifier(value: str, kind: str = "reservation") -> UUID:
