@@ -143,7 +143,7 @@ def key() -> None:
 )
 def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> None:
     """Print a new key, once: only its digest is stored."""
-    from service.http.credentials import new_key, store_key  # noqa: PLC0415 - keeps `serve` quick to start
+    from service.http.authentication import new_key, store_key  # noqa: PLC0415 - keeps `serve` quick to start
 
     if source is None and "admin" not in scopes:
         raise click.UsageError("--source is needed unless the scope is admin")
