@@ -14,19 +14,21 @@ run: $(BIN)/holdfast  ## serve on 127.0.0.1:8000 with a private PostgreSQL
 
 setup: $(BIN)/holdfast  ## make .venv with .venv/bin/holdfast in it
 
-test: $(VENV)/dev  ## run every test (ARGS="-k name" picks some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/dev  ## run every test, in two processes for each core (ARGS="-k name" picks some)
+	@$(PYTEST) $(ARGS)
+
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-strategies: $(VENV)/dev  ## run the contract's tests with each strategy in turn
 	@for strategy in $(STRATEGIES); do echo "Strategy $$strategy"; \
-		HOLDFAST_TEST_STRATEGY=$$strategy $(BIN)/python -m pytest $(CONTRACT) $(ARGS) || exit 1; done
+		HOLDFAST_TEST_STRATEGY=$$strategy $(PYTEST) $(CONTRACT) $(ARGS) || exit 1; done
 
 STRATEGIES ?= guard version pessimistic serializable advisory redis zookeeper
 CONTRACT ?= $(addprefix tests/test_,$(addsuffix .py,identity reservations expiry refunds stock \
 	imports batch two_services races page))
 
 test-pooler: $(VENV)/dev  ## run the contract's tests through PgBouncer in transaction mode
-	@HOLDFAST_TEST_POOLER=1 $(BIN)/python -m pytest $(CONTRACT) $(ARGS)
+	@HOLDFAST_TEST_POOLER=1 $(PYTEST) $(CONTRACT) $(ARGS)
 
 services:  ## install Debian's servers and clients that some strategies and tests need
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && $(INSTALL_SERVICES); \

@@ -47,21 +47,21 @@ PAGE = """# Attacks
 
 {made_by}
 
-{others:g} reservations a second arrive for {skus:,} SKUs (an open loop), in a database that holds
-{stored:,} reservations, at one worker. *Before* and *during* are the p99 of these others, in
-milliseconds, each measured for {seconds} seconds; the ratio is to be at most {at_most:g}.
-*Memory* is how much the worker's memory grew at the most, in MiB; it is to be at most
-{memory_at_most}. *Requests* and *MB* a second are what the attack took, from {rounds} rounds.
+{others:g} reservations a second arrive for {skus:,} SKUs (an open loop) at one worker, in a
+database that holds {stored:,} reservations: the *others*. *Before* and *during* are the p99 of the
+others in milliseconds, each measured for {seconds} seconds. The goal is a ratio of at most
+{at_most:g}. *Memory* is the largest growth of the worker's memory, in MiB; the goal is at most
+{memory_at_most}. *Requests* and *MB* a second are the rates of the attack, from {rounds} rounds.
 
 {table}
 
-The attackers never pause, and on a machine with two cores they, the others, the worker and
-PostgreSQL share these. A ratio above {at_most:g} has one of two reasons. The kernel and the
-attacker take the cores to move the bytes (the head of 50 MB, the key of 5 MB, the unfinished
-bodies). Or one step that can't be interrupted is long: the check that 4 MiB are JSON at all takes 7
-to 15 ms in C, and whatever arrives meanwhile waits for it (the batches). A key whose body took long
-to look into waits ten times as long before its next large one is read, which keeps these steps to a
-tenth of the time; a request in ten meets one, and so the 99th percentile does.
+The attackers never pause. On a machine with two cores they share these with the others, the worker
+and PostgreSQL. A ratio above {at_most:g} has one of two reasons. Either the kernel and the attacker
+take the cores to move the bytes (the head of 50 MB, the key of 5 MB, the unfinished bodies), or a
+step that can't be interrupted is long. The check that 4 MiB are JSON takes 7 to 15 ms in C, and
+requests that arrive meanwhile wait for it (the batches). After a body that took long to check, the
+next large body of the same key waits ten times as long before it is read. This limits such steps to
+a tenth of the time. One request in ten meets such a step, so the 99th percentile does too.
 
 {descriptions}
 """

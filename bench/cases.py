@@ -12,17 +12,17 @@ EMPTY, GROWN = "empty", "grown"  # of bench.growth
 POOLED = "holdfast, PgBouncer"  # of bench.pooler
 
 SERVICES = {
-    BARE: "a Litestar route on the same server that validates the same body and builds the same"
-    " answer, and writes nothing, as uvicorn serves it: the limit",
+    BARE: "a Litestar route on the same server that validates the same body, builds the same answer"
+    " and writes nothing, served by uvicorn: the limit",
     BARE_WHOLE: "the same with Holdfast's own connections, where an answer leaves in one write"
     " (docs/decisions.md, 17)",
-    TEXTBOOK: "what teams write: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, a transaction"
-    " for each request; no ledger, no replays",
-    GUARDED: "the same with a guarded update in place of the lock",
+    TEXTBOOK: "the usual code of a team: FastAPI, SQLAlchemy's ORM, `SELECT … FOR UPDATE`, one"
+    " transaction for each request; no ledger, no replays",
+    GUARDED: "the same with a guarded update instead of the lock",
     CAREFUL: "FastAPI and asyncpg without an ORM: one transaction for each request, unique key,"
     " guarded update, ledger",
-    LUA: "FastAPI, the whole reservation as a Lua script in Redis; when it answers, nothing is on"
-    " disk",
+    LUA: "FastAPI, with the whole reservation as a Lua script in Redis; when it answers, nothing is"
+    " on disk",
     STATEMENT: "no service: one connection that sends the ledger's own statement and COMMIT, with"
     " rows made beforehand",
 }

@@ -55,9 +55,9 @@ PAGE = """# Endurance
 
 One stock row takes reservations from {connections} connections for {minutes:g} minutes, through one
 worker, on the private PostgreSQL with its default settings. The load comes in slices of {seconds}
-seconds; after each, the worker's resident memory (what it shares with its parent included) and
-PostgreSQL's statistics of `stock` are noted. *HOT* is the share of updates so far that touched no
-index; *vacuums* are those that autovacuum has made.
+seconds. After each slice, the page notes the worker's resident memory (including the memory that it
+shares with its parent) and PostgreSQL's statistics of `stock`. *HOT* is the share of updates so far
+that changed no index. *Vacuums* is the number of runs of autovacuum.
 
 {goals}
 

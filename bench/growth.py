@@ -42,23 +42,24 @@ PAGE = """# Growth
 
 {made_by}
 
-Does a full database make Holdfast slower? Two databases on one PostgreSQL, each with its own
-`holdfast serve`: *empty* has {empty_skus:,} SKUs; *grown* has {skus:,} SKUs and {reservations:,}
-stored reservations, each with a line and a movement, and its books balance. Only the ratios mean
-something, and only within this run: both are loaded in turn, {rounds} rounds of {seconds} seconds
-each, from 64 connections; figures are medians, ratios have their smallest and largest in brackets.
+Does a full database make Holdfast slower? Two databases are on one PostgreSQL, each with its own
+`holdfast serve`. *Empty* has {empty_skus:,} SKUs. *Grown* has {skus:,} SKUs and {reservations:,}
+stored reservations, each with a line and a movement, and its books balance. Only ratios are
+meaningful, and only within this run: both are loaded in turn, {rounds} rounds of {seconds} seconds
+each, from 64 connections. Figures are medians; a ratio has its smallest and largest value in
+brackets.
 
 {goals}
 
 {table}
 
-Before the first round both are loaded for {warm_up} seconds over all their SKUs, which does not
-count: after a checkpoint each page is logged whole when it is first touched, and a large database
-has more pages to touch. A running service pays that once per checkpoint, every 15 minutes;
-checkpoints during the rounds: {checkpoints}. What the loads reserve is stored, too: *empty* ended
-with {empty_reservations:,} reservations, *grown* with {grown_reservations:,}.
+Before the first round, both databases are loaded for {warm_up} seconds over all their SKUs, which
+does not count. After a checkpoint, each page is logged as a whole when it is first changed, and a
+large database has more pages to change. A running service pays this once per checkpoint, every 15
+minutes. Checkpoints during the rounds: {checkpoints}. The reservations of the load are stored too:
+*empty* ended with {empty_reservations:,} reservations, *grown* with {grown_reservations:,}.
 
-On disk before the rounds, vacuumed, with indexes just built:
+On disk before the rounds, vacuumed, with freshly built indexes:
 
 {sizes}
 """

@@ -52,19 +52,20 @@ PAGE = """# Latency
 
 ## At a fixed rate of arrivals
 
-Requests for one unit of one of {skus:,} SKUs are due at random moments, at a fixed rate on average,
-whatever becomes of those before them (an open loop), and latency counts from the moment a request
-was due. *Capacity* is what {crowd} connections that ask again at once got out of the service in
-this run. Medians of {rounds} rounds of {seconds} seconds.
+Each request is for one unit of one of {skus:,} SKUs. Requests are due at random moments, at a fixed
+rate on average, whether earlier ones are answered or not (an open loop). Latency counts from the
+moment at which a request was due. *Capacity* is the rate that {crowd} connections reached in this
+run when each sent its next request at once. Medians of {rounds} rounds of {seconds} seconds.
 
 {shares}
 
 ## In a flood
 
-So many connections want the same SKU, ask again the moment they are answered, and heed no
-Retry-After; meanwhile {others:g} requests a second arrive for other SKUs. *Peak* is the largest
-number of reservations a second among the rows of a round, *own* the others' p99 beside {crowd}
-connections. The goals: {goodput:g} of the peak, and others' p99 within {at_most:g} times their own.
+Many connections want the same SKU, ask again as soon as they are answered, and ignore Retry-After.
+Meanwhile {others:g} requests a second arrive for other SKUs: the *others*. *Peak* is the largest
+number of reservations a second among the rows of a round. *Of their own* compares the others' p99
+with their p99 beside {crowd} connections. The goals: {goodput:g} of the peak, and a p99 of the
+others within {at_most:g} times their own.
 
 {flood}
 """

@@ -18,16 +18,16 @@ PAGE = """# Benchmarks
 
 {made_by}
 
-Only the ratios mean something, and only within this run: the services of a comparison stand side by
-side and are loaded in turn, {rounds} rounds of {seconds} seconds each; figures are medians, ratios
-have their smallest and largest in brackets. Where a case says nothing else there are 64
-connections.
+Only ratios are meaningful, and only within this run. The services of a comparison run side by side
+and are loaded in turn, {rounds} rounds of {seconds} seconds each. Figures are medians; a ratio has
+its smallest and largest value in brackets. A case without another number has 64 connections.
 
 {goals}
 
-Where a goal is not reached, [profile.md](profile.md) says what stands in the way. Other
-measurements have pages of their own: [latency and floods](benchmarks/latency.md),
-[growth](benchmarks/growth.md), [ten minutes on one row](benchmarks/endurance.md).
+Where a goal is missed, [profile.md](profile.md#why-some-goals-are-missed) explains why. Other
+measurements have their own pages: [latency and floods](benchmarks/latency.md),
+[growth](benchmarks/growth.md), [ten minutes on one row](benchmarks/endurance.md),
+[attacks](benchmarks/attacks.md).
 
 ![Requests a second on one hot SKU]({plot})
 

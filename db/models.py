@@ -25,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from db.vocabulary import RESERVATION_KINDS, MovementKind, Scope, State, sql_list
+
 BYTEWISE = Text(collation="C")
 MOMENT = DateTime(timezone=True)
 
@@ -75,10 +77,7 @@ class Reservation(Base):
     __tablename__ = "reservation"
     __table_args__ = (
         UniqueConstraint("source", "seq"),
-        CheckConstraint(
-            "state IN ('held', 'confirmed', 'cancelled', 'expired', 'refunded', 'rejected')",
-            name="state",
-        ),
+        CheckConstraint(f"state IN ({sql_list(State)})", name="state"),
         CheckConstraint("version >= 1", name="version"),
         CheckConstraint(
             "state NOT IN ('held', 'cancelled', 'expired') OR expires_at IS NOT NULL",
@@ -194,14 +193,9 @@ class Movement(Base):
 
     __tablename__ = "movement"
     __table_args__ = (
+        CheckConstraint(f"kind IN ({sql_list(MovementKind)})", name="kind"),
         CheckConstraint(
-            "kind IN ('set', 'import', 'adjust', 'delete',"
-            " 'reserve', 'confirm', 'cancel', 'expire', 'refund')",
-            name="kind",
-        ),
-        CheckConstraint(
-            "(reservation_id IS NOT NULL)"
-            " = (kind IN ('reserve', 'confirm', 'cancel', 'expire', 'refund'))",
+            f"(reservation_id IS NOT NULL) = (kind IN ({sql_list(RESERVATION_KINDS)}))",
             name="reservation_id",
         ),
         Index(
@@ -245,7 +239,7 @@ class ApiKey(Base):
     __table_args__ = (
         UniqueConstraint("digest"),
         CheckConstraint(
-            "scopes <@ ARRAY['reserve', 'stock', 'read', 'admin'] AND cardinality(scopes) > 0",
+            f"scopes <@ ARRAY[{sql_list(Scope)}] AND cardinality(scopes) > 0",
             name="scopes",
         ),
     )

@@ -5,7 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram
 REQUESTS = Counter("holdfast_requests", "Requests answered.", ["route", "method", "status"])
 OUTCOMES = Counter(
     "holdfast_outcomes", "Commands answered.", ["command", "outcome"]
-)  # outcome: created, done, replayed or an error code
+)  # outcome: created, changed, unchanged or an error's code
 CONFLICTS = Counter(
     "holdfast_conflicts", "Transactions that lost a race.", ["kind", "sku_class"]
 )  # sku_class: hot, cold or none, see service/contention.py

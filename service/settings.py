@@ -7,7 +7,8 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.roles import Addresses
-from db.strategies import STRATEGIES, check_strategy
+from db.strategies import check_strategy
+from db.vocabulary import StrategyName
 
 AdminKey = Annotated[
     str, StringConstraints(pattern=r"^[\x21-\x7e]+$", min_length=32, max_length=200)
@@ -46,9 +47,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="Processes that answer requests; one saturates one core."
     )
-    strategy: Literal[
-        "guard", "version", "pessimistic", "serializable", "advisory", "redis", "zookeeper"
-    ] = Field("guard", description=f"How stock is kept apart: {', '.join(STRATEGIES)}.")
+    strategy: StrategyName = Field(
+        StrategyName.GUARD, description=f"How stock is kept apart: {', '.join(StrategyName)}."
+    )
     redis_url: str | None = Field(
         None, description="Where the strategy redis keeps its locks: redis://host:port/0."
     )

@@ -7,7 +7,6 @@
 
 import asyncio
 import os
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,7 @@ import httpx
 import hypothesis
 import pytest
 
-from db.embedded.server import EmbeddedPostgres
-from db.migrate import upgrade
 from db.queries.audit import audit
-from db.roles import Role
 from db.session.database import Database
 from service.http.app import Application, create_app
 from service.http.authentication import new_key, store_key
@@ -35,20 +31,32 @@ from tests.brokers import (
     running_zookeeper,
     zookeeper_hosts,
 )
-from tests.roles import as_role, as_superuser, known, owner_clause
+from tests.postgres import fresh_database, make_template, named, running_postgres
+from tests.roles import as_superuser
 
-TEMPLATE = "holdfast_template"
+__all__ = ["fresh_database", "named"]
 
+# No test asserts a time: an example is slow where other processes use the machine.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 hypothesis.settings.register_profile(
     "unshrunk",  # for mutants: that a test is red is enough
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
 
-if not os.environ.get("HOLDFAST_TEST_DATABASE_URL"):
+GIVEN_SERVER = os.environ.get("HOLDFAST_TEST_DATABASE_URL")
+if not GIVEN_SERVER:
     os.environ.pop("HOLDFAST_DATABASE_URL", None)
 
-
 STRATEGY = os.environ.get("HOLDFAST_TEST_STRATEGY", "guard")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: two processes for each core, since tests wait more than they compute.
+
+    A server that the caller has named has room for one.
+    """
+    return 1 if GIVEN_SERVER else 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="session")
@@ -81,48 +89,18 @@ def settings_of(strategy: str, brokers: dict[str, Callable[[], dict[str, str]]])
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL that holds a migrated template, for who may create databases."""
-    given = os.environ.get("HOLDFAST_TEST_DATABASE_URL")
-    if given:
-        asyncio.run(make_template(given))
-        yield given
+    """The address of this process's PostgreSQL, which holds a migrated template.
+
+    Its role may create databases.
+    """
+    if GIVEN_SERVER:
+        asyncio.run(make_template(GIVEN_SERVER))
+        yield GIVEN_SERVER
         return
-    fast = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
-    directory = tmp_path_factory.mktemp("postgres")
-    with EmbeddedPostgres(directory, settings=fast) as postgres, known(postgres.addresses):
-        asyncio.run(make_template(postgres.url))
-        yield postgres.url
-
-
-async def make_template(url: str) -> None:
-    """Migrate a database as one role, for another that serves."""
-    connection = await asyncpg.connect(as_superuser(url))
-    await connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
-    await connection.execute(f"CREATE DATABASE {TEMPLATE} {owner_clause(url)}")
-    await connection.close()
-    template = named(url, TEMPLATE)
-    database = Database(as_role(template, Role.SERVING), pool_size=1)
-    await upgrade(database, as_role(template, Role.MIGRATING))
-    await database.close()
-
-
-def named(url: str, name: str) -> str:
-    """The address of another database on the same server."""
-    return url.rsplit("/", 1)[0] + f"/{name}"
-
-
-@asynccontextmanager
-async def fresh_database(postgres_url: str) -> AsyncIterator[str]:
-    """The address of a migrated, empty database that is dropped at the end, for who serves it."""
-    name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(as_superuser(postgres_url))
-    try:
-        owner = owner_clause(postgres_url)
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} {owner}")
-        yield as_role(named(postgres_url, name), Role.SERVING)
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await connection.close()
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with running_postgres(shared, own / "postgres") as url:
+        yield url
 
 
 @pytest.fixture

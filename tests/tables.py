@@ -10,9 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from db.rows import Adjustment, Refund, Reservation, Snapshot, Stock, Wanted, Writes
-from service.domain.commands import Done, Outcome, wanted_by
+from service.domain.commands import Outcome, wanted_by
 from service.domain.errors import ServiceError
 from service.domain.planner import Plan, plan
+from service.http.responses import status_of
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Tables:
             assert key not in self.movements
             self.movements[key] = move[3:8]
 
-    def run(self, command: Any, now: datetime) -> Outcome:
+    def run(self, command: Any, now: datetime) -> Outcome[Any]:
         """Carry one command out, alone."""
         planned = self.plan([command], now)
         assert self.guards_hold(planned.writes)
@@ -156,12 +157,11 @@ class Tables:
         return Tables(*(dict(getattr(self, table.name)) for table in fields(self)))
 
 
-def told(outcome: Outcome) -> tuple[int, Any]:
+def told(outcome: Outcome[Any]) -> tuple[int, Any]:
     """What a client is told, in the words of tests/model.py."""
     if isinstance(outcome, ServiceError):
         return outcome.status, {"code": outcome.code, **_facts(outcome)}
-    assert isinstance(outcome, Done)
-    return outcome.status, None if outcome.value is None else seen(outcome.value)
+    return status_of(outcome), None if outcome.value is None else seen(outcome.value)
 
 
 def seen(row: Any) -> dict[str, Any]:

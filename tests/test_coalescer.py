@@ -14,9 +14,9 @@ from db.rows import Line
 from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
 from service.domain import planner
-from service.domain.commands import Command, Done, Reserve, SetStock, reservation_id
+from service.domain.commands import Command, Done, Reserve, SetStock, reservation_id, verdict_of
 from service.domain.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
-from service.engine.coalescer import Coalescer, Limits
+from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger, RetryPolicy
 from service.engine.sweeper import sweep
 
@@ -51,7 +51,7 @@ async def working(url: str, **limits: Any) -> AsyncIterator[Any]:
     """A coalescer; what it was given is answered in the end."""
     database = Database(url, pool_size=4, timeouts=IMPATIENT)
     ledger = Ledger(database, Guard(), RetryPolicy(attempts_max=4))
-    coalescer = Coalescer(ledger, Limits(**limits))
+    coalescer = Coalescer(ledger, CoalescerLimits(**limits))
     for sku in "ABC":
         await ledger.execute([SetStock(sku, "main", 1000, None, None, None)])
     yield coalescer
@@ -65,7 +65,7 @@ async def coalescer(database_url: str) -> AsyncIterator[Coalescer]:
         yield made
 
 
-def begin(coalescer: Coalescer, *jobs: list[Command]) -> list[asyncio.Task[Any]]:
+def begin(coalescer: Coalescer, *jobs: list[Command[Any]]) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(coalescer.submit(job)) for job in jobs]
 
 
@@ -75,8 +75,8 @@ async def settled(tasks: list[asyncio.Task[Any]]) -> list[Any]:
         return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def statuses(outcomes: list[Any]) -> list[int]:
-    return [outcome.status for outcome in outcomes]
+def verdicts(outcomes: list[Any]) -> list[str]:
+    return [verdict_of(outcome) for outcome in outcomes]
 
 
 async def test_what_queues_while_a_batch_is_under_way_is_the_next_batch(coalescer):
@@ -86,7 +86,7 @@ async def test_what_queues_while_a_batch_is_under_way_is_the_next_batch(coalesce
     rest = begin(coalescer, *([reserve(n)] for n in range(1, 51)))
     await asyncio.sleep(0)
     gate.opened.set()
-    assert all(outcomes[0].status == 201 for outcomes in await settled(first + rest))
+    assert all(outcomes[0].effect == "created" for outcomes in await settled(first + rest))
     assert gate.batches == [1, 50]
 
 
@@ -125,12 +125,12 @@ async def test_a_poison_request_fails_alone(coalescer, poison):
     seqs = [*range(7), poison, *range(7, 20)]
     answers = await settled(begin(coalescer, *([reserve(seq)] for seq in seqs)))
     assert isinstance(answers.pop(7), InternalError)
-    assert all(outcomes[0].status == 201 for outcomes in answers)
+    assert all(outcomes[0].effect == "created" for outcomes in answers)
 
 
 async def test_a_poison_entry_of_a_batch_fails_alone(coalescer, poison):
     outcomes = await coalescer.submit([reserve(seq) for seq in [1, 2, poison, 3]])
-    assert statuses(outcomes) == [201, 201, 500, 201]
+    assert verdicts(outcomes) == ["created", "created", "internal_error", "created"]
 
 
 @asynccontextmanager
@@ -147,11 +147,11 @@ async def test_who_waits_for_a_locked_row_holds_nobody_else_up(coalescer, databa
     async with locked(database_url, "A"):
         stuck = begin(coalescer, *([reserve(f"A{n}")] for n in range(8)))
         others = begin(coalescer, *([reserve(f"{sku}{n}", sku)] for sku in "BC" for n in range(8)))
-        assert all(outcomes[0].status == 201 for outcomes in await settled(others))
+        assert all(outcomes[0].effect == "created" for outcomes in await settled(others))
         later = begin(coalescer, [reserve("late", "A")], [reserve("late too", "B")])
-        assert (await later[1])[0].status == 201
+        assert (await later[1])[0].effect == "created"
         assert not any(task.done() for task in [*stuck, later[0]])
-    assert all(outcomes[0].status == 201 for outcomes in await settled([*stuck, later[0]]))
+    assert all(outcomes[0].effect == "created" for outcomes in await settled([*stuck, later[0]]))
 
 
 async def test_a_batch_that_is_all_stuck_holds_nobody_up_either(coalescer, database_url):
@@ -160,9 +160,9 @@ async def test_a_batch_that_is_all_stuck_holds_nobody_up_either(coalescer, datab
         stuck += begin(coalescer, [reserve(f"many{n}") for n in range(16)])
         await asyncio.sleep(0)  # they are a batch of their own
         others = begin(coalescer, *([reserve(f"B{n}", "B")] for n in range(16)))
-        assert all(outcomes[0].status == 201 for outcomes in await settled(others))
+        assert all(outcomes[0].effect == "created" for outcomes in await settled(others))
         assert not any(task.done() for task in stuck)
-    assert {status for o in await settled(stuck) for status in statuses(o)} == {201}
+    assert {verdict for o in await settled(stuck) for verdict in verdicts(o)} == {"created"}
 
 
 async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
@@ -174,9 +174,9 @@ async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
         many = begin(coalescer, *([reserve(n)] for n in range(8)))
         mixed = begin(coalescer, [reserve("x", "B"), reserve("y"), reserve("z", "C")])
         assert {type(answer) for answer in await settled(many)} == {Contention}
-        assert statuses((await settled(mixed))[0]) == [201, 503, 201]
+        assert verdicts((await settled(mixed))[0]) == ["created", "contention", "created"]
     again = await settled(begin(coalescer, *([reserve(n)] for n in [*range(8), "alone", "y"])))
-    assert [(o[0].status, o[0].replayed) for o in again] == [(201, False)] * 10
+    assert [o[0].effect for o in again] == ["created"] * 10
 
 
 async def filled(coalescer: Coalescer) -> tuple[Gate, list[asyncio.Task[Any]]]:
@@ -190,7 +190,7 @@ async def filled(coalescer: Coalescer) -> tuple[Gate, list[asyncio.Task[Any]]]:
 
 
 async def test_more_than_may_wait_is_refused(database_url):
-    async with working(database_url, queued_commands_max=5, room_seconds=0) as coalescer:
+    async with working(database_url, queued_commands_max=5, full_wait_seconds=0) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
         await gate.reached.wait()
@@ -199,30 +199,32 @@ async def test_more_than_may_wait_is_refused(database_url):
         with pytest.raises(Overloaded):
             await coalescer.submit([reserve(6)])
         gate.opened.set()
-        assert {status for o in await settled(taken) for status in statuses(o)} == {201}
-        assert (await coalescer.submit([reserve(6)]))[0].status == 201
+        assert {verdict for o in await settled(taken) for verdict in verdicts(o)} == {"created"}
+        assert (await coalescer.submit([reserve(6)]))[0].effect == "created"
 
 
 async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
-    async with working(database_url, queued_commands_max=2, room_seconds=0.5) as coalescer:
+    async with working(database_url, queued_commands_max=2, full_wait_seconds=0.5) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
         await gate.reached.wait()
         taken += begin(coalescer, [reserve(1)], [reserve(2)])
         await asyncio.sleep(0)
-        expecting = asyncio.create_task(coalescer.expect_room())
+        expecting = asyncio.create_task(coalescer.wait_for_space())
         late = begin(coalescer, [reserve("late")], [reserve(n) for n in range(10, 40)])
         await asyncio.sleep(0)
         assert not any(task.done() for task in [expecting, *late])
         gate.opened.set()
-        assert {status for o in await settled(taken + late) for status in statuses(o)} == {201}
+        assert {verdict for o in await settled(taken + late) for verdict in verdicts(o)} == {
+            "created"
+        }
         assert await expecting >= 0.25  # half of what was asked for, the least that jitter leaves
-        assert await coalescer.expect_room() == 0
+        assert await coalescer.wait_for_space() == 0
 
 
 async def test_the_more_wait_for_room_the_longer_they_wait(database_url):
     """So that many are not refused at a higher rate than few."""
-    limits = {"room_seconds": 0, "refusals_per_second": 10, "room_seconds_max": 0.4}
+    limits = {"full_wait_seconds": 0, "refusals_per_second": 10, "full_wait_seconds_max": 0.4}
     async with working(database_url, queued_commands_max=1, **limits) as coalescer:
         gate, taken = await filled(coalescer)
         began_at = asyncio.get_running_loop().time()
@@ -243,7 +245,7 @@ async def test_who_has_waited_for_room_waits_less_for_the_answer(database_url):
 
 
 async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
-    async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+    async with working(database_url, queued_commands_max=1, full_wait_seconds=0) as coalescer:
         await coalescer.submit([reserve("overdue")])
         connection = await asyncpg.connect(database_url)
         await connection.execute("UPDATE reservation SET expires_at = clock_timestamp()")
@@ -257,10 +259,10 @@ async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
 
 
 async def test_who_expects_room_and_finds_none_is_refused(database_url):
-    async with working(database_url, queued_commands_max=1, room_seconds=0) as coalescer:
+    async with working(database_url, queued_commands_max=1, full_wait_seconds=0) as coalescer:
         gate, taken = await filled(coalescer)
         with pytest.raises(Overloaded):
-            await coalescer.expect_room()
+            await coalescer.wait_for_space()
         gate.opened.set()
         await settled(taken)
 
@@ -273,7 +275,7 @@ async def test_who_has_waited_too_long_is_refused_and_leaves_nothing_behind(data
         with pytest.raises(Overloaded):
             await coalescer.submit([reserve(1)])
         gate.opened.set()
-        assert (await settled(first))[0][0].status == 201
+        assert (await settled(first))[0][0].effect == "created"
         assert not (await coalescer.submit([reserve(1)]))[0].replayed
 
 
@@ -291,7 +293,7 @@ async def test_who_has_waited_too_long_for_an_answer_is_told_and_finds_it_later(
         assert gate.batches == [jobs]
         gate.opened.set()
         again = await coalescer.submit([reserve(n) for n in range(jobs)])
-        assert statuses(again) == [200] * jobs
+        assert verdicts(again) == ["unchanged"] * jobs
 
 
 async def test_a_client_who_goes_away_cancels_nothing(coalescer):
@@ -303,7 +305,7 @@ async def test_a_client_who_goes_away_cancels_nothing(coalescer):
         await task
     gate.opened.set()
     again = (await coalescer.submit([reserve(1)]))[0]
-    assert (again.status, again.replayed) == (200, True)
+    assert again.effect == "unchanged"
 
 
 async def test_hundreds_of_clients_who_go_away_leave_no_half_of_anything(coalescer, database_url):
@@ -343,14 +345,14 @@ async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coal
 
 
 async def test_who_waits_for_room_while_the_service_shuts_down_is_told(database_url):
-    async with working(database_url, queued_commands_max=1, room_seconds=0.02) as coalescer:
+    async with working(database_url, queued_commands_max=1, full_wait_seconds=0.02) as coalescer:
         gate, taken = await filled(coalescer)
-        waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.expect_room())]
+        waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.wait_for_space())]
         await asyncio.sleep(0)
         gate.opened.set()
         await coalescer.drain()
         assert {type(answer) for answer in await settled(waiting)} == {Unavailable}
-        assert {status for o in await settled(taken) for status in statuses(o)} == {201}
+        assert {verdict for o in await settled(taken) for verdict in verdicts(o)} == {"created"}
 
 
 async def test_an_unexpected_failure_is_answered_too(coalescer, quiet, monkeypatch):
@@ -359,4 +361,4 @@ async def test_an_unexpected_failure_is_answered_too(coalescer, quiet, monkeypat
 
     monkeypatch.setattr(coalescer.ledger.database, "transact", fail)
     alone, many = await settled(begin(coalescer, [reserve(1)], [reserve(2), reserve(3)]))
-    assert (alone.status, statuses(many)) == (500, [500, 500])
+    assert (alone.code, verdicts(many)) == ("internal_error", ["internal_error"] * 2)

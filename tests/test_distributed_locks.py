@@ -179,7 +179,7 @@ async def write_late(database: Database, locks: Locks) -> Outcome:
     """
     async with locks.opened() as late, locks.opened() as quick, late.hold(database, A) as held:
         await locks.lose(late)
-        assert (await execute(database, quick, order("quick"))).status == 201
+        assert (await execute(database, quick, order("quick"))).effect == "created"
         held.is_lost = False  # who was paused has noticed nothing
         return await write(database, late, held, order("late"))
 
@@ -192,7 +192,7 @@ async def test_a_writer_that_comes_after_its_lock_is_refused_by_its_fence(databa
 
 async def test_without_the_fence_it_would_write(database, locks, monkeypatch):
     WITHOUT_FENCE(monkeypatch)
-    assert (await write_late(database, locks)).status == 201
+    assert (await write_late(database, locks)).effect == "created"
 
 
 async def test_a_batch_that_came_late_runs_again_under_a_lock_of_its_own(
@@ -209,7 +209,7 @@ async def test_a_batch_that_came_late_runs_again_under_a_lock_of_its_own(
             return await load(*arguments, **options)
 
         monkeypatch.setattr(late, "load", paused)
-        assert (await execute(database, late, order("late"))).status == 201
+        assert (await execute(database, late, order("late"))).effect == "created"
         assert next(pauses, None) is None
 
 
@@ -224,7 +224,7 @@ async def test_a_lock_that_is_known_to_be_lost_allows_no_write(database, locks, 
             with pytest.raises(Conflict) as conflict:
                 await write(database, strategy, held, order("late"))
         assert conflict.value.kind == "lock_lost"
-        assert (await insist_on(database, strategy, order("late"))).status == 201
+        assert (await insist_on(database, strategy, order("late"))).effect == "created"
 
 
 async def insist_on(database: Database, strategy: Any, command: Command) -> Outcome:
@@ -253,7 +253,7 @@ async def test_a_suspended_session_holds_nothing(database, own_zookeeper):
                         pass
             finally:
                 own_zookeeper.broker.start()
-        assert (await insist_on(database, strategy, order("late"))).status == 201
+        assert (await insist_on(database, strategy, order("late"))).effect == "created"
 
 
 async def token(database: Database, strategy: Any) -> int:
@@ -332,7 +332,7 @@ async def test_a_dead_holders_lock_is_free_after_its_expiry(database, own_redis,
     await client.set(LOCK_A, "dead", px=300)
     await client.aclose()
     async with own_redis.opened() as strategy:
-        assert (await execute(database, strategy, order("next"))).status == 201
+        assert (await execute(database, strategy, order("next"))).effect == "created"
 
 
 async def test_a_lock_is_had_by_one_at_a_time(database, locks):

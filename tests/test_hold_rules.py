@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from db.rows import Line, Movement, ReservationChange, StockChange
+from db.vocabulary import State
 from service.domain.commands import Cancel, Confirm, Done, Expire, Extend
-from service.domain.lifecycle import State
 from service.domain.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, reserve
@@ -40,10 +40,7 @@ def test_a_confirm_of_everything_releases_nothing_and_is_repeated_by_either_spel
     steps = [Confirm(US, of("hold"), None), Confirm(US, of("hold"), LINES)]
     planned = plan(snapshot(*two_held()), steps)
     assert moves(planned) == [("A", "confirm", 0, -2), ("B", "confirm", 0, -3)]
-    assert [(each.status, each.replayed) for each in planned.outcomes] == [
-        (200, False),
-        (200, True),
-    ]
+    assert [each.effect for each in planned.outcomes] == ["changed", "unchanged"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +55,7 @@ def test_what_is_released_goes_back_line_by_line(step, kind, state):
     assert (released.state, released.version, released.updated_at) == (state, 2, START)
     assert {move.reservation_version for move in planned.writes.movements} == {2}
     assert {move.created_at for move in planned.writes.movements} == {START}
-    assert only(planned).status == 200
+    assert only(planned).effect == "changed"
 
 
 def test_a_cancel_is_repeated_and_moves_nothing_again():
@@ -70,7 +67,7 @@ def test_a_cancel_is_repeated_and_moves_nothing_again():
 def test_an_extended_hold_has_a_new_deadline_and_its_units():
     planned = plan(snapshot(*two_held()), [Extend(US, of("hold"), 90)])
     extended = only(planned).value
-    assert (only(planned).status, extended.state, extended.version) == (200, State.HELD, 2)
+    assert (only(planned).effect, extended.state, extended.version) == ("changed", State.HELD, 2)
     deadline = START + timedelta(seconds=90)
     assert (extended.expires_at, extended.updated_at) == (deadline, START)
     change = ReservationChange(of("hold"), 1, 2, State.HELD, deadline, START)
@@ -95,7 +92,7 @@ def test_a_shortage_takes_overdue_units_back_once_they_are_known(asked):
     seen = snapshot(*rows)
     seen.overdue = frozenset(lacking.lacking)
     planned = plan(seen, [asked])
-    assert (only(planned).status, planned.lacking) == (201, set())
+    assert (only(planned).effect, planned.lacking) == ("created", set())
     assert moves(planned)[:2] == [("A", "expire", 2, -2), ("B", "expire", 3, -3)]
     assert planned.writes.movements[0].created_at == START
     assert planned.writes.reservations_changed[0].updated_at == START
@@ -105,7 +102,7 @@ def test_a_hold_that_is_not_overdue_is_not_taken_back():
     seen = snapshot(*two_held(expires_at=START + MINUTE))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [reserve("1", A=7)])
-    assert (only(planned).status, moves(planned)) == (409, [])
+    assert (only(planned).code, moves(planned)) == ("insufficient_stock", [])
 
 
 def test_a_row_without_held_units_has_no_overdue_ones():
@@ -132,7 +129,7 @@ def test_held_units_of_which_none_are_overdue_stay_held():
     seen = snapshot(stock("A", held=2))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [reserve("1", A=7)])
-    assert (only(planned).status, moves(planned)) == (409, [])
+    assert (only(planned).code, moves(planned)) == ("insufficient_stock", [])
 
 
 def test_a_row_that_is_not_in_the_hold_has_not_a_single_unit_to_confirm():
@@ -176,7 +173,7 @@ def test_what_is_taken_is_held_until_the_deadline_or_gone_at_once(hold, units):
         expires_at=START + MINUTE if hold else None,
         lines=(Line("A", "main", 2, confirmed=sold),),
     )
-    assert planned.outcomes == [Done(201, row)]
+    assert planned.outcomes == [Done("created", row)]
     assert planned.writes.reservations_created == [row]
     taken = Movement("A", "main", 1, "reserve", -2, held, of("1"), 1, START)
     assert planned.writes.movements == [taken]

@@ -180,7 +180,7 @@ async def confirm_behind_a_lock(database: Database) -> None:
     transaction = Transaction(connection)
     await transaction.begin()
     planned = plan(await load(connection, wanted_by([CONFIRM])), [CONFIRM])
-    assert planned.outcomes[0].status == 200
+    assert planned.outcomes[0].effect == "changed"
     async with AsyncExitStack() as stack:
         other = await stack.enter_async_context(holding(database, LOCK_A))
         task = asyncio.create_task(writes.apply(transaction, planned.writes))

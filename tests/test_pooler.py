@@ -169,7 +169,7 @@ async def test_a_commit_that_gets_no_answer_is_settled(pooled_url, database_url,
         await run(ledger, SetStock("A", "main", 10, None, None, None))
         wire.fault = Fault(action, at=COMMIT)
         outcome = await run(ledger, reserve(1), chains=True)
-        assert (outcome.status, outcome.replayed, wire.struck) == (201, False, 1)
+        assert (outcome.effect, wire.struck) == ("created", 1)
         await database.close()
     assert await effects(database_url) == 1
 
@@ -183,7 +183,7 @@ async def test_of_another_history_nothing_is_concluded(pooled_url, monkeypatch):
         wire.fault = Fault("cut", at=COMMIT)
         with pytest.raises(OutcomeUnknown):
             await run(ledger, reserve(1))
-        assert (await run(ledger, reserve(1))).status == 201
+        assert (await run(ledger, reserve(1))).effect == "created"
         await database.close()
 
 
@@ -248,7 +248,7 @@ async def test_a_pooler_that_hangs_up_on_idle_clients_costs_no_request(database_
             while not all(driver.is_closed() for driver in drivers):
                 await asyncio.sleep(0.02)
         outcomes = await asyncio.gather(*(run(ledger, reserve(n)) for n in range(4)))
-        assert [outcome.status for outcome in outcomes] == [201] * 4
+        assert [outcome.effect for outcome in outcomes] == ["created"] * 4
         await database.close()
 
 
@@ -342,5 +342,5 @@ async def test_a_queue_at_the_pooler_is_not_waited_for_without_end(database_url)
             with pytest.raises((Unavailable, Contention)):
                 await run(ledger, SetStock("A", "main", 10, None, None, None))
         await other.close()
-        assert (await run(ledger, SetStock("A", "main", 10, None, None, None))).status == 201
+        assert (await run(ledger, SetStock("A", "main", 10, None, None, None))).effect == "created"
         await database.close()

@@ -8,29 +8,31 @@ import pytest
 from db.rows import Line
 from service.domain.commands import Caller, Cancel, Command, Reserve, reservation_id
 from service.domain.errors import Overloaded
-from service.engine.queue import Job, Queue
+from service.engine.queue import Queue, Submission
 
 
-def job(seq: Any, *skus: str, at: float = 0.0, commands: list[Command] | None = None) -> Job:
+def submission(
+    seq: Any, *skus: str, at: float = 0.0, commands: list[Command[Any]] | None = None
+) -> Submission:
     lines = tuple(Line(sku, "main", 1) for sku in skus)
     order = Reserve("us", f"{seq}", None, lines, None, {}, reservation_id("us", f"{seq}"))
     future = asyncio.get_running_loop().create_future()
-    return Job(commands or [order], future, at, len(lines) or 1, 0.0)
+    return Submission(commands or [order], future, at, len(lines) or 1, 0.0)
 
 
-def queue_of(*jobs: Job, commands_max: int = 100, crowd_min: int = 3) -> Queue:
+def queue_of(*jobs: Submission, commands_max: int = 100, crowd_min: int = 3) -> Queue:
     queue = Queue(commands_max, crowd_min)
     for each in jobs:
         queue.put(each)
     return queue
 
 
-def taken(queue: Queue, room: int, apart: Any = frozenset()) -> list[str]:
-    return [each.commands[0].seq for each in queue.take(room, set(apart))]
+def taken(queue: Queue, lines_max: int, without: Any = frozenset()) -> list[str]:
+    return [each.commands[0].seq for each in queue.take(lines_max, set(without))]
 
 
 async def test_who_comes_first_is_served_first():
-    queue = queue_of(*(job(n, "AB"[n % 2]) for n in range(5)))
+    queue = queue_of(*(submission(n, "AB"[n % 2]) for n in range(5)))
     assert taken(queue, 4) == ["0", "1", "2", "3"]
     assert taken(queue, 4) == ["4"]
     assert not queue
@@ -38,84 +40,89 @@ async def test_who_comes_first_is_served_first():
 
 
 async def test_others_go_before_a_crowd():
-    queue = queue_of(*(job(f"A{n}", "A") for n in range(9)), job("B", "B"))
+    queue = queue_of(*(submission(f"A{n}", "A") for n in range(9)), submission("B", "B"))
     assert taken(queue, 5) == ["A0", "A1", "A2", "B", "A3"]
 
 
 async def test_a_crowd_gets_a_quarter_of_each_batch_whoever_else_comes():
-    queue = queue_of(*(job(f"A{n}", "A") for n in range(9)), crowd_min=1)
+    queue = queue_of(*(submission(f"A{n}", "A") for n in range(9)), crowd_min=1)
     for n in range(20):
-        queue.put(job(f"{n}", f"B{n}"))
+        queue.put(submission(f"{n}", f"B{n}"))
     assert taken(queue, 8) == ["A0", "0", "1", "2", "3", "4", "A1", "A2"]
 
 
 async def test_what_a_crowd_leaves_the_others_get():
     queue = queue_of(
-        job("A0", "A"), job("A1", "A"), *(job(n, f"B{n}") for n in range(9)), crowd_min=1
+        submission("A0", "A"),
+        submission("A1", "A"),
+        *(submission(n, f"B{n}") for n in range(9)),
+        crowd_min=1,
     )
     assert taken(queue, 8) == ["A0", "0", "1", "2", "3", "4", "A1", "5"]
 
 
 async def test_an_order_belongs_to_the_crowd_of_any_of_its_skus():
-    queue = queue_of(*(job(n, "A") for n in range(3)), job("both", "B", "A"), job("B", "B"))
+    queue = queue_of(
+        *(submission(n, "A") for n in range(3)), submission("both", "B", "A"), submission("B", "B")
+    )
     assert taken(queue, 4) == ["0", "1", "2", "B"]
     assert taken(queue, 4) == ["both"]
 
 
 async def test_a_crowd_is_over_when_those_before_it_are_served():
-    queue = queue_of(*(job(n, "A") for n in range(3)))
+    queue = queue_of(*(submission(n, "A") for n in range(3)))
     assert len(taken(queue, 2)) == 2
-    queue.put(job("next", "A"))
-    queue.put(job("B", "B"))
+    queue.put(submission("next", "A"))
+    queue.put(submission("B", "B"))
     assert taken(queue, 9) == ["2", "next", "B"]
 
 
 async def test_who_names_no_stock_row_is_of_no_crowd():
     cancel = Cancel(Caller("us"), reservation_id("us", "x"))
-    queue = queue_of(*(job(n, "A") for n in range(9)), job("c", commands=[cancel]))
+    queue = queue_of(*(submission(n, "A") for n in range(9)), submission("c", commands=[cancel]))
     first = queue.take(8, set())
     assert [type(each.commands[0]) for each in first[:4]] == [Reserve] * 3 + [Cancel]
 
 
 async def test_a_crowd_is_refused_when_three_quarters_of_the_queue_are_full():
-    queue = queue_of(*(job(n, "A") for n in range(6)), commands_max=8, crowd_min=1)
+    queue = queue_of(*(submission(n, "A") for n in range(6)), commands_max=8, crowd_min=1)
     with pytest.raises(Overloaded, match="same SKU"):
-        queue.put(job("late", "A"))
-    queue.put(job("B", "B"))
-    queue.put(job("C", "C"))
+        queue.put(submission("late", "A"))
+    queue.put(submission("B", "B"))
+    queue.put(submission("C", "C"))
     assert queue.is_full
     with pytest.raises(Overloaded, match="Too many requests are"):
-        queue.put(job("D", "D"))
+        queue.put(submission("D", "D"))
 
 
 async def test_a_refused_job_leaves_no_trace():
-    queue = queue_of(*(job(n, "AC"[n % 2]) for n in range(4)), commands_max=4)
+    queue = queue_of(*(submission(n, "AC"[n % 2]) for n in range(4)), commands_max=4)
     with pytest.raises(Overloaded):
-        queue.put(job("B", "B"))
+        queue.put(submission("B", "B"))
     assert len(taken(queue, 9)) == 4
     assert (queue.commands, queue._waiting) == (0, {})
 
 
 async def test_a_job_that_is_larger_than_the_queue_is_taken_when_nothing_waits():
-    cancel: list[Command] = [Cancel(Caller("us"), reservation_id("us", "x"))] * 9
-    queue = queue_of(job("large", commands=cancel), commands_max=4)
+    cancel: list[Command[Any]] = [Cancel(Caller("us"), reservation_id("us", "x"))] * 9
+    queue = queue_of(submission("large", commands=cancel), commands_max=4)
     assert len(queue.take(2, set())) == 1
 
 
 async def test_who_names_what_is_set_apart_keeps_its_place():
-    queue = queue_of(job(0, "A"), job(1, "B"), job(2, "A"), job(3, "C"))
-    assert taken(queue, 9, apart={("A", "main")}) == ["1", "3"]
-    queue.put(job(4, "B"))
+    queue = queue_of(submission(0, "A"), submission(1, "B"), submission(2, "A"), submission(3, "C"))
+    assert taken(queue, 9, without={("A", "main")}) == ["1", "3"]
+    queue.put(submission(4, "B"))
     assert taken(queue, 9) == ["0", "2", "4"]
 
 
 async def test_who_has_gone_away_is_not_carried_out():
-    gone = job("gone", "A")
+    gone = submission("gone", "A")
     gone.outcomes.cancel()
-    assert taken(queue_of(gone, job("here", "A")), 9) == ["here"]
+    assert taken(queue_of(gone, submission("here", "A")), 9) == ["here"]
 
 
 async def test_who_has_waited_too_long_is_found_in_the_crowd_too():
-    queue = queue_of(*(job(n, "A", at=n) for n in range(5)), job("B", "B", at=5))
+    queue = queue_of(*(submission(n, "A", at=n) for n in range(5)), submission("B", "B", at=5))
     assert [each.commands[0].seq for each in queue.take_older(4)] == ["0", "1", "2", "3"]
     assert taken(queue, 9) == ["B", "4"]

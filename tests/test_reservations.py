@@ -291,7 +291,7 @@ async def test_what_a_request_has_waited_for_room_counts(service, monkeypatch):
         told.append(waited_seconds)
         return await submit(commands)
 
-    monkeypatch.setattr(coalescer, "expect_room", no_room_for_a_while)
+    monkeypatch.setattr(coalescer, "wait_for_space", no_room_for_a_while)
     monkeypatch.setattr(coalescer, "submit", note)
     assert (await service.reserve("1", ("A", 1))).status_code == 201
     assert told == [2.5]

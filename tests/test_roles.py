@@ -309,7 +309,7 @@ async def use_as_before(url: str) -> None:
     await upgrade(database)
     ledger = Ledger(database, Guard())
     for command in (SetStock("A", "main", 10, None, None, None), reserve("1", "A")):
-        assert (await ledger.execute([command]))[0].status == 201
+        assert (await ledger.execute([command]))[0].effect == "created"
     await database.close()
     await execute(
         url,
@@ -350,7 +350,7 @@ async def assert_it_is_as_if_new(addresses: Addresses) -> None:
     await connection.close()
     database = Database(addresses.serving, pool_size=2)
     outcome = (await Ledger(database, Guard()).execute([reserve("1", "A")]))[0]
-    assert (outcome.status, outcome.replayed) == (200, True)
+    assert outcome.effect == "unchanged"
     await database.close()
     for statement in ("DELETE FROM movement", "DROP TABLE movement", "COPY stock TO PROGRAM 'cat'"):
         assert not await is_allowed(addresses.serving, statement)

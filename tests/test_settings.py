@@ -11,9 +11,9 @@ import pytest
 import structlog
 
 from db.session.database import Database
-from service.cli import read_settings
+from service.cli.options import read_settings
 from service.http.limits.refusals import ADDRESSES_MAX, Refusals
-from service.ops import bootstrap as admin
+from service.ops import bootstrap
 from service.settings import Settings
 from tests.conftest import Service, running_service
 from tests.server import running_server
@@ -123,25 +123,25 @@ async def test_another_admin_key_ends_the_one_before(database_url, database, tmp
             headers = {"Authorization": f"Bearer {key}"}
             return (await service.client.get("/v1/stock", headers=headers)).status_code == 200
 
-    await admin.ensure_first_key(database, chosen(None))
+    await bootstrap.ensure_first_key(database, chosen(None))
     made = (tmp_path / "data" / "admin.key").read_text().strip()
     assert await valid(made)
     with structlog.testing.capture_logs() as logged:
-        await admin.ensure_first_key(database, chosen(KEY))
+        await bootstrap.ensure_first_key(database, chosen(KEY))
     assert [line["event"] for line in logged] == ["admin_key_replaced"]
     assert (await valid(made), await valid(KEY)) == (False, True)
     with structlog.testing.capture_logs() as logged:
-        await admin.ensure_first_key(database, chosen(KEY))
-        await admin.ensure_first_key(database, chosen(None))
+        await bootstrap.ensure_first_key(database, chosen(KEY))
+        await bootstrap.ensure_first_key(database, chosen(None))
     assert logged == []
-    await admin.ensure_first_key(database, chosen(OTHER_KEY, "elsewhere"))
+    await bootstrap.ensure_first_key(database, chosen(OTHER_KEY, "elsewhere"))
     assert (await valid(KEY), await valid(OTHER_KEY)) == (False, True)
 
 
 async def test_other_admin_keys_live_on(service: Service, tmp_path):
     own = await service.key("ops", "admin")
     settings = Settings(database_url=service.url, data_dir=tmp_path, admin_key=KEY)
-    await admin.ensure_first_key(service.database, settings)
+    await bootstrap.ensure_first_key(service.database, settings)
     assert (await service.client.get("/v1/stock", headers=own)).status_code == 200
 
 
@@ -150,7 +150,7 @@ async def test_the_admin_key_may_lie_in_a_file(database: Database, database_url,
     settings = Settings(
         database_url=database_url, data_dir=tmp_path, admin_key_file=tmp_path / "secret"
     )
-    await admin.ensure_first_key(database, settings)
+    await bootstrap.ensure_first_key(database, settings)
     assert (tmp_path / "admin.key").read_text().strip() == KEY
 
 
@@ -158,9 +158,9 @@ async def test_a_chosen_key_needs_no_data_directory(database: Database, database
     """A container may have nothing that can be written to."""
     settings = Settings(database_url=database_url, data_dir="/proc/nowhere", admin_key=KEY)
     with pytest.raises(OSError, match="nowhere"):  # nobody would know a key that is made
-        await admin.ensure_first_key(database, settings.model_copy(update={"admin_key": None}))
+        await bootstrap.ensure_first_key(database, settings.model_copy(update={"admin_key": None}))
     with structlog.testing.capture_logs() as logged:
-        await admin.ensure_first_key(database, settings)
+        await bootstrap.ensure_first_key(database, settings)
     assert [line["event"] for line in logged] == ["admin_key_not_written"]
 
 

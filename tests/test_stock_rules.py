@@ -3,7 +3,14 @@
 import pytest
 
 from db.rows import ImportJob, ImportProgress, Movement, Stock, StockChange
-from service.domain.commands import AdjustStock, DeleteStock, Done, ImportStock, SetStock
+from service.domain.commands import (
+    AdjustStock,
+    DeleteStock,
+    Done,
+    ImportStock,
+    SetStock,
+    verdict_of,
+)
 from service.domain.planner import Plan, plan
 from service.domain.stock import AVAILABLE_MAX
 from tests.commands import START
@@ -29,11 +36,11 @@ def test_an_import_of_other_bytes_is_told():
     assert problem == {"field": "content", "stored": "one", "sent": "two"}
 
 
-@pytest.mark.parametrize(("delta", "status"), [(0, 201), (1, 400)])
-def test_no_row_holds_more_than_the_most_it_may(delta, status):
+@pytest.mark.parametrize(("delta", "verdict"), [(0, "created"), (1, "invalid_request")])
+def test_no_row_holds_more_than_the_most_it_may(delta, verdict):
     planned = plan(snapshot(stock(available=AVAILABLE_MAX - 7)), [adjust("1", 7 + delta)])
-    assert only(planned).status == status
-    if status == 400:
+    assert verdict_of(only(planned)) == verdict
+    if verdict == "invalid_request":
         assert only(planned).fields["errors"][0]["path"] == "delta"
         assert str(AVAILABLE_MAX) in only(planned).fields["errors"][0]["message"]
         assert not planned.writes
@@ -70,14 +77,14 @@ def test_a_new_row_is_written_as_it_was_asked_for_and_answered():
     planned = plan(snapshot(), [SetStock("A", "main", 7, "a lamp", 2, None)])
     row = Stock("A", "main", "a lamp", 7, 0, 2, 1, START, created_at=START)
     assert planned.writes.stock_created == [row]
-    assert planned.outcomes == [Done(201, row)]
+    assert planned.outcomes == [Done("created", row)]
 
 
 def test_a_row_that_is_replaced_keeps_the_day_it_was_made():
     planned = plan(snapshot(stock(held=2)), [SetStock("A", "main", 7, "a lamp", 2, 4)])
     row = Stock("A", "main", "a lamp", 7, 2, 2, 5, START)
     assert row.created_at is None
-    assert planned.outcomes == [Done(200, row)]
+    assert planned.outcomes == [Done("changed", row)]
 
 
 def test_an_adjustment_tells_its_version_and_so_is_bound_to_the_one_it_saw():
@@ -136,7 +143,7 @@ def test_a_delete_refused_for_its_version_is_bound_to_what_else_changed_the_row(
 def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
     delete = DeleteStock("A", "main", version)
     planned = plan(snapshot(stock()), [delete, delete])
-    assert planned.outcomes == [Done(204, None)] * 2
+    assert planned.outcomes == [Done("changed", None), Done("unchanged", None)]
     change = StockChange("A", "main", -5, 0, -5, 1, 4, None, None, True, START)
     assert planned.writes.stock_changed == [change]
     assert only_movement(planned) == movement("delete", -5)
@@ -144,7 +151,7 @@ def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
 
 def test_a_delete_of_what_never_was_is_done_already():
     planned = plan(snapshot(), [DeleteStock("A", "main", None)])
-    assert (planned.outcomes, planned.writes.movements) == ([Done(204, None)], [])
+    assert (planned.outcomes, planned.writes.movements) == ([Done("unchanged", None)], [])
 
 
 def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone():
@@ -153,7 +160,7 @@ def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone()
     seen = snapshot(stock("A", 0, deleted=True, low_stock_at=None), stock("B"))
     planned = plan(seen, [asked, asked])
     job = ImportJob("us", "job", "digest", 4, 3, 1, START)
-    assert planned.outcomes == [Done(201, job), Done(200, job, replayed=True)]
+    assert planned.outcomes == [Done("created", job), Done("unchanged", job)]
     assert planned.writes.import_jobs_created == [job]
     assert [row.sku for row in planned.writes.stock_created] == ["C", "D"]
     change = StockChange("A", "main", 7, 0, 0, 1, 4, "imported", None, False, START)
@@ -173,11 +180,11 @@ def test_an_import_in_parts_adds_up():
     seen = snapshot(stock("B"))
     first = plan(seen, [part(0, 2)])
     job = ImportJob("us", "job", "digest", 5, 1, 1, START)
-    assert (only(first), job.is_done) == (Done(201, job), False)
+    assert (only(first), job.is_done) == (Done("created", job), False)
     assert first.writes.import_jobs_created == [job]
     seen.import_jobs = {("us", "job"): job}
     rest = plan(seen, [part(2, 5)])
-    assert only(rest) == Done(201, job._replace(created=4))
+    assert only(rest) == Done("created", job._replace(created=4))
     assert only(rest).value.is_done
     assert rest.writes.import_jobs_created == []
     assert rest.writes.import_jobs_changed == [ImportProgress("us", "job", 2, 4, 1)]
@@ -188,8 +195,8 @@ def test_rows_that_are_done_are_passed_over():
     seen.import_jobs = {("us", "job"): ImportJob("us", "job", "digest", 5, 3, 0, START)}
     planned = plan(seen, [part(0, 3), part(2, 5)])
     again, rest = planned.outcomes
-    assert (again.status, again.replayed, again.value.rows_done) == (200, True, 3)
-    assert (rest.status, rest.value.rows_done) == (201, 5)
+    assert (again.effect, again.value.rows_done) == ("unchanged", 3)
+    assert (rest.effect, rest.value.rows_done) == ("created", 5)
     assert [row.sku for row in planned.writes.stock_created] == ["D", "E"]
 
 

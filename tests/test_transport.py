@@ -6,7 +6,7 @@ import socket
 import pytest
 import uvloop
 
-from service.ops.server import accepting
+from service.ops.listener import accepting
 from service.ops.transport import CorkedTransport
 
 

@@ -1,17 +1,19 @@
 """The bare route with Holdfast's own connections: an answer leaves in one write there, too."""
 
 import sys
+from functools import partial
 
 import uvicorn
 
 from bench.services.bare import app
-from service.ops.connections import Connections
+from service.ops.open_connections import OpenConnections
+from service.ops.protocol import BoundedProtocol
 
 if __name__ == "__main__":
     uvicorn.run(
         app,
         port=int(sys.argv[1]),
-        http=Connections(1_000).make,
+        http=partial(BoundedProtocol, OpenConnections(1_000)),
         loop="uvloop",
         log_config=None,
         ws="none",

@@ -13,8 +13,7 @@ from db.strategies.redis import Redis, check_url
 from db.strategies.serializable import Serializable
 from db.strategies.version import Version
 from db.strategies.zookeeper import ZooKeeper, check_hosts
-
-STRATEGIES = ("guard", "version", "pessimistic", "serializable", "advisory", "redis", "zookeeper")
+from db.vocabulary import StrategyName
 
 
 def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None) -> None:
@@ -40,12 +39,12 @@ def open_strategy(
     """Return the strategy of that name. Raises `ValueError` as `check_strategy` does."""
     check_strategy(name, redis_url, zookeeper_hosts)
     makers: dict[str, Callable[[], Guard]] = {
-        "guard": Guard,
-        "version": Version,
-        "pessimistic": Pessimistic,
-        "serializable": Serializable,
-        "advisory": Advisory,
-        "redis": lambda: Redis(str(redis_url)),
-        "zookeeper": lambda: ZooKeeper(str(zookeeper_hosts)),
+        StrategyName.GUARD: Guard,
+        StrategyName.VERSION: Version,
+        StrategyName.PESSIMISTIC: Pessimistic,
+        StrategyName.SERIALIZABLE: Serializable,
+        StrategyName.ADVISORY: Advisory,
+        StrategyName.REDIS: lambda: Redis(str(redis_url)),
+        StrategyName.ZOOKEEPER: lambda: ZooKeeper(str(zookeeper_hosts)),
     }
     return makers[name]()

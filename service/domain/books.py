@@ -30,8 +30,8 @@ from db.rows import (
     StockChange,
     Writes,
 )
+from db.vocabulary import State
 from service.domain.errors import UnknownSku
-from service.domain.lifecycle import State
 
 
 class Row:

@@ -6,7 +6,7 @@ A command is already valid: lines are merged, one for each stock row, in order o
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from db.rows import Adjustment, Identity, ImportJob, Key, Line, Refund, Reservation, Stock, Wanted
@@ -37,8 +37,41 @@ class Caller:
             wanted.own_reservations.add((id_, self.source))
 
 
+R_co = TypeVar("R_co", covariant=True)
+"""The type of the result of a command."""
+
+Effect: TypeAlias = Literal["created", "changed", "unchanged"]
+"""What a command did to what is stored. `unchanged`: it had its effect before, or needs none."""
+
+
 @dataclass(slots=True)
-class Reserve:
+class Done(Generic[R_co]):
+    """A command that was carried out, now or before, and its result."""
+
+    effect: Effect
+    value: R_co
+
+    @property
+    def replayed(self) -> bool:
+        """True when an earlier request had this effect."""
+        return self.effect == "unchanged"
+
+
+Outcome: TypeAlias = Done[R_co] | ServiceError
+
+
+class Command(Generic[R_co]):
+    """A request to change stock. Its outcome is `Done` with an `R_co`, or a refusal."""
+
+    __slots__ = ()
+
+    def want(self, wanted: Wanted) -> None:
+        """Name the rows this command must see."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Reserve(Command[Reservation]):
     """Take units: as a hold with a deadline, or for good when `hold_seconds` is None."""
 
     source: str
@@ -58,7 +91,7 @@ class Reserve:
 
 
 @dataclass(slots=True)
-class Confirm:
+class Confirm(Command[Reservation]):
     """Turn a hold, or the given lines of it, into a sale; the rest is released."""
 
     caller: Caller
@@ -71,7 +104,7 @@ class Confirm:
 
 
 @dataclass(slots=True)
-class Cancel:
+class Cancel(Command[Reservation]):
     """Give all units of a hold back."""
 
     caller: Caller
@@ -83,7 +116,7 @@ class Cancel:
 
 
 @dataclass(slots=True)
-class Extend:
+class Extend(Command[Reservation]):
     """Move a hold's deadline to `hold_seconds` from now."""
 
     caller: Caller
@@ -96,7 +129,7 @@ class Extend:
 
 
 @dataclass(slots=True)
-class Expire:
+class Expire(Command[Reservation | None]):
     """Give all units of a hold back, if its deadline has passed; otherwise do nothing."""
 
     id: UUID
@@ -107,7 +140,7 @@ class Expire:
 
 
 @dataclass(slots=True)
-class RefundUnits:
+class RefundUnits(Command[Refund]):
     """Give units of a confirmed reservation back: the lines, or all that is left."""
 
     caller: Caller
@@ -128,7 +161,7 @@ class RefundUnits:
 
 
 @dataclass(slots=True)
-class SetStock:
+class SetStock(Command[Stock]):
     """Create a stock row (`expected_version` None) or replace the one at that version."""
 
     sku: str
@@ -144,7 +177,7 @@ class SetStock:
 
 
 @dataclass(slots=True)
-class AdjustStock:
+class AdjustStock(Command[Adjustment]):
     """Change `available` by `delta`, for a reason."""
 
     source: str
@@ -167,7 +200,7 @@ class AdjustStock:
 
 
 @dataclass(slots=True)
-class DeleteStock:
+class DeleteStock(Command[None]):
     """Take a stock row away; `expected_version` None asks for no particular version."""
 
     sku: str
@@ -180,7 +213,7 @@ class DeleteStock:
 
 
 @dataclass(slots=True)
-class ImportStock:
+class ImportStock(Command[ImportJob]):
     """Create the stock rows that are missing, once for each job name: all of them, or a part."""
 
     source: str
@@ -199,33 +232,12 @@ class ImportStock:
         wanted.stock.update((sku, location) for sku, location, _, _ in self.rows)
 
 
-Command: TypeAlias = (
-    Reserve
-    | Confirm
-    | Cancel
-    | Extend
-    | Expire
-    | RefundUnits
-    | SetStock
-    | AdjustStock
-    | DeleteStock
-    | ImportStock
-)
+def verdict_of(outcome: Outcome[Any]) -> str:
+    """Return the effect of a command that was carried out, or the code of its refusal."""
+    return outcome.effect if isinstance(outcome, Done) else outcome.code
 
 
-@dataclass(slots=True)
-class Done:
-    """A command that was carried out, or had been: its HTTP status and the resource."""
-
-    status: int
-    value: Reservation | Refund | Adjustment | Stock | ImportJob | None
-    replayed: bool = False
-
-
-Outcome: TypeAlias = Done | ServiceError
-
-
-def wanted_by(commands: Iterable[Command]) -> Wanted:
+def wanted_by(commands: Iterable[Command[Any]]) -> Wanted:
     """Return the rows that a batch must see."""
     wanted = Wanted()
     for command in commands:
@@ -233,14 +245,14 @@ def wanted_by(commands: Iterable[Command]) -> Wanted:
     return wanted
 
 
-def weight_of(command: Command) -> int:
+def weight_of(command: Command[Any]) -> int:
     """Return how many stock rows a command names, at least 1."""
     if isinstance(command, Reserve):
         return len(command.lines)
     return len(command.rows) if isinstance(command, ImportStock) else 1
 
 
-def names_of(command: Command) -> set[Any]:
+def names_of(command: Command[Any]) -> set[Any]:
     """Return the ids and stock keys a command names itself."""
     wanted = wanted_by([command])
     own = {id_ for id_, _ in wanted.own_reservations}

@@ -6,19 +6,7 @@ reserve ─► held ─ cancel ─► cancelled
    └─ short ─► rejected            reserve without hold_seconds ─► confirmed
 """
 
-from enum import StrEnum
-
-
-class State(StrEnum):
-    """What a reservation can be."""
-
-    HELD = "held"
-    CONFIRMED = "confirmed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    REFUNDED = "refunded"
-    REJECTED = "rejected"
-
+from db.vocabulary import State
 
 TRANSITIONS: dict[tuple[str, str], State] = {
     (State.HELD, "confirm"): State.CONFIRMED,

@@ -29,7 +29,7 @@ from service.domain.commands import (
 
 MICROSECOND = timedelta(microseconds=1)
 
-RULES: Mapping[type[Any], Callable[[Books, Any, datetime], Outcome]] = {
+RULES: Mapping[type[Any], Callable[[Books, Any, datetime], Outcome[Any]]] = {
     Reserve: reservations.reserve,
     Confirm: reservations.confirm,
     Cancel: reservations.cancel,
@@ -51,12 +51,12 @@ class Plan:
     and plan again.
     """
 
-    outcomes: list[Outcome]
+    outcomes: list[Outcome[Any]]
     writes: Writes
     lacking: set[Key]
 
 
-def plan(snapshot: Snapshot, commands: Iterable[Command], *, pins_rows: bool = False) -> Plan:
+def plan(snapshot: Snapshot, commands: Iterable[Command[Any]], *, pins_rows: bool = False) -> Plan:
     """Return what the commands come to, carried out one after another from `snapshot` on.
 
     With `pins_rows` every stock row that is changed must still have the version that was seen.

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from db.rows import Key, Line, Refund, Reservation
+from db.vocabulary import State
 from service.domain.books import Books
 from service.domain.commands import (
     Caller,
@@ -27,10 +28,10 @@ from service.domain.errors import (
     NotFound,
     ServiceError,
 )
-from service.domain.lifecycle import REPEATS, TRANSITIONS, State, allowed
+from service.domain.lifecycle import REPEATS, TRANSITIONS, allowed
 
 
-def reserve(books: Books, command: Reserve, at: datetime) -> Outcome:
+def reserve(books: Books, command: Reserve, at: datetime) -> Outcome[Reservation]:
     """Answer as before if the identity is known; else take all lines or refuse, for good."""
     stored = _stored(books, command)
     if stored is not None:
@@ -67,17 +68,17 @@ def reserve(books: Books, command: Reserve, at: datetime) -> Outcome:
     for line in command.lines:
         held = line.quantity if hold else 0
         books.move(line.key, "reserve", -line.quantity, held, at, reservation)
-    return Done(201, reservation)
+    return Done("created", reservation)
 
 
-def confirm(books: Books, command: Confirm, at: datetime) -> Outcome:
+def confirm(books: Books, command: Confirm, at: datetime) -> Outcome[Reservation]:
     """Sell what is confirmed and release the rest, in one step."""
     reservation = _find(books, command.caller, command.id, at)
     if isinstance(reservation, ServiceError):
         return reservation
     asked = _asked(command.lines, reservation)
     if (reservation.state, "confirm") in REPEATS and asked == _confirmed(reservation):
-        return Done(200, reservation, replayed=True)
+        return Done("unchanged", reservation)
     if (reservation.state, "confirm") not in TRANSITIONS:
         return _illegal("confirm", reservation)
     held = {line.key: line.quantity for line in reservation.lines}
@@ -91,22 +92,22 @@ def confirm(books: Books, command: Confirm, at: datetime) -> Outcome:
     for line in lines:
         released = line.quantity - line.confirmed
         books.move(line.key, "confirm", released, -line.quantity, at, confirmed)
-    return Done(200, confirmed)
+    return Done("changed", confirmed)
 
 
-def cancel(books: Books, command: Cancel, at: datetime) -> Outcome:
+def cancel(books: Books, command: Cancel, at: datetime) -> Outcome[Reservation]:
     """Give every unit of a hold back."""
     reservation = _find(books, command.caller, command.id, at)
     if isinstance(reservation, ServiceError):
         return reservation
     if (reservation.state, "cancel") in REPEATS:
-        return Done(200, reservation, replayed=True)
+        return Done("unchanged", reservation)
     if (reservation.state, "cancel") not in TRANSITIONS:
         return _illegal("cancel", reservation)
-    return Done(200, _release(books, reservation, "cancel", at))
+    return Done("changed", _release(books, reservation, "cancel", at))
 
 
-def extend(books: Books, command: Extend, at: datetime) -> Outcome:
+def extend(books: Books, command: Extend, at: datetime) -> Outcome[Reservation]:
     """Move the deadline."""
     reservation = _find(books, command.caller, command.id, at)
     if isinstance(reservation, ServiceError):
@@ -114,22 +115,22 @@ def extend(books: Books, command: Extend, at: datetime) -> Outcome:
     if (reservation.state, "extend") not in TRANSITIONS:
         return _illegal("extend", reservation)
     deadline = at + timedelta(seconds=command.hold_seconds)
-    return Done(200, _step(books, reservation, "extend", at, expires_at=deadline))
+    return Done("changed", _step(books, reservation, "extend", at, expires_at=deadline))
 
 
-def expire(books: Books, command: Expire, at: datetime) -> Outcome:
+def expire(books: Books, command: Expire, at: datetime) -> Outcome[Reservation | None]:
     """Give every unit of an overdue hold back; nothing happens to any other."""
     reservation = books.reservations.get(command.id)
     if reservation is None or not _is_overdue(reservation, at):
-        return Done(204, None)
-    return Done(200, _release(books, reservation, "expire", at))
+        return Done("unchanged", None)
+    return Done("changed", _release(books, reservation, "expire", at))
 
 
-def refund(books: Books, command: RefundUnits, at: datetime) -> Outcome:
+def refund(books: Books, command: RefundUnits, at: datetime) -> Outcome[Refund]:
     """Give units of a sale back; the last unit makes it `refunded`."""
     stored = books.refunds.get(command.identity)
     if stored is not None:
-        return _same_refund(command, stored) or Done(200, stored, replayed=True)
+        return _same_refund(command, stored) or Done("unchanged", stored)
     reservation = _find(books, command.caller, command.id, at)
     if isinstance(reservation, ServiceError):
         return reservation
@@ -151,7 +152,7 @@ def refund(books: Books, command: RefundUnits, at: datetime) -> Outcome:
         )
     if unknown := books.unknown(list(given)):
         return unknown
-    return Done(201, _give_back(books, command, reservation, given, at))
+    return Done("created", _give_back(books, command, reservation, given, at))
 
 
 def _give_back(
@@ -247,7 +248,7 @@ def _release(books: Books, reservation: Reservation, transition: str, at: dateti
     return released
 
 
-def _stored(books: Books, command: Reserve) -> Outcome | None:
+def _stored(books: Books, command: Reserve) -> Outcome[Reservation] | None:
     """The answer that an earlier request with this identity got, if there was one."""
     by_id = books.reservations.get(command.effective_id)
     id_ = books.identities.get((command.source, command.seq))
@@ -270,7 +271,7 @@ def _stored(books: Books, command: Reserve) -> Outcome | None:
         return mismatch("metadata", stored.metadata, command.metadata)
     if stored.state == State.REJECTED:
         return _refusal(stored, replayed=True)
-    return Done(200, stored, replayed=True)
+    return Done("unchanged", stored)
 
 
 def _first_state(hold_seconds: int | None, *, refused: bool) -> State:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from db.rows import Adjustment, ImportJob, Line
+from db.rows import Adjustment, ImportJob, Line, Stock
 from service.domain.books import Books, Row
 from service.domain.commands import (
     AdjustStock,
@@ -28,7 +28,7 @@ AVAILABLE_MAX = 1_000_000_000_000
 """No row may hold more units that can be sold, in units."""
 
 
-def set_stock(books: Books, command: SetStock, at: datetime) -> Outcome:
+def set_stock(books: Books, command: SetStock, at: datetime) -> Outcome[Stock]:
     """Create the row or replace the one at the version that was named."""
     key = (command.sku, command.location)
     row = books.row(key)
@@ -40,14 +40,14 @@ def set_stock(books: Books, command: SetStock, at: datetime) -> Outcome:
     row.name, row.low_stock_at = command.name, command.low_stock_at
     row.pinned, row.deleted = True, False
     books.move(key, "set", command.available - row.available, 0, at)
-    return Done(201 if current is None else 200, row.stock())
+    return Done("created" if current is None else "changed", row.stock())
 
 
-def adjust_stock(books: Books, command: AdjustStock, at: datetime) -> Outcome:
+def adjust_stock(books: Books, command: AdjustStock, at: datetime) -> Outcome[Adjustment]:
     """Correct `available`, once; a refusal is not remembered."""
     stored = books.adjustments.get(command.identity)
     if stored is not None:
-        return _same_adjustment(command, stored) or Done(200, stored, replayed=True)
+        return _same_adjustment(command, stored) or Done("unchanged", stored)
     key = (command.sku, command.location)
     row = books.row(key)
     if row is None or row.deleted:
@@ -70,7 +70,7 @@ def adjust_stock(books: Books, command: AdjustStock, at: datetime) -> Outcome:
         created_at=at,
     )
     books.adjustments[command.identity] = adjustment
-    return Done(201, adjustment)
+    return Done("created", adjustment)
 
 
 def _refuse_adjustment(
@@ -93,12 +93,12 @@ def _refuse_adjustment(
     return None
 
 
-def delete_stock(books: Books, command: DeleteStock, at: datetime) -> Outcome:
+def delete_stock(books: Books, command: DeleteStock, at: datetime) -> Outcome[None]:
     """Empty the row and mark it deleted; deleting twice is deleting once."""
     key = (command.sku, command.location)
     row = books.row(key)
     if row is None or row.deleted:
-        return Done(204, None)
+        return Done("unchanged", None)
     if command.expected_version not in (None, row.version):
         books.reliances.append([key])
         return _stale(row.version)
@@ -108,10 +108,10 @@ def delete_stock(books: Books, command: DeleteStock, at: datetime) -> Outcome:
     row.pinned = row.deleted = True
     row.name = row.low_stock_at = None
     books.move(key, "delete", -row.available, 0, at)
-    return Done(204, None)
+    return Done("changed", None)
 
 
-def import_stock(books: Books, command: ImportStock, at: datetime) -> Outcome:
+def import_stock(books: Books, command: ImportStock, at: datetime) -> Outcome[ImportJob]:
     """Look which rows are missing, then create those; once for each job name.
 
     Rows that the job's record tells to be done are passed over; who repeats an import that was
@@ -126,13 +126,13 @@ def import_stock(books: Books, command: ImportStock, at: datetime) -> Outcome:
         stored = ImportJob(*identity, command.digest, in_all, 0, 0, at)
     rows = command.rows[max(stored.rows_done - command.first, 0) :]
     if stored.rows_done < command.first or not rows:
-        return Done(200, stored, replayed=True)
+        return Done("unchanged", stored)
     created = sum([_create_missing(books, row, at) for row in rows])
     job = stored._replace(
         created=stored.created + created, skipped=stored.skipped + len(rows) - created
     )
     books.import_jobs[identity] = job
-    return Done(201, job)
+    return Done("created", job)
 
 
 def _create_missing(books: Books, imported: tuple[str, str, int, str | None], at: datetime) -> bool:

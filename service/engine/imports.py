@@ -36,7 +36,7 @@ class Imports:
         """The worker ends: an import stops after the part that is under way."""
         self._slots = asyncio.Semaphore(JOBS_MAX)
 
-    async def run(self, source: str, job: str, raw: bytes) -> Outcome:
+    async def run(self, source: str, job: str, raw: bytes) -> Outcome[ImportJob]:
         """Carry a file out, once for each job name, and return the job's record.
 
         Raises `InvalidRequest` that names the bad lines, before anything is written; `Overloaded`
@@ -59,12 +59,12 @@ class Imports:
         finally:
             self._slots.release()
 
-    async def _carry_out(self, nothing: ImportStock, raw: bytes) -> Outcome:
+    async def _carry_out(self, nothing: ImportStock, raw: bytes) -> Outcome[ImportJob]:
         rows, place = rows_of(raw), 0
         while True:
             part = tuple(itertools.islice(rows, ROWS_AT_ONCE))
             outcome = await self._submit(replace(nothing, rows=part, first=place))
-            if not isinstance(outcome, Done) or not isinstance(outcome.value, ImportJob):
+            if not isinstance(outcome, Done):
                 return outcome
             if outcome.value.is_done:
                 return outcome
@@ -75,7 +75,7 @@ class Imports:
             if self.is_ending:
                 raise _interrupted(outcome.value)
 
-    async def _submit(self, part: ImportStock) -> Outcome:
+    async def _submit(self, part: ImportStock) -> Outcome[ImportJob]:
         """Carry a part out; if that can't be done now, try again for a while."""
         give_up_at = time.monotonic() + TROUBLE_SECONDS_MAX
         while True:

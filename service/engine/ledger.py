@@ -16,7 +16,7 @@ from db.rows import Snapshot, Wanted
 from db.session import database as db
 from db.strategies.guard import Guard
 from service import metrics
-from service.domain.commands import Command, Done, Outcome, wanted_by
+from service.domain.commands import Command, Done, Outcome, verdict_of, wanted_by
 from service.domain.errors import (
     Contention,
     InternalError,
@@ -56,8 +56,8 @@ class Ledger:
         self.lost_rows = LostRows()
 
     async def execute(
-        self, commands: Sequence[Command], more_wait: Callable[[], bool] = lambda: False
-    ) -> list[Outcome]:
+        self, commands: Sequence[Command[Any]], more_wait: Callable[[], bool] = lambda: False
+    ) -> list[Outcome[Any]]:
         """Carry the commands out, in order, and return an outcome for each once it is durable.
 
         `more_wait` says whether the caller is going to be back at once with the next ones.
@@ -84,8 +84,8 @@ class Ledger:
         return outcomes
 
     async def _retry(
-        self, commands: Sequence[Command], more_wait: Callable[[], bool], give_up_at: float
-    ) -> list[Outcome]:
+        self, commands: Sequence[Command[Any]], more_wait: Callable[[], bool], give_up_at: float
+    ) -> list[Outcome[Any]]:
         for attempt in range(1, self.policy.attempts_max + 1):
             try:
                 locked = attempt > self.policy.lock_after_attempts
@@ -105,11 +105,11 @@ class Ledger:
         raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
 
     async def _attempt(
-        self, commands: Sequence[Command], more_wait: Callable[[], bool], *, locked: bool
-    ) -> list[Outcome]:
+        self, commands: Sequence[Command[Any]], more_wait: Callable[[], bool], *, locked: bool
+    ) -> list[Outcome[Any]]:
         wanted = wanted_by(commands)
 
-        async def work(transaction: db.Transaction) -> list[Outcome]:
+        async def work(transaction: db.Transaction) -> list[Outcome[Any]]:
             connection = transaction.connection
             snapshot = await self.strategy.load(connection, wanted, locked=locked)
             planned = await self._plan(snapshot, commands)
@@ -133,14 +133,14 @@ class Ledger:
                 chain_if=more_wait,
             )
 
-    async def _plan(self, snapshot: Snapshot, commands: Sequence[Command]) -> Plan:
+    async def _plan(self, snapshot: Snapshot, commands: Sequence[Command[Any]]) -> Plan:
         """Plan; a large batch in a thread, so that the event loop goes on serving."""
         pins_rows = self.strategy.pins_rows
         if len(snapshot.stock) + len(commands) < LARGE_ROWS:
             return plan(snapshot, commands, pins_rows=pins_rows)
         return await asyncio.to_thread(plan, snapshot, commands, pins_rows=pins_rows)
 
-    async def _blocked(self, commands: Sequence[Command]) -> set[Any]:
+    async def _blocked(self, commands: Sequence[Command[Any]]) -> set[Any]:
         """The ids and stock keys that stand in the way of these commands."""
 
         async def work(transaction: db.Transaction) -> tuple[Snapshot, set[Any]]:
@@ -155,7 +155,7 @@ class Ledger:
         }
 
 
-def _relies_on_a_commit(outcome: Outcome) -> bool:
+def _relies_on_a_commit(outcome: Outcome[Any]) -> bool:
     """True for what tells of an earlier transaction, which may not be on the standby yet."""
     return isinstance(outcome, Done) or outcome.replayed
 
@@ -164,18 +164,10 @@ def _is_large(wanted: Wanted) -> bool:
     return len(wanted.stock) > LARGE_ROWS
 
 
-def _count(commands: Sequence[Command], outcomes: list[Outcome]) -> None:
+def _count(commands: Sequence[Command[Any]], outcomes: list[Outcome[Any]]) -> None:
     counts: dict[tuple[str, str], int] = {}
     for command, outcome in zip(commands, outcomes, strict=True):
-        key = (type(command).__name__, _label(outcome))
+        key = (type(command).__name__, verdict_of(outcome))
         counts[key] = counts.get(key, 0) + 1
     for (name, label), count in counts.items():
         metrics.OUTCOMES.labels(name, label).inc(count)
-
-
-def _label(outcome: Outcome) -> str:
-    if not isinstance(outcome, Done):
-        return outcome.code
-    if outcome.replayed:
-        return "replayed"
-    return "created" if outcome.status == 201 else "done"

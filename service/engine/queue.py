@@ -1,13 +1,13 @@
-"""The queue before the lanes: first come, first served, but a crowd keeps nobody else waiting.
+"""The queue before the lanes: first come, first served, but a crowd does not delay the others.
 
-A job that names a stock row for which many commands wait already joins the crowd. The others go
-first; of each batch the crowd gets what they leave, a quarter at least, and when the queue is three
-quarters full it is refused. So a flood for one SKU costs the buyers of the rest next to nothing.
+A submission joins the crowd when it names a stock row for which many commands already wait. The
+others go first. The crowd gets the rest of each batch, a quarter at least, and is refused when the
+queue is three quarters full. So a flood of requests for one SKU hardly delays buyers of other SKUs.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +15,30 @@ from db.rows import Key
 from service.domain.commands import Command, Outcome, Reserve, names_of
 from service.domain.errors import Overloaded
 
-BATCH_SHARE = 4  # of a batch one in four at least is for the crowd: it must get on, too
-QUEUE_SHARE = 4  # of the queue one in four is for those who are not of the crowd
+BATCH_SHARE = 4  # a quarter of a batch is reserved for the crowd, so that it moves on, too
+QUEUE_SHARE = 4  # a quarter of the queue is reserved for submissions outside the crowd
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Submission:
     """The commands of one request and the future of their outcomes."""
 
-    commands: list[Command]
-    outcomes: asyncio.Future[list[Outcome]]
+    commands: Sequence[Command[Any]]
+    outcomes: asyncio.Future[list[Outcome[Any]]]
     queued_at: float
     weight: int
+    """The lines of all the commands together."""
     give_up_at: float
+    """The moment at which the submission is answered, even if it is still under way."""
     may_be_shed: bool = True
+    """False for a submission that a full queue must accept."""
 
     def names(self) -> set[Any]:
         """Return the ids and stock keys that the commands name."""
         return set().union(*(names_of(command) for command in self.commands))
 
     def stock_keys(self) -> Iterator[Key]:
-        """Return the stock rows it takes from."""
+        """Return the stock rows that the commands reserve from."""
         for command in self.commands:
             if type(command) is Reserve:
                 for line in command.lines:
@@ -43,91 +46,99 @@ class Job:
 
 
 class Queue:
-    """Jobs that wait for a lane, bounded in commands."""
+    """Submissions that wait for a lane, at most a given number of commands."""
 
     def __init__(self, commands_max: int, crowd_min: int) -> None:
         self.commands_max = commands_max
         self.crowd_min = crowd_min
-        """Commands that wait for a stock row before whoever comes next joins the crowd."""
+        """Commands that wait for a stock row when the next submission for it joins the crowd."""
         self.commands = 0
-        """Commands that wait, those of large jobs included, which wait elsewhere."""
-        self._calm: deque[Job] = deque()
-        self._crowd: deque[Job] = deque()
+        """Commands that wait, including those of large submissions, which wait elsewhere."""
+        self._calm: deque[Submission] = deque()
+        self._crowd: deque[Submission] = deque()
         self._crowd_max = commands_max - commands_max // QUEUE_SHARE
         self._waiting: dict[Key, int] = {}
 
     def __bool__(self) -> bool:
-        """True when a lane would find a job here."""
+        """True when a lane would find a submission here."""
         return bool(self._calm or self._crowd)
 
     @property
     def is_full(self) -> bool:
-        """True when nothing more is taken, whatever it is."""
+        """True when the queue refuses every submission that may be shed."""
         return self.commands >= self.commands_max
 
-    def admit(self, job: Job) -> None:
-        """Count a job. Raises `Overloaded` when too much waits; a job is never too large alone."""
-        room = max(self.commands_max, len(job.commands)) - self.commands
-        if job.may_be_shed and len(job.commands) > room:
-            raise Overloaded("Too many requests are waiting.")
-        self.commands += len(job.commands)
+    def admit(self, submission: Submission) -> None:
+        """Count a submission. Raises `Overloaded` when too many commands wait.
 
-    def leave(self, job: Job) -> None:
-        """Count a job no longer."""
-        self.commands -= len(job.commands)
-
-    def put(self, job: Job) -> None:
-        """Append a job. Raises `Overloaded` when too much waits, or for the same SKU."""
-        waiting = self._waiting
-        is_crowded = any(waiting.get(key, 0) >= self.crowd_min for key in job.stock_keys())
-        if is_crowded and self.commands + len(job.commands) > self._crowd_max:
-            raise Overloaded("Too many requests for the same SKU are waiting.")
-        self.admit(job)
-        for key in job.stock_keys():
-            waiting[key] = waiting.get(key, 0) + 1
-        (self._crowd if is_crowded else self._calm).append(job)
-
-    def take(self, room: int, apart: set[Any]) -> list[Job]:
-        """Return the next jobs, of `room` lines in all or a single larger one.
-
-        Those that name what is in `apart` stay where they are.
+        A submission that is larger than the queue is accepted when nothing else waits.
         """
-        jobs: list[Job] = []
-        kept = room // BATCH_SHARE if self._crowd else 0
-        room = kept + self._move(self._calm, jobs, room - kept, apart)
-        room = self._move(self._crowd, jobs, room, apart)
-        self._move(self._calm, jobs, room, apart)
-        return jobs
+        space = max(self.commands_max, len(submission.commands)) - self.commands
+        if submission.may_be_shed and len(submission.commands) > space:
+            raise Overloaded("Too many requests are waiting.")
+        self.commands += len(submission.commands)
 
-    def take_older(self, moment: float) -> list[Job]:
-        """Return the jobs that were queued before that moment."""
-        jobs: list[Job] = []
+    def leave(self, submission: Submission) -> None:
+        """Stop counting a submission."""
+        self.commands -= len(submission.commands)
+
+    def put(self, submission: Submission) -> None:
+        """Append a submission.
+
+        Raises `Overloaded` when too many commands wait, in all or for the same SKU.
+        """
+        waiting = self._waiting
+        is_crowded = any(waiting.get(key, 0) >= self.crowd_min for key in submission.stock_keys())
+        if is_crowded and self.commands + len(submission.commands) > self._crowd_max:
+            raise Overloaded("Too many requests for the same SKU are waiting.")
+        self.admit(submission)
+        for key in submission.stock_keys():
+            waiting[key] = waiting.get(key, 0) + 1
+        (self._crowd if is_crowded else self._calm).append(submission)
+
+    def take(self, lines_max: int, without: set[Any]) -> list[Submission]:
+        """Return the next submissions, of `lines_max` lines in all or a single larger one.
+
+        Submissions that name an id or a stock key in `without` keep their places.
+        """
+        batch: list[Submission] = []
+        reserved = lines_max // BATCH_SHARE if self._crowd else 0
+        lines_left = reserved + self._move(self._calm, batch, lines_max - reserved, without)
+        lines_left = self._move(self._crowd, batch, lines_left, without)
+        self._move(self._calm, batch, lines_left, without)
+        return batch
+
+    def take_older(self, moment: float) -> list[Submission]:
+        """Return the submissions that were queued before that moment, and remove them."""
+        older: list[Submission] = []
         for queue in (self._calm, self._crowd):
             while queue and queue[0].queued_at < moment:
-                jobs.append(self._forget(queue.popleft()))
-        return jobs
+                older.append(self._forget(queue.popleft()))
+        return older
 
-    def _move(self, queue: deque[Job], jobs: list[Job], room: int, apart: set[Any]) -> int:
-        """Take from one of the two what there is room for; return the room that is left."""
-        parked: list[Job] = []
-        while queue and (queue[0].weight <= room or not jobs):
-            job = queue.popleft()
-            if apart and not apart.isdisjoint(job.names()):
-                parked.append(job)
+    def _move(
+        self, queue: deque[Submission], batch: list[Submission], lines_left: int, without: set[Any]
+    ) -> int:
+        """Move submissions that still fit from a queue to the batch; return the lines left."""
+        passed_over: list[Submission] = []
+        while queue and (queue[0].weight <= lines_left or not batch):
+            submission = queue.popleft()
+            if without and not without.isdisjoint(submission.names()):
+                passed_over.append(submission)
                 continue
-            self._forget(job)
-            if not job.outcomes.done():
-                jobs.append(job)
-                room -= job.weight
-        queue.extendleft(reversed(parked))
-        return room
+            self._forget(submission)
+            if not submission.outcomes.done():
+                batch.append(submission)
+                lines_left -= submission.weight
+        queue.extendleft(reversed(passed_over))
+        return lines_left
 
-    def _forget(self, job: Job) -> Job:
-        self.leave(job)
-        for key in job.stock_keys():
+    def _forget(self, submission: Submission) -> Submission:
+        self.leave(submission)
+        for key in submission.stock_keys():
             left = self._waiting[key] - 1
             if left:
                 self._waiting[key] = left
             else:
                 del self._waiting[key]
-        return job
+        return submission

@@ -10,7 +10,7 @@ import asyncio
 from db.queries import lists
 from db.session.database import Database, DatabaseError
 from service import metrics
-from service.domain.commands import Command, Done, Expire
+from service.domain.commands import Done, Expire
 from service.domain.errors import ServiceError, Unavailable
 from service.engine.coalescer import Coalescer
 from service.engine.episodes import Episode
@@ -43,8 +43,10 @@ async def sweep(database: Database, coalescer: Coalescer) -> int:
         lambda connection: lists.overdue_holds(connection, HOLDS_MAX), is_urgent=True
     )
     if overdue:
-        expired: list[Command] = [Expire(id_) for id_ in overdue]
+        expired = [Expire(id_) for id_ in overdue]
         outcomes = await coalescer.submit(expired, may_be_shed=False)  # promised within 2 s
-        released = sum(isinstance(outcome, Done) and outcome.status == 200 for outcome in outcomes)
+        released = sum(
+            isinstance(outcome, Done) and outcome.effect == "changed" for outcome in outcomes
+        )
         metrics.EXPIRED.inc(released)
     return len(overdue)

@@ -12,7 +12,7 @@ from db.session import database as db
 from db.strategies import open_strategy
 from service.domain.errors import InvalidRequest
 from service.engine.audits import Audits
-from service.engine.coalescer import Coalescer, Limits
+from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
@@ -132,7 +132,7 @@ def build_worker(settings: Settings) -> WorkerState:
     )
     rate_limit = RateLimit(settings.rate_limit)
     ledger = Ledger(database, strategy, retry_policy(settings))
-    limits = Limits(
+    limits = CoalescerLimits(
         lanes=settings.lanes,
         queued_commands_max=settings.queue_max,
         drain_seconds_max=settings.drain_seconds,

@@ -18,11 +18,11 @@ from uuid import UUID, uuid4
 from db.queries import credentials
 from db.session.database import Database, Transaction
 from db.session.database import Unavailable as DatabaseUnavailable
+from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated, Unavailable
 from service.http.limits.rate_limit import RateLimit
 
-SCOPES = ("reserve", "stock", "read", "admin")
 BELIEVED_SECONDS = 0.5
 RENEWED_SECONDS = 0.2  # how old a key may be before it is looked up again, without waiting for it
 LOOKUP_SECONDS_MAX = 2.0  # a frozen database must not use up the time that the request has
@@ -41,7 +41,7 @@ class Credential:
 
     def allows(self, scope: str) -> bool:
         """True when the credential has that scope, or all of them."""
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
 class Credentials:

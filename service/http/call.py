@@ -8,7 +8,7 @@ from uuid import UUID
 
 from litestar.types import Receive, Scope
 
-from service.domain.commands import Caller, Command, Outcome
+from service.domain.commands import Caller, Command, Outcome, R_co
 from service.domain.errors import Forbidden, InvalidRequest, NotFound
 from service.http.worker_state import WorkerState
 from service.input import headers
@@ -36,7 +36,7 @@ class Call(Generic[B]):
     query: Mapping[str, Any]
     """The value of each query parameter that the operation declares; None for an absent one."""
     waited_seconds: float
-    """The time for which the request has waited for room in the queue already."""
+    """The time for which the request has waited for space in the queue already."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
@@ -111,7 +111,7 @@ class Call(Generic[B]):
         sent = self.header_list(b"if-match")
         return None if sent is None else headers.version("If-Match", sent)
 
-    async def submit(self, command: Command) -> Outcome:
+    async def submit(self, command: Command[R_co]) -> Outcome[R_co]:
         """Carry a command out and return its outcome once it is durable."""
         coalescer = self.worker.coalescer
         outcomes = await coalescer.submit([command], waited_seconds=self.waited_seconds)

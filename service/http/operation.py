@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Send
+from litestar.types import Scope as AsgiScope
 
+from db.vocabulary import Scope
 from service.domain.commands import Done, Outcome
 from service.domain.errors import ServiceError
 from service.http import failures
@@ -28,6 +30,7 @@ from service.http.responses import (
     etag,
     json_response,
     problem_response,
+    status_of,
 )
 from service.input.headers import check_acceptable, matches
 
@@ -40,7 +43,7 @@ class Found(NamedTuple):
     row: Any
 
 
-Result: TypeAlias = Outcome | Found | Page | Response
+Result: TypeAlias = Outcome[Any] | Found | Page | Response
 """A handler's result. All but a `Response` are written as the operation declares its answers."""
 
 
@@ -67,14 +70,14 @@ class Operation:
     summary: str
     description: str
     answers: tuple[Success, ...]
-    scope: str | None = None
+    scope: Scope | None = None
     """The scope that a key needs; None for an operation that is open to everybody."""
     body: BodyKind[Any] | None = None
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[type[ServiceError], ...] = ()
     """The errors that are the operation's own."""
-    expects_room: bool = False
-    """The request waits for room in the queue before its body is read."""
+    waits_for_space: bool = False
+    """The request waits for space in the queue before its body is read."""
 
     @property
     def query(self) -> tuple[QueryParameter, ...]:
@@ -92,11 +95,11 @@ def operation(
     path: str,
     summary: str,
     *answers: Success,
-    scope: str | None = ...,
+    scope: Scope | None = ...,
     body: None = ...,
     parameters: tuple[Parameter, ...] = ...,
     errors: tuple[type[ServiceError], ...] = ...,
-    expects_room: bool = ...,
+    waits_for_space: bool = ...,
 ) -> Callable[[Callable[[Call[None]], Awaitable[Result]]], HTTPRouteHandler]: ...
 
 
@@ -106,11 +109,11 @@ def operation(
     path: str,
     summary: str,
     *answers: Success,
-    scope: str | None = ...,
+    scope: Scope | None = ...,
     body: BodyKind[B],
     parameters: tuple[Parameter, ...] = ...,
     errors: tuple[type[ServiceError], ...] = ...,
-    expects_room: bool = ...,
+    waits_for_space: bool = ...,
 ) -> Callable[[Callable[[Call[B]], Awaitable[Result]]], HTTPRouteHandler]: ...
 
 
@@ -153,7 +156,7 @@ def route(
     (docs/decisions.md, 6).
     """
 
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: AsgiScope, receive: Receive, send: Send) -> None:
         call: Call[Any] = Call(scope, receive)
         try:
             response = await answer(call)
@@ -177,15 +180,15 @@ def _answering(
 ) -> Callable[[Call[Any]], Awaitable[Response]]:
     """Return the way of a request: authenticate, read, handle, write."""
     scope, query, body = declared.scope, declared.query, declared.body
-    expects_room = declared.expects_room
+    waits_for_space = declared.waits_for_space
 
     async def answer(call: Call[Any]) -> Response:
         if scope is not None:
             await _authenticate(call, scope)
         if query:
             call.query = read_query(call.scope["query_string"], query)
-        if expects_room:
-            call.waited_seconds = await call.worker.coalescer.expect_room()
+        if waits_for_space:
+            call.waited_seconds = await call.worker.coalescer.wait_for_space()
         if body is not None:
             call.body = await body.read(call)
         return _response(declared, call, await handler(call))
@@ -195,7 +198,7 @@ def _answering(
     return answer
 
 
-async def _authenticate(call: Call[Any], scope: str) -> None:
+async def _authenticate(call: Call[Any], scope: Scope) -> None:
     """Find the caller, then check that JSON is acceptable.
 
     The key is checked before everything else: without one, the rest is not worth a look.
@@ -213,7 +216,7 @@ async def _authenticate(call: Call[Any], scope: str) -> None:
 
 def _response(declared: Operation, call: Call[Any], result: Result) -> Response:
     if isinstance(result, Done):
-        return _done(declared.answer(result.status), result)
+        return _done(declared.answer(status_of(result)), result)
     if isinstance(result, ServiceError):
         return problem_response(result, call.path)
     if isinstance(result, Found):
@@ -223,7 +226,7 @@ def _response(declared: Operation, call: Call[Any], result: Result) -> Response:
     return result
 
 
-def _done(success: Success, done: Done) -> Response:
+def _done(success: Success, done: Done[Any]) -> Response:
     """The resource that a command has made or changed, if there is one."""
     resource, row = success.resource, done.value
     if resource is None:

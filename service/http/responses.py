@@ -6,6 +6,7 @@ from urllib.parse import quote
 from litestar.types import Receive, Scope, Send
 
 from service import metrics
+from service.domain.commands import Outcome
 from service.domain.errors import ServiceError
 from service.http.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
 from service.http.schemas import encode
@@ -75,6 +76,15 @@ class Response:
 def json_response(status: int, value: Any, *headers: Header) -> Response:
     """Return a value as JSON."""
     return Response(status, [JSON, *headers], encode(value))
+
+
+def status_of(outcome: Outcome[Any]) -> int:
+    """Return the HTTP status of an outcome."""
+    if isinstance(outcome, ServiceError):
+        return outcome.status
+    if outcome.effect == "created":
+        return 201
+    return 204 if outcome.value is None else 200
 
 
 def etag(version: int) -> Header:

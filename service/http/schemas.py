@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from db import rows
 from db.queries.audit import Audit
+from db.vocabulary import MovementKind, State
 from service.domain.errors import ERRORS_MAX
 
 encode = msgspec.json.Encoder().encode
@@ -55,7 +56,7 @@ class ReservationAnswer(Answer):
     id: UUID
     source: str
     seq: str
-    state: Literal["held", "confirmed", "cancelled", "expired", "refunded", "rejected"]
+    state: State
     version: int
     lines: list[LineAnswer]
     hold_seconds: int | None
@@ -122,9 +123,7 @@ class MovementAnswer(Answer):
     sku: str
     location: str
     version: int
-    kind: Literal[
-        "set", "import", "adjust", "delete", "reserve", "confirm", "cancel", "expire", "refund"
-    ]
+    kind: MovementKind
     available_delta: int
     held_delta: int
     reservation_id: UUID | None

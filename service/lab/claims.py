@@ -44,19 +44,19 @@ CLAIMS = (
     Claim(
         "Optimistic beats pessimistic",
         "Kung and Robinson, TODS 1981, for rare conflicts; Agrawal, Carey and Livny, TODS 1987,"
-        " found locking better where a restart wastes work that is scarce",
+        " found locking better where a restart wastes scarce resources",
         (("guard", "pessimistic"), ("version", "pessimistic")),
     ),
     Claim(
         "For stock, the condition beats the version",
         "the usual advice for flash sales: `available >= n` fails only when units are short,"
-        " `version = v` whenever anybody else was there",
+        " `version = v` fails whenever another request changed the row",
         (("guard", "version"),),
     ),
     Claim(
         "A distributed lock is slower than a row lock",
-        "Kleppmann, How to do distributed locking, 2016: it costs round trips and protects nothing"
-        " by itself",
+        "Kleppmann, How to do distributed locking, 2016: a distributed lock costs round trips and"
+        " protects nothing by itself",
         (("pessimistic", "redis"), ("pessimistic", "zookeeper")),
     ),
 )
@@ -165,7 +165,7 @@ def judge_claim(claim: Claim, runs: dict[str, dict[str, list[Result]]]) -> Judge
 def _overall(comparisons: Sequence[Comparison]) -> str:
     """Say in a sentence where a claim holds."""
     if not comparisons:
-        return "not measured: a strategy it speaks of could not be run"
+        return "not measured: a strategy of this claim could not be run"
     holds = [each for each in comparisons if each.verdict == "holds"]
     opposite = [each for each in comparisons if each.verdict == "the opposite holds"]
     if len(holds) == len(comparisons):
@@ -192,7 +192,7 @@ def judge_insertions(insertions: Sequence[Insertion]) -> str:
     safe = [each.crowd for each in naive if not each.duplicates]
     others = sum(each.duplicates for each in insertions if each not in naive)
     if not broken:
-        return "not seen to break here"
+        return "it did not break in this run"
     held = f"; it did not with {', '.join(safe)}" if safe else ""
     return (
         f"holds: it broke with {', '.join(broken)}{held}."

@@ -10,13 +10,12 @@ import itertools
 import random
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from service.domain.commands import (
     Caller,
     Cancel,
-    Command,
     Confirm,
     Done,
     Outcome,
@@ -30,6 +29,9 @@ from service.engine.coalescer import Coalescer
 from service.lab.experiment import HOLD_SECONDS, LOCATION, SOURCE, Experiment
 
 CALLER = Caller(SOURCE)
+LabCommand: TypeAlias = Reserve | Confirm | Cancel | RefundUnits
+"""The commands that the clients send."""
+
 SENDS_MAX = 6
 """How often a client sends a request that it is told to retry."""
 RETRY_SECONDS = 0.05
@@ -46,7 +48,7 @@ class Answer(NamedTuple):
     called: float
     answered: float
     outcome: str
-    """created, done, replayed, or an error's code."""
+    """created, changed, unchanged, or an error's code."""
     is_replayed: bool
     shortages: tuple[tuple[str, int, int], ...] = ()
     """(SKU, units asked for, units there were), when it was refused."""
@@ -146,9 +148,9 @@ class Crowd:
         hold = HOLD_SECONDS if source.random() < self._experiment.hold else None
         return Reserve(SOURCE, seq, None, lines, hold, {}, reservation_id(SOURCE, seq))
 
-    async def _ask(self, service: Coalescer, kind: str, command: Command, due: float) -> bool:
+    async def _ask(self, service: Coalescer, kind: str, command: LabCommand, due: float) -> bool:
         """Send until there is an answer that stands; True when it was yes."""
-        id_ = command.effective_id if isinstance(command, Reserve) else command.id  # type: ignore[union-attr]  # the lab sends no commands on stock
+        id_ = command.effective_id if isinstance(command, Reserve) else command.id
         for _ in range(SENDS_MAX):
             called = time.monotonic()
             outcome = await _outcome(service, command)
@@ -163,7 +165,7 @@ class Crowd:
         return False
 
 
-async def _outcome(service: Coalescer, command: Command) -> Outcome:
+async def _outcome(service: Coalescer, command: LabCommand) -> Outcome[Any]:
     try:
         return (await service.submit([command]))[0]
     except ServiceError as error:
@@ -171,11 +173,10 @@ async def _outcome(service: Coalescer, command: Command) -> Outcome:
 
 
 def _note(
-    kind: str, id_: UUID, due: float, called: float, answered: float, outcome: Outcome
+    kind: str, id_: UUID, due: float, called: float, answered: float, outcome: Outcome[Any]
 ) -> Answer:
     if isinstance(outcome, Done):
-        name = "replayed" if outcome.replayed else "created" if outcome.status == 201 else "done"
-        return Answer(kind, id_, due, called, answered, name, outcome.replayed)
+        return Answer(kind, id_, due, called, answered, outcome.effect, outcome.replayed)
     shortages: tuple[tuple[str, int, int], ...] = ()
     if isinstance(outcome, InsufficientStock):
         shortages = tuple(

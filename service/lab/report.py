@@ -235,14 +235,14 @@ def _circumstances(report: LabReport) -> list[str]:
         experiment = report.claims.results[0].experiment
         sentences.append(
             f"Medians of {report.claims.rounds} rounds of {experiment.seconds:g} s, interleaved;"
-            f" {experiment.clients} clients in {experiment.processes} processes, a service in each,"
-            f" {experiment.lanes} transactions at once in each that does not merge."
-            " Clients, services and PostgreSQL share the machine: ratios mean something, absolute"
-            " figures do not. A difference counts when it exceeds 10 % and every round agrees."
+            f" {experiment.clients} clients in {experiment.processes} processes with one service"
+            f" each; a service that does not merge runs {experiment.lanes} transactions at once."
+            " Clients, services and PostgreSQL share the machine, so only ratios are meaningful."
+            " A difference counts when it exceeds 10 % and every round agrees."
         )
     sentences += [f"Not run: {name}, {reason}." for name, reason in report.skipped.items()]
     findings = report.findings()
-    checked = "the books balanced, every unit had one winner, equal requests one effect, and"
+    checked = "the books balanced, every unit had one winner, equal requests had one effect, and"
     sentences.append(
         f"{len(findings)} findings: " + "; ".join(findings[:5])
         if findings

@@ -31,7 +31,7 @@ CHECKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LabRequest:
     """What the lab was asked to do."""
 
     experiment: Experiment
@@ -45,7 +45,7 @@ class Request:
     pg_bin: Path | None = None
 
 
-def run_lab(request: Request, console: Console) -> LabReport:
+def run_lab(request: LabRequest, console: Console) -> LabReport:
     """Carry it out, with progress on the console, and return the report."""
     quiet()
     count = request.experiment.processes
@@ -63,7 +63,7 @@ def run_lab(request: Request, console: Console) -> LabReport:
         return runner.run(work())
 
 
-async def _run(request: Request, lab: Lab, url: str, shown: "_Shown") -> LabReport:
+async def _run(request: LabRequest, lab: Lab, url: str, shown: "_Shown") -> LabReport:
     reasons = await runnable(request.experiment, request.strategies or STRATEGIES)
     strategies = [name for name, reason in reasons.items() if reason is None]
     report = LabReport(
@@ -80,7 +80,7 @@ async def _run(request: Request, lab: Lab, url: str, shown: "_Shown") -> LabRepo
     return report
 
 
-def planned(request: Request, strategies: Sequence[str]) -> list[Experiment]:
+def planned(request: LabRequest, strategies: Sequence[str]) -> list[Experiment]:
     """Return the experiments to be run, one after another."""
     basis = request.experiment
     if not request.is_check:

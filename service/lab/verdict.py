@@ -11,7 +11,7 @@ from service.lab.experiment import Experiment
 from service.lab.history import FINDINGS_MAX, Moved, Refused, check_counter
 from service.lab.load import Answer
 
-YES = frozenset({"created", "done", "replayed"})
+YES = frozenset({"created", "changed", "unchanged"})
 TOLD_TO_RETRY = frozenset(
     {"contention", "overloaded", "unavailable", "outcome_unknown"}
 )  # nothing was written, or the same request tells

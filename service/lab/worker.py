@@ -15,7 +15,7 @@ from db.session.database import Database
 from db.strategies import open_strategy
 from db.strategies.guard import Guard, Held
 from service import metrics
-from service.engine.coalescer import Coalescer, Limits
+from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
 from service.lab.experiment import Experiment
@@ -105,7 +105,11 @@ async def work(
 async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIterator[Coalescer]:
     """A service as the workers of `holdfast serve` are, but for HTTP, warm and connected."""
     lanes = 1 if experiment.merge else experiment.lanes
-    limits = Limits(lanes=lanes) if experiment.merge else Limits(lanes=lanes, batch_lines_max=1)
+    limits = (
+        CoalescerLimits(lanes=lanes)
+        if experiment.merge
+        else CoalescerLimits(lanes=lanes, batch_lines_max=1)
+    )
     database = Database(url, pool_size=lanes + SPARE_CONNECTIONS)
     strategy = open_strategy(
         experiment.strategy,

@@ -1,1 +1,1 @@
-"""The running service: the supervisor, its workers, their connections and their first start."""
+"""The running service: the supervisor, its workers, their connections and the first start."""

@@ -1,4 +1,4 @@
-"""What is done to a database before it serves: the first admin key and the demo's stock."""
+"""Prepares a database before the service starts: the first admin key and the demo's stock."""
 
 import hashlib
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 import structlog
 
 from db.files import make_directory, write_private
-from db.queries import credentials as keys
-from db.queries import lists
+from db.queries import credentials, lists
 from db.session.database import Database
 from db.strategies.guard import Guard
 from service.domain.commands import ImportStock
@@ -29,35 +28,38 @@ DEMO = (
     ("22720", "main", 7, "Set of 3 cake tins pantry design"),
     ("85123A", "outlet", 12, "White hanging heart T-light holder"),
 )
-"""A few products of the shop whose orders `holdfast replay` knows; the quantities are made up."""
+"""Some products of the shop whose orders `holdfast replay` sends; the quantities are invented."""
 
 
 async def ensure_first_key(database: Database, settings: Settings) -> None:
-    """Make sure there is an admin key: the operator's, the one in the data directory, or a new one.
+    """Ensure that there is an admin key: the operator's, the data directory's, or a new one.
 
-    A database that has an admin key already gets no second one from a directory without a key file.
-    A key that the operator chooses takes the place of the one before, which ends.
+    If the database already has an admin key and there is no key file, no second key is made.
+    A key that the operator chooses replaces the previous first key, which then ends.
     """
     file = settings.data_dir / KEY_FILE
-    chosen, filed = settings.first_admin_key(), _read(file)
-    key = chosen or filed
+    chosen, stored = settings.first_admin_key(), _read(file)
+    key = chosen or stored
     if key is None:
-        if await database.read(keys.has_admin):
+        if await database.read(credentials.has_admin):
             return
         key = new_key()
     try:
         _write(file, key)
     except OSError as error:
-        if chosen is None:  # nobody would know the key
+        if chosen is None:  # no person could read the key anywhere
             raise
         log.warning("admin_key_not_written", file=str(file), error=str(error))
     await ensure_admin_key(database, key)
-    if chosen is not None and await end_other_first_keys(database, key, filed):
-        log.warning("admin_key_replaced", reason="another one was chosen; the one before has ended")
+    if chosen is not None and await end_other_first_keys(database, key, stored):
+        log.warning(
+            "admin_key_replaced",
+            reason="the operator chose another key; the previous one has ended",
+        )
 
 
 async def load_demo(database: Database) -> bool:
-    """Import the demo's stock into an empty database; True when it is there."""
+    """Import the demo's stock into an empty database; True when the database has it."""
     if await database.read(lists.has_stock_but_no_demo):
         return False
     digest = hashlib.sha256(repr(DEMO).encode()).hexdigest()
@@ -74,7 +76,7 @@ def _read(file: Path) -> str | None:
 
 
 def _write(file: Path, key: str) -> None:
-    """Write the key for its owner's eyes only, whole or not at all."""
+    """Write the key atomically to a file that only its owner can read."""
     if _read(file) == key:
         return
     make_directory(file.parent)

@@ -1,6 +1,7 @@
-"""The directory in which the workers add up their metrics, for as long as the service runs.
+"""The directory in which the workers collect their metrics while the service runs.
 
-It is locked by all of its processes, so that the next service can tell what a killed one has left.
+All processes of the service lock it. So the next service recognizes a directory that a killed
+service has left, and removes it.
 """
 
 import fcntl
@@ -14,12 +15,12 @@ from pathlib import Path
 
 PREFIX = "holdfast-metrics-"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory in it is made as safely as in /tmp
-NEW_SECONDS = 60.0  # one that was made a moment ago may not be locked yet
+NEW_SECONDS = 60.0  # a newer directory may not be locked yet
 
 
 @contextmanager
 def metrics_directory() -> Iterator[None]:
-    """Have one; `prometheus_client` asks for its name once, when it is imported."""
+    """Make the directory; `prometheus_client` reads its name once, when it is imported."""
     parent = _choose_parent()
     _remove_abandoned(parent)
     directory = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
@@ -34,7 +35,7 @@ def metrics_directory() -> Iterator[None]:
 
 
 def forget_process(pid: int) -> None:
-    """Leave out of the metrics what a process that has ended had under way; its counts stay."""
+    """Remove the live gauges of a process that has ended; its counters stay."""
     for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"gauge_live*_{pid}.db"):
         file.unlink(missing_ok=True)
 
@@ -42,13 +43,13 @@ def forget_process(pid: int) -> None:
 def _choose_parent() -> Path:
     try:
         return Path(tempfile.gettempdir())
-    except FileNotFoundError:  # the root is read-only, as a container's may be
+    except FileNotFoundError:  # the file system is read-only, as in some containers
         return SHARED_MEMORY
 
 
 def _remove_abandoned(parent: Path) -> None:
     for directory in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another's, in use, or removed by another meanwhile
+        with suppress(OSError):  # another user's, in use, or removed meanwhile
             if time.time() - directory.stat().st_mtime > NEW_SECONDS:
                 lock = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW)
                 try:

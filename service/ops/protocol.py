@@ -1,13 +1,14 @@
-"""HTTP/1.1 as uvicorn and httptools speak it, with every wait and size bounded.
+"""HTTP/1.1 by uvicorn and httptools, with a limit on every size and every wait.
 
-Uvicorn bounds neither a request's head nor the time that it takes, and httptools stops reading at
-an offer to upgrade, so that the body is lost or becomes the next request. Here the offer is taken
-out of the head and the request is read without it (RFC 9110, 7.8: a server may ignore an offer).
+Uvicorn limits neither the size of a request's head nor the time to receive it. httptools stops
+reading at an offer to upgrade, and so the body is lost or becomes the next request. This protocol
+removes the offer from the head and reads the request without it (RFC 9110, 7.8: a server may
+ignore an offer).
 """
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -22,31 +23,28 @@ from service.domain.errors import (
     UriTooLong,
 )
 from service.http.responses import NOSNIFF, problem_response
+from service.ops.open_connections import OpenConnections
 from service.ops.transport import CorkedTransport
-
-if TYPE_CHECKING:
-    from service.ops.connections import Connections
 
 HEAD_BYTES_MAX = 32 * 1024
 HEAD_LINES_MAX = 100
 URL_BYTES_MAX = 8 * 1024
-HEAD_SECONDS_MAX = 10.0  # from its first byte, or from accepting the connection
+HEAD_SECONDS_MAX = 10.0  # from its first byte, or from the accepted connection
 BODY_SECONDS_MAX = 30.0  # from the end of the head: 4 MiB at 140 kB/s
-KEEP_ALIVE_SECONDS = 75.0  # longer than the proxies in front, who must be the ones to hang up
-DISCARD_SECONDS_MAX = 2.0  # for the rest of a request that was answered early or refused
-PIPELINED_MAX = 64  # requests behind the one that is being answered
+DISCARD_SECONDS_MAX = 2.0  # for the rest of a request that was answered early or was refused
+PIPELINED_MAX = 64  # requests that wait behind the one that is being answered
 
 
-class Connection(HttpToolsProtocol):
-    """One client's connection."""
+class BoundedProtocol(HttpToolsProtocol):
+    """Serves one client's connection."""
 
-    def __init__(self, connections: "Connections", **uvicorn: Any) -> None:
+    def __init__(self, connections: OpenConnections, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
-        self.all = connections
+        self.worker_connections = connections
         self.deadline = math.inf
-        """When to give up waiting for the client, in the loop's time."""
+        """The moment at which the worker stops waiting for the client, in the loop's time."""
         self.idle_since = 0.0
-        """When the last answer was complete or, before the first, the connection was made."""
+        """The end of the last answer; before the first answer, the connection's beginning."""
         self._unanswered = 0
         self._in_head = False
         self._in_body = False
@@ -58,31 +56,31 @@ class Connection(HttpToolsProtocol):
 
     @property
     def is_answering(self) -> bool:
-        """True while a request is owed an answer."""
+        """True while a request has no complete answer yet."""
         return self._unanswered > 0
 
     # From the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve it. asyncio hands over any transport; TCP's is what uvicorn expects."""
+        """Begin to serve. asyncio's type is any transport; uvicorn's type is a TCP transport."""
         corked: Any = CorkedTransport(transport, self.loop)
         super().connection_made(corked)
         self.idle_since = self.loop.time()
         self.deadline = self.idle_since + HEAD_SECONDS_MAX
-        self.all.admit(self)
+        self.worker_connections.admit(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read what has arrived, unless the client was told that nothing more is read."""
+        """Read the bytes that have arrived, unless the connection has been refused."""
         if self._is_discarding:
             return
         was_in_head = self._in_head
         try:
             self._feed(data)
-            if self._in_head and was_in_head:  # what is complete of it was counted by its headers
+            if self._in_head and was_in_head:  # `on_header` has counted the complete headers
                 self._count_head(len(data))
         except ServiceError as error:
             self._refuse(error)
-        except httptools.HttpParserCallbackError as error:  # raised in one of ours below
+        except httptools.HttpParserCallbackError as error:  # raised in a callback below
             cause = error.__context__
             if not isinstance(cause, ServiceError):
                 cause = InvalidRequest.at("request", "has a malformed head")
@@ -93,7 +91,7 @@ class Connection(HttpToolsProtocol):
             self._await_rest()
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio wants one, uvicorn has none
-        """Answer what is owed to a client that sends no more; True keeps the connection for it."""
+        """Answer the requests of a client that sends no more; True keeps the connection open."""
         if self._is_discarding:
             return self.is_answering
         if self._in_head or self._in_body:
@@ -112,34 +110,36 @@ class Connection(HttpToolsProtocol):
         self.deadline = math.inf
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the URL. Raises `UriTooLong`."""
+        """Append a part of the URL. Raises `UriTooLong`."""
         super().on_url(url)
         if len(self.url) > URL_BYTES_MAX:
             raise UriTooLong(f"A URL may have {URL_BYTES_MAX} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer, which comes after the body, is none."""
+        """Add a header. A trailer, which comes after the body, is only counted."""
         self._count_head(len(name) + len(value) + 4)
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to answer, unless the head must be read again without its offer to upgrade."""
+        """Begin to answer, unless the head must be read again without an offer to upgrade."""
         self._is_offered = self.parser.should_upgrade()
         if self._is_offered:
             return
         if len(self.pipeline) >= PIPELINED_MAX:
-            message = f"is one of over {PIPELINED_MAX} sent without waiting for an answer"
+            message = (
+                f"is one of more than {PIPELINED_MAX} that were sent without waiting for an answer"
+            )
             raise InvalidRequest.at("request", message)
         super().on_headers_complete()
         self._unanswered += 1
         self._in_head, self._in_body = False, True
         self.deadline = math.inf
-        if self.all.is_draining:
+        if self.worker_connections.is_draining:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
+        """Note that the request is complete."""
         if self._is_offered:
             return
         self._in_body = False
@@ -149,10 +149,10 @@ class Connection(HttpToolsProtocol):
     # From the answer
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for it."""
+        """Continue with the next request, or wait for it."""
         self._unanswered -= 1
         super().on_response_complete()
-        self._unset_keepalive_if_required()  # `deadline` takes its place
+        self._unset_keepalive_if_required()  # `deadline` replaces it
         if self.is_answering or self.transport.is_closing():
             return
         self.idle_since = self.loop.time()
@@ -161,19 +161,21 @@ class Connection(HttpToolsProtocol):
         elif self._in_body:
             self.deadline = self.idle_since + DISCARD_SECONDS_MAX
         elif not self._in_head:
-            self.deadline = self.idle_since + self.all.keep_alive_seconds
+            self.deadline = self.idle_since + self.worker_connections.keep_alive_seconds
 
     # From the worker
 
     def shutdown(self) -> None:
-        """Answer what is owed and what arrives within the next moment, then close."""
+        """Answer the requests that were sent and those that arrive very soon, then close."""
         if self.is_answering:
             self.cycle.keep_alive = False
         elif not self._in_head and not self._in_body:
-            self.deadline = min(self.deadline, self.idle_since + self.all.keep_alive_seconds)
+            self.deadline = min(
+                self.deadline, self.idle_since + self.worker_connections.keep_alive_seconds
+            )
 
     def expire(self) -> None:
-        """Give up on a client that has kept us waiting for too long."""
+        """Give up on a client that missed the deadline."""
         if self._is_discarding or not (self._in_head or self._in_body):
             self.transport.close()
         elif self._in_head:
@@ -182,7 +184,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(RequestTimeout(f"A request's body may take {BODY_SECONDS_MAX:g} s."))
 
     def refuse(self, error: ServiceError) -> None:
-        """Answer with an error whatever the client is about to send, and close at once."""
+        """Answer with an error, without reading a request, and close at once."""
         self._is_discarding = True
         self._write(error, "/")
         self.transport.close()
@@ -194,20 +196,20 @@ class Connection(HttpToolsProtocol):
             self._read_again(data[offer.args[0] :])
 
     def _read_again(self, rest: bytes) -> None:
-        """Read the head that had an offer to upgrade without it, then what came behind it."""
+        """Read the head again without its offer to upgrade, then the bytes after the head."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
-            raise MethodNotAllowed("This server is no proxy.")
+            raise MethodNotAllowed("This server is not a proxy.")
         lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self._feed(b"\r\n".join([*lines, b"", b""]))
         if rest:
             self._feed(rest)
 
     def _count_head(self, size: int) -> None:
-        """Count bytes of the head, or of the trailers. Raises `HeadersTooLarge`."""
+        """Count bytes of the head or of the trailers. Raises `HeadersTooLarge`."""
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
             raise HeadersTooLarge(f"A request's headers may have {HEAD_BYTES_MAX} bytes in all.")
@@ -215,7 +217,7 @@ class Connection(HttpToolsProtocol):
             raise HeadersTooLarge(f"A request may have {HEAD_LINES_MAX} header lines.")
 
     def _await_rest(self) -> None:
-        """Set the deadline of what has arrived in part."""
+        """Set the deadline for the rest of a request that has arrived in part."""
         if self.deadline != math.inf:
             return
         if self._in_head:
@@ -224,7 +226,7 @@ class Connection(HttpToolsProtocol):
             self.deadline = self.loop.time() + BODY_SECONDS_MAX
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer with an error, after what is owed to earlier requests, and read no more."""
+        """Answer with an error after the answers to earlier requests, and read no more."""
         self._is_discarding = True
         self.deadline = math.inf
         if self._in_body and self.cycle.response_complete:
@@ -238,10 +240,10 @@ class Connection(HttpToolsProtocol):
             self._send_refusal(error)
 
     def _abandon(self) -> None:
-        """Have the request whose body is broken answered by nobody else."""
+        """Take the request whose body is broken from the application: the refusal answers it."""
         self._unanswered -= 1
         if self.pipeline and self.pipeline[0][0] is self.cycle:
-            self.pipeline.popleft()  # the newest; it was not begun with
+            self.pipeline.popleft()  # the newest; the application has not begun with it
         else:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -266,10 +268,10 @@ class Connection(HttpToolsProtocol):
         metrics.REQUESTS.labels("unknown", "unknown", error.status).inc()
 
     def _end(self) -> None:
-        """Send no more, and close once the client has read it all and hung up, or after a while.
+        """Send no more; close when the client has closed its side, or after a deadline.
 
-        Closed at once, with bytes of the client unread, the connection would be reset, and the
-        answer with it (RFC 9112, 9.6).
+        To close at once, while bytes of the client are unread, would reset the connection, and
+        the client could lose the answer (RFC 9112, 9.6).
         """
         if not self.transport.can_write_eof():
             self.transport.close()

@@ -1,7 +1,7 @@
 """A transport that sends an answer in one piece.
 
-Uvicorn writes an answer's head, then its body, and uvloop hands each to the kernel at once: two
-packets, which wake the client twice. Together they cost a third of a small request
+Uvicorn writes an answer's head, then its body, and uvloop hands each of them to the kernel at once.
+That makes two packets, which wake the client twice and cost a third of a small request
 (docs/decisions.md, 17).
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class CorkedTransport:
-    """A transport that sends what is written in one turn of the event loop as a whole."""
+    """A transport that sends all writes of one turn of the event loop together."""
 
     __slots__ = ("_collected", "_loop", "_transport")
 
@@ -20,23 +20,23 @@ class CorkedTransport:
         self._collected: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
-        """Be the transport in everything else."""
+        """Pass everything else to the transport."""
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send this with whatever else is written in this turn."""
+        """Send these bytes together with the other writes of this turn."""
         if not self._collected:
             self._loop.call_soon(self._send)
         self._collected.append(data)
 
     def write_eof(self) -> None:
-        """Send what was written, then say that nothing more will follow."""
+        """Send all written bytes, then tell the client that no more will follow."""
         self._send()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
 
     def close(self) -> None:
-        """Send what was written, then close."""
+        """Send all written bytes, then close."""
         self._send()
         self._transport.close()
 

@@ -19,7 +19,7 @@ from service.cli import main
 from service.engine.coalescer import Coalescer
 from service.engine.ledger import Ledger
 from service.http.responses import Response
-from service.ops import server
+from service.ops import supervisor
 
 POINTS = (
     "request read",
@@ -86,13 +86,13 @@ def pause_while(owner: Any, name: str, point: str) -> None:
 
 def start_with_a_pause() -> None:
     """Put a pause point where a worker has been forked and does not serve yet."""
-    run_worker = server.run_worker
+    run_worker = supervisor.run_worker
 
     def wrapped(*arguments: Any) -> int:
         pause("worker starting")
         return run_worker(*arguments)
 
-    server.run_worker = wrapped
+    supervisor.run_worker = wrapped
 
 
 if __name__ == "__main__":

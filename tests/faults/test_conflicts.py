@@ -62,7 +62,7 @@ async def test_a_deadlock_that_we_lose_is_run_again(database_url, other):
         reserving = asyncio.create_task(run(ledger, both(1)))
         await waits(database_url)
         await other.execute(LOCK, "A")
-    assert (await reserving).status == 201
+    assert (await reserving).effect == "created"
     assert conflicts("deadlock") == before + 1
     assert await effects(database_url) == 2
     await ledger.database.close()
@@ -76,7 +76,7 @@ async def test_a_statement_that_takes_too_long_is_run_again(database_url, other)
         reserving = asyncio.create_task(run(ledger, both(1)))
         while conflicts("lock_timeout") == before:
             await asyncio.sleep(0.005)
-    assert (await reserving).status == 201
+    assert (await reserving).effect == "created"
     assert await effects(database_url) == 2
     await ledger.database.close()
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.ops.connections import DESCRIPTORS_KEPT, connections_max
+from service.ops.open_connections import DESCRIPTORS_RESERVED, connections_max
 from tests.faults.test_renewal import all_ended, workers_of
 from tests.raw import dial, head_of
 from tests.server import Server, running_server
 
 DESCRIPTORS = 200
 POOL = 8
-ROOM = DESCRIPTORS - DESCRIPTORS_KEPT - POOL
+ROOM = DESCRIPTORS - DESCRIPTORS_RESERVED - POOL
 HELD = {"seq": "1", "hold_seconds": 1, "lines": [{"sku": "A", "quantity": 1}]}
 
 
@@ -81,4 +81,4 @@ def test_the_soft_limit_is_raised_as_far_as_it_helps(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 100_000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))
     assert connections_max(8) == 10_000
-    assert set_to == [(10_000 + DESCRIPTORS_KEPT + 8, 100_000)]
+    assert set_to == [(10_000 + DESCRIPTORS_RESERVED + 8, 100_000)]

@@ -18,7 +18,7 @@ from db.strategies.guard import Guard
 from service.domain.commands import SetStock
 from service.engine.ledger import Ledger
 from service.engine.sweeper import sweep
-from service.ops.server import _fair_share
+from service.ops.server import fair_pool_size
 from service.settings import Settings
 from tests.conftest import Service, running_service
 from tests.faults.test_lost_connections import run
@@ -193,7 +193,7 @@ async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database
     [(None, 9, 8), (97, 2, 8), (17, 2, 8), (16, 2, 7), (4, 1, 3), (4, 2, 1), (1, 1, 1), (2, 9, 1)],
 )
 def test_workers_share_what_a_role_may_have(granted, workers, share):
-    assert _fair_share(Settings(pool_size=8, workers=workers), granted) == share
+    assert fair_pool_size(Settings(pool_size=8, workers=workers), granted) == share
 
 
 async def test_two_workers_get_along_with_four_connections_of_a_role(database_url):

@@ -110,7 +110,7 @@ async def test_a_connection_that_turns_out_dead_at_begin_costs_no_retry(
     wire.fault = Fault(action, at=BEGIN)
     async with asyncio.timeout(20):
         outcome = await run(ledger, reserve(1))
-    assert (outcome.status, wire.struck) == (201, 1)
+    assert (outcome.effect, wire.struck) == ("created", 1)
     assert conflicts("connection_lost") == before
 
 
@@ -129,7 +129,7 @@ async def test_one_dead_connection_tells_of_all_others(ledger, wire):
     await fill(ledger.database)
     old = list(ledger.database.pool._idle)
     wire.fault = Fault("cut", at=BEGIN)
-    assert (await run(ledger, reserve(0))).status == 201
+    assert (await run(ledger, reserve(0))).effect == "created"
     await fill(ledger.database)
     assert len(old) == len(ledger.database.pool._idle) == POOL_SIZE
     assert not any(each is other for each in old for other in ledger.database.pool._idle)
@@ -160,7 +160,7 @@ async def test_after_a_restart_of_the_server_no_request_pays_for_the_old_connect
         await restart(postgres, tmp_path)
         before = conflicts("connection_lost")
         for n in range(POOL_SIZE):
-            assert (await run(ledger, reserve(n))).status == 201
+            assert (await run(ledger, reserve(n))).effect == "created"
         assert conflicts("connection_lost") == before
         await database.close()
 

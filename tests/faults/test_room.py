@@ -173,8 +173,8 @@ async def flood(database_url: str, crowd_min: int) -> Flood:
         lane_lines_max=CAPACITY,
         queued_commands_max=QUEUE,
         crowd_min=crowd_min,
-        room_seconds=0,
-        room_seconds_max=0,
+        full_wait_seconds=0,
+        full_wait_seconds_max=0,
     ) as coalescer:
         turns = Turns(coalescer.ledger)
         seen = Flood(turns)

@@ -110,13 +110,13 @@ async def test_work_that_never_ends_is_cut_off_after_its_grace_time(database_url
 
 ORPHAN = """
 import os, time
-from service.ops.server import _die_with
+from service.ops.worker import end_with_supervisor
 
 supervisor = os.getpid()
 if os.fork() == 0:
     while os.getppid() == supervisor:
         time.sleep(0.001)
-    _die_with(supervisor)
+    end_with_supervisor(supervisor)
     print("lives on", flush=True)
 """
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
-from service.domain.commands import Caller, Cancel, SetStock
+from service.domain.commands import Caller, Cancel, SetStock, verdict_of
 from service.domain.errors import OutcomeUnknown, Unavailable
 from service.engine.ledger import Ledger
 from tests.conftest import assert_books_balance
@@ -45,10 +45,10 @@ async def shop(url: str, timeouts: Timeouts) -> AsyncIterator[Ledger]:
     await database.close()
 
 
-async def status(ledger: Ledger, command: object) -> int | str:
-    """The answer's status, or the code of what came instead."""
+async def verdict(ledger: Ledger, command: object) -> str:
+    """The effect of a command, or the code of its refusal or failure."""
     try:
-        return (await run(ledger, command)).status
+        return verdict_of(await run(ledger, command))
     except OutcomeUnknown as error:
         return error.code
 
@@ -63,11 +63,11 @@ async def test_what_the_standby_has_not_got_is_not_acknowledged_first_or_again(p
         with pair.frozen_standby():
             for command in (reserve("late"), cancel, refused):
                 for _ in range(2):
-                    assert await status(ledger, command) == "outcome_unknown"
-        assert await status(ledger, reserve("late")) == 200
-        assert await status(ledger, cancel) == 200
-        assert await status(ledger, refused) == 409
-        assert await status(ledger, reserve("new")) == 201
+                    assert await verdict(ledger, command) == "outcome_unknown"
+        assert await verdict(ledger, reserve("late")) == "unchanged"
+        assert await verdict(ledger, cancel) == "unchanged"
+        assert await verdict(ledger, refused) == "insufficient_stock"
+        assert await verdict(ledger, reserve("new")) == "created"
     await assert_books_balance(pair.url)
 
 
@@ -82,17 +82,17 @@ async def test_without_its_own_wait_a_replay_would_acknowledge_what_is_lost(
         await run(ledger, reserve("before", "B"))
         await pair.synchronous()
         with pair.frozen_standby():
-            await status(ledger, command)
-            assert await status(ledger, command) != "outcome_unknown"
+            await verdict(ledger, command)
+            assert await verdict(ledger, command) != "outcome_unknown"
 
 
-async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[int | str, int]:
+async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[str, int]:
     """The answer to a reservation and its effects: its id is another transaction's by now."""
     async with proxy(pair.url) as wire, shop(wire.url, PATIENT) as ledger:
         await pair.caught_up()
         pair.standby.kill()
         wire.fault = Fault("swallow", at=COMMIT)
-        reserving = asyncio.create_task(status(ledger, reserve(1)))
+        reserving = asyncio.create_task(verdict(ledger, reserve(1)))
         while not wire.struck:
             await asyncio.sleep(0.005)
         wire.refuses = True
@@ -110,7 +110,7 @@ async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
     monkeypatch.setattr("db.session.driver.HISTORY", "SELECT 'always the same'")
-    assert await a_commit_that_only_the_dead_primary_had(pair) == (201, 0)
+    assert await a_commit_that_only_the_dead_primary_had(pair) == ("created", 0)
 
 
 async def test_a_primary_that_turns_read_only_costs_the_whole_pool_but_no_restart(pair):
@@ -122,7 +122,7 @@ async def test_a_primary_that_turns_read_only_costs_the_whole_pool_but_no_restar
         with pytest.raises(Unavailable):
             await run(ledger, reserve(1))
         await set_read_only(pair.url, "off")
-        assert (await run(ledger, reserve(1))).status == 201
+        assert (await run(ledger, reserve(1))).effect == "created"
         assert before.isdisjoint(await backends(ledger.database))
 
 
@@ -165,7 +165,7 @@ async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
         with pytest.raises(Unavailable):
             await run(ledger, reserve(1))
         await pair.promote()
-        assert (await run(ledger, reserve(1))).status == 201
+        assert (await run(ledger, reserve(1))).effect == "created"
     await assert_books_balance(pair.standby_url)
 
 
@@ -177,7 +177,7 @@ async def test_a_primary_that_hangs_is_passed_over(pair):
             await pair.promote()
             with pytest.raises(Unavailable):
                 await run(ledger, reserve(1))
-            assert (await run(ledger, reserve(1))).status == 201
+            assert (await run(ledger, reserve(1))).effect == "created"
         pair.kill_primary()
     await assert_books_balance(pair.standby_url)
 

@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from db.session.database import DatabaseError
+from db.vocabulary import Scope
 from service.domain.errors import NotFound, Unavailable, all_errors
 from service.http import openapi
 from service.http.call import Call
@@ -63,7 +64,7 @@ async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     "/v1/audit",
     "Audit",
     Success(200, "What was checked and what does not agree.", AUDIT),
-    scope="read",
+    scope=Scope.READ,
 )
 async def audit(call: Call[None]) -> Found:
     """Check that rows, ledger and reservations tell the same story."""

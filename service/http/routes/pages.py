@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from db.queries import lists
-from service.domain.commands import Done, Outcome
+from service.domain.commands import Done, Outcome, R_co
 from service.domain.errors import (
     ExceedsRefundable,
     Forbidden,
@@ -106,7 +106,7 @@ async def reserve(call: Call[Any]) -> Response:
         return _sent_before(session, error, f"/reservations/{command.effective_id}")
     except CORRECTABLE as error:
         return await _home(call, session, error=error, reserve=form)
-    row: Any = done.value
+    row = done.value
     return _sent_on(f"/reservations/{row.id}", done.replayed)
 
 
@@ -121,7 +121,7 @@ async def refund(call: Call[Any]) -> Response:
         return _sent_before(session, error, "/")
     except CORRECTABLE as error:
         return await _home(call, session, error=error, refund=form)
-    row: Any = done.value
+    row = done.value
     return _sent_on(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
 
 
@@ -203,7 +203,7 @@ async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     return session, form, token.seq
 
 
-def _accepted(outcome: Outcome) -> Done:
+def _accepted(outcome: Outcome[R_co]) -> Done[R_co]:
     if isinstance(outcome, ServiceError):
         raise outcome
     return outcome

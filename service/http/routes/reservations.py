@@ -5,9 +5,9 @@ from uuid import UUID
 
 from db import rows
 from db.queries import lists
+from db.vocabulary import Scope, State
 from service.domain.commands import (
     Cancel,
-    Command,
     Confirm,
     Extend,
     Outcome,
@@ -27,7 +27,6 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
-from service.domain.lifecycle import State
 from service.http.bodies import batch_body, json_body, optional_json_body
 from service.http.call import Call
 from service.http.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
@@ -42,7 +41,7 @@ from service.http.parameters import (
     choice,
 )
 from service.http.resources import BATCH, MOVEMENT, REFUND, RESERVATION
-from service.http.responses import problem
+from service.http.responses import problem, status_of
 from service.input.bodies import (
     ConfirmBody,
     ExtendBody,
@@ -68,13 +67,13 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     "Reserve",
     Success(201, "Reserved.", RESERVATION, CREATED),
     Success(200, "Reserved before; as it is now.", RESERVATION, REPLAYED),
-    scope="reserve",
+    scope=Scope.RESERVE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
-    expects_room=True,
+    waits_for_space=True,
 )
-async def reserve(call: Call[ReserveBody]) -> Outcome:
+async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
     return await call.submit(_reserve(call, call.body, call.seq(call.body.seq)))
 
@@ -84,13 +83,13 @@ async def reserve(call: Call[ReserveBody]) -> Outcome:
     "/v1/reservations/batch",
     "Reserve many",
     Success(200, "Each entry's result, in order.", BATCH),
-    scope="reserve",
+    scope=Scope.RESERVE,
     body=batch_body(),
 )
 async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     """Carry out up to 1,000 reservations as if they were sent one after another."""
     entries = [_entry(call, entry) for entry in call.body]
-    commands: list[Command] = [entry for entry in entries if isinstance(entry, Reserve)]
+    commands = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await call.worker.coalescer.submit(commands) if commands else [])
     results = [
         _result(entry if isinstance(entry, ServiceError) else next(outcomes), call.path)
@@ -104,7 +103,7 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     "/v1/reservations",
     "List reservations",
     Success(200, "A page, in order of creation.", RESERVATION, is_list=True),
-    scope="read",
+    scope=Scope.READ,
     parameters=(
         QueryParameter("source", "Only of this source.", NAME),
         QueryParameter("seq", "Only with this seq.", NAME),
@@ -138,7 +137,7 @@ FILTERS = ("seq", "state", "sku", "created_after", "created_before")
     "Read a reservation",
     Success(200, "As it is stored.", RESERVATION, ("ETag",)),
     NOT_MODIFIED,
-    scope="read",
+    scope=Scope.READ,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -152,11 +151,11 @@ async def get_reservation(call: Call[None]) -> Found:
     "/v1/reservations/{id}/confirm",
     "Confirm a hold",
     CHANGED,
-    scope="reserve",
+    scope=Scope.RESERVE,
     body=optional_json_body(ConfirmBody),
     errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
 )
-async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome:
+async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservation]:
     """Sell what is held, or the given lines of it; the rest is released in the same step."""
     return await call.submit(Confirm(call.caller, call.reservation_id, _merged(call.body.lines)))
 
@@ -166,11 +165,11 @@ async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome:
     "/v1/reservations/{id}/cancel",
     "Cancel a hold",
     CHANGED,
-    scope="reserve",
+    scope=Scope.RESERVE,
     body=optional_json_body(NothingBody),
     errors=LIFECYCLE_ERRORS,
 )
-async def cancel_reservation(call: Call[NothingBody]) -> Outcome:
+async def cancel_reservation(call: Call[NothingBody]) -> Outcome[rows.Reservation]:
     """Give all units of a hold back to available."""
     return await call.submit(Cancel(call.caller, call.reservation_id))
 
@@ -180,11 +179,11 @@ async def cancel_reservation(call: Call[NothingBody]) -> Outcome:
     "/v1/reservations/{id}/extend",
     "Extend a hold",
     Success(200, "Extended.", RESERVATION, ("ETag",)),
-    scope="reserve",
+    scope=Scope.RESERVE,
     body=json_body(ExtendBody),
     errors=LIFECYCLE_ERRORS,
 )
-async def extend_reservation(call: Call[ExtendBody]) -> Outcome:
+async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation]:
     """Move a hold's deadline to `hold_seconds` from now."""
     return await call.submit(Extend(call.caller, call.reservation_id, call.body.hold_seconds))
 
@@ -195,12 +194,12 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome:
     "Refund",
     Success(201, "Refunded.", REFUND, CREATED),
     Success(200, "Refunded before.", REFUND, REPLAYED),
-    scope="reserve",
+    scope=Scope.RESERVE,
     body=json_body(RefundBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
 )
-async def refund_reservation(call: Call[RefundBody]) -> Outcome:
+async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
     """Give units of a sale back to available: the given lines, or all that is left."""
     body = call.body
     call.check_source(body.source)
@@ -213,7 +212,7 @@ async def refund_reservation(call: Call[RefundBody]) -> Outcome:
     "/v1/reservations/{id}/refunds",
     "List a reservation's refunds",
     Success(200, "A page, in order of creation.", REFUND, is_list=True),
-    scope="read",
+    scope=Scope.READ,
     parameters=listed(BY_CREATION),
     errors=(NotFound,),
 )
@@ -234,7 +233,7 @@ async def list_refunds(call: Call[None]) -> Page:
     "Read a refund",
     Success(200, "It never changes.", REFUND, ("ETag",)),
     NOT_MODIFIED,
-    scope="read",
+    scope=Scope.READ,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -252,7 +251,7 @@ async def get_refund(call: Call[None]) -> Found:
     "/v1/reservations/{id}/movements",
     "List a reservation's movements",
     Success(200, "A page, step by step.", MOVEMENT, is_list=True),
-    scope="read",
+    scope=Scope.READ,
     parameters=listed(BY_STEP),
     errors=(NotFound,),
 )
@@ -320,9 +319,9 @@ def _entry(call: Call[Any], entry: ReserveBody | InvalidEntry) -> Reserve | Serv
         return error.as_value()
 
 
-def _result(outcome: Outcome, instance: str) -> dict[str, Any]:
+def _result(outcome: Outcome[rows.Reservation], instance: str) -> dict[str, Any]:
     """The result of an entry of a batch."""
-    answer: dict[str, Any] = {"status": outcome.status, "replayed": outcome.replayed}
+    answer: dict[str, Any] = {"status": status_of(outcome), "replayed": outcome.replayed}
     if isinstance(outcome, ServiceError):
         answer["problem"] = problem(outcome, instance)
     else:

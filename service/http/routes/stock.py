@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from db import rows
 from db.queries import lists
+from db.vocabulary import Scope
 from service.domain.commands import AdjustStock, DeleteStock, Outcome, SetStock
 from service.domain.errors import (
     AdjustmentBelowZero,
@@ -39,12 +41,12 @@ from service.input.bodies import AdjustBody, StockBody
     "Set stock",
     Success(201, "Created.", STOCK, ("Location", "ETag")),
     Success(200, "Replaced.", STOCK, ("ETag",)),
-    scope="stock",
+    scope=Scope.STOCK,
     body=json_body(StockBody),
     parameters=(CREATE_ONLY, IF_MATCH),
     errors=(VersionMismatch, PreconditionRequired),
 )
-async def set_stock(call: Call[StockBody]) -> Outcome:
+async def set_stock(call: Call[StockBody]) -> Outcome[rows.Stock]:
     """Create or replace a stock row, version-checked; `held` stays."""
     key, body, version = call.stock_key, call.body, _version_to_replace(call)
     return await call.submit(SetStock(*key, body.available, body.name, body.low_stock_at, version))
@@ -71,12 +73,12 @@ def _version_to_replace(call: Call[Any]) -> int | None:
     "Adjust stock",
     Success(201, "Adjusted.", ADJUSTMENT, ("Location", "ETag")),
     Success(200, "Adjusted before.", ADJUSTMENT, ("Location", "ETag", "Idempotency-Replayed")),
-    scope="stock",
+    scope=Scope.STOCK,
     body=json_body(AdjustBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(AdjustmentBelowZero, UnknownSku, VersionMismatch, IdempotencyMismatch),
 )
-async def adjust_stock(call: Call[AdjustBody]) -> Outcome:
+async def adjust_stock(call: Call[AdjustBody]) -> Outcome[rows.Adjustment]:
     """Correct `available` by `delta`, once. `Location` is the stock row, `ETag` its version."""
     key, body = call.stock_key, call.body
     call.check_source(body.source)
@@ -94,11 +96,11 @@ async def adjust_stock(call: Call[AdjustBody]) -> Outcome:
     "/v1/stock/{sku}/{location}",
     "Delete stock",
     Success(204, "The row is gone, now or since an earlier request."),
-    scope="stock",
+    scope=Scope.STOCK,
     parameters=(IF_MATCH,),
     errors=(StockInUse, VersionMismatch),
 )
-async def delete_stock(call: Call[None]) -> Outcome:
+async def delete_stock(call: Call[None]) -> Outcome[None]:
     """Take a stock row away. Deleting twice is deleting once; the history stays."""
     return await call.submit(DeleteStock(*call.stock_key, call.expected_version))
 
@@ -108,7 +110,7 @@ async def delete_stock(call: Call[None]) -> Outcome:
     "/v1/stock",
     "List stock",
     Success(200, "A page, in order of creation.", STOCK, is_list=True),
-    scope="read",
+    scope=Scope.READ,
     parameters=(
         QueryParameter("sku_prefix", "Only SKUs that begin so.", PREFIX),
         QueryParameter("location", "Only at this location.", STOCK_NAME),
@@ -131,7 +133,7 @@ async def list_stock(call: Call[None]) -> Page:
     "/v1/stock/{sku}",
     "List a SKU's stock",
     Success(200, "A page, in order of creation.", STOCK, is_list=True),
-    scope="read",
+    scope=Scope.READ,
     parameters=listed(STOCK_BY_CREATION),
     errors=(NotFound,),
 )
@@ -149,7 +151,7 @@ async def list_stock_of_sku(call: Call[None]) -> Page:
     "Read stock",
     Success(200, "As it is.", STOCK, ("ETag",)),
     Success(304, "The client has this version."),
-    scope="read",
+    scope=Scope.READ,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -169,7 +171,7 @@ async def get_stock(call: Call[None]) -> Found:
     "/v1/stock/{sku}/{location}/movements",
     "List a stock row's movements",
     Success(200, "A page, in order of version.", MOVEMENT, is_list=True),
-    scope="read",
+    scope=Scope.READ,
     parameters=listed(BY_VERSION),
     errors=(NotFound,),
 )
@@ -192,14 +194,14 @@ async def list_stock_movements(call: Call[None]) -> Page:
     "Import stock",
     Success(201, "Imported.", IMPORT),
     Success(200, "Imported before.", IMPORT, ("Idempotency-Replayed",)),
-    scope="stock",
+    scope=Scope.STOCK,
     body=csv_body("sku,location,available,name\n85123A,main,100,White hanging heart\n"),
     parameters=(
         QueryParameter("job", "The import's name.", NAME, required=True, example="monday"),
     ),
     errors=(IdempotencyMismatch,),
 )
-async def import_stock(call: Call[None]) -> Outcome:
+async def import_stock(call: Call[None]) -> Outcome[rows.ImportJob]:
     """Create the stock rows that are missing from a CSV file, once for each job name."""
     async with large_body(call, CSV, LARGE_BODY_MAX) as raw:
         return await call.worker.imports.run(call.caller.source, call.query["job"], raw)
