@@ -20,9 +20,9 @@ from redis.exceptions import RedisError
 from db.rows import Wanted
 from db.session.database import Database, LockTimeout, Unavailable
 from db.strategies.guard import Guard, Held
-from db.strategies.names import keys_of, name_of
+from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
 
-EXPIRE_SECONDS = 5.0  # a dead holder's locks are free after that; a live one renews them
+EXPIRE_SECONDS = DEAD_HOLDER_SECONDS  # a live holder renews its locks before that
 WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
 POLL_SECONDS = 0.002  # between two tries; a COMMIT takes about as long
 SOCKET_SECONDS_MAX = 1.0  # a Redis that is away must not be waited for

@@ -22,10 +22,10 @@ from kazoo.protocol.states import KazooState
 from db.rows import Key, Wanted
 from db.session.database import Database, LockTimeout, Unavailable
 from db.strategies.guard import Guard, Held
-from db.strategies.names import keys_of, name_of
+from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
 
 ROOT = "/holdfast/locks"
-SESSION_SECONDS = 5.0  # a dead holder's locks are free after that
+SESSION_SECONDS = DEAD_HOLDER_SECONDS
 START_SECONDS_MAX = 3.0  # for the first connection; later ones are made in the background
 RECONNECT_SECONDS_MAX = 1.0  # between two tries, else kazoo's wait doubles up to a minute
 WAIT_SECONDS_MAX = 1.0  # for all locks of a batch, as for a row's lock

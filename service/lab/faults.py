@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from db.lab.observation import Observer, drop_connections, kill_writer, locked_rows
+from db.vocabulary import DISTRIBUTED_STRATEGIES
 from service.lab.experiment import Experiment
-from service.lab.holder import EXPIRY_SECONDS, freeze_holder
+from service.lab.holder import freeze_holder
 
 KILL_SECONDS = 0.25  # between two deaths: every one costs a service a new connection
 DROP_SECONDS = 1.0  # a database that loses everybody does so seldom
@@ -41,7 +42,7 @@ async def _kill(scene: Scene) -> None:
 async def _pause(scene: Scene) -> None:
     """Somebody locks the most popular SKU and freezes: outside the database first, then inside."""
     await asyncio.sleep(PAUSE_SECONDS * scene.chance.uniform(0.3, 0.6))
-    if scene.experiment.strategy in EXPIRY_SECONDS:
+    if scene.experiment.strategy in DISTRIBUTED_STRATEGIES:
         await freeze_holder(scene.experiment, scene.url)
     async with locked_rows(scene.observer, scene.experiment.sku_names[0]):
         await asyncio.sleep(PAUSE_SECONDS)

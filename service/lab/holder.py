@@ -16,12 +16,11 @@ from multiprocessing.synchronize import Event
 
 from db.rows import Key, Wanted
 from db.session.database import Database, LockTimeout
-from db.strategies import open_strategy, redis, zookeeper
+from db.strategies import open_strategy
 from db.strategies.guard import Guard
+from db.strategies.names import DEAD_HOLDER_SECONDS
 from service.lab.experiment import LOCATION, Experiment
 
-EXPIRY_SECONDS = {"redis": redis.EXPIRE_SECONDS, "zookeeper": zookeeper.SESSION_SECONDS}
-"""After how long without a sign of life each strategy's lock is free."""
 FROZEN_BEYOND_SECONDS = 2.5  # for the next holder to be at work when the first one wakes
 LOOK_SECONDS = 0.01  # between two looks whether it has the lock
 END_SECONDS_MAX = 5.0  # to let go and disconnect; then it is ended
@@ -32,7 +31,7 @@ async def freeze_holder(experiment: Experiment, url: str) -> None:
     async with _holder(experiment, url) as process:
         os.kill(_pid(process), signal.SIGSTOP)
         try:
-            await asyncio.sleep(EXPIRY_SECONDS[experiment.strategy] + FROZEN_BEYOND_SECONDS)
+            await asyncio.sleep(DEAD_HOLDER_SECONDS + FROZEN_BEYOND_SECONDS)
         finally:
             os.kill(_pid(process), signal.SIGCONT)
 

@@ -7,11 +7,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis as RedisClient
-from redis.exceptions import RedisError
-
 from db.lab.observation import Observer, left, lock_waits, moves, observing
 from db.lab.sandbox import Sandbox
+from db.strategies import check_strategy
+from db.vocabulary import StrategyName
 from service.lab.experiment import Experiment
 from service.lab.faults import disturb
 from service.lab.processes import Processes
@@ -107,6 +106,13 @@ async def runnable(experiment: Experiment, strategies: Sequence[str]) -> dict[st
 async def _redis_absence(url: str | None) -> str | None:
     if url is None:
         return "no --redis-url"
+    try:
+        check_strategy(StrategyName.REDIS, url, None)
+    except ValueError as error:
+        return str(error)
+    from redis.asyncio import Redis as RedisClient  # noqa: PLC0415 - an extra
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
     client = RedisClient.from_url(url, socket_connect_timeout=PROBE_SECONDS)
     try:
         await client.ping()
@@ -120,6 +126,10 @@ async def _redis_absence(url: str | None) -> str | None:
 async def _zookeeper_absence(hosts: str | None) -> str | None:
     if hosts is None:
         return "no --zookeeper-hosts"
+    try:
+        check_strategy(StrategyName.ZOOKEEPER, None, hosts)
+    except ValueError as error:
+        return str(error)
     for host in hosts.split("/")[0].split(","):
         address = urlsplit(f"//{host.strip()}")
         with suppress(OSError, TimeoutError):
