@@ -20,7 +20,7 @@ from service.domain.errors import (
     ServiceError,
     Unavailable,
 )
-from service.engine.audits import Audits
+from service.engine.audits import SharedAudits
 from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
@@ -154,7 +154,7 @@ def build_services(settings: Settings) -> Services:
         keys=Keys(database, rate_limit),
         rate_limit=rate_limit,
         coalescer=coalescer,
-        audits=Audits(database),
+        audits=SharedAudits(database),
         imports=Imports(coalescer),
     )
 
