@@ -182,9 +182,9 @@ def _refuse(request: HttpRequest, error: ServiceError, *headers: Header) -> Answ
 
 
 def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
-    if isinstance(error, db.OutcomeUnknown):
+    if isinstance(error, db.CommitUnknown):
         return _refuse(request, OutcomeUnknown("The connection to the database died at COMMIT."))
-    if isinstance(error, db.Unavailable | db.Conflict):
+    if isinstance(error, db.StoreUnavailable | db.Conflict):
         return _refuse(request, Unavailable(str(error) or "The database did not answer."))
     return _fail(request, error)
 

@@ -10,7 +10,7 @@ import structlog
 from litestar import Router, get, post
 from litestar.types import ASGIApp
 
-from db.queries import lists
+from db.queries import lists, records
 from db.session.database import DatabaseError
 from service.domain.commands import Command, Done, Outcome, R_co
 from service.domain.errors import (
@@ -213,7 +213,7 @@ async def _submitted(request: HttpRequest, action: str) -> tuple[Session, Form, 
     form = await read_form(request)
     token = session.read_token(action, form.get("token", ""))
     if token.is_expired and not await services_of(request).database.read(
-        lambda connection: lists.has_happened(connection, session.caller.source, token.seq)
+        lambda connection: records.is_identity_used(connection, session.caller.source, token.seq)
     ):
         raise Forbidden(FORM_REFUSED)
     return session, form, token.seq

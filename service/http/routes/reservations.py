@@ -7,7 +7,7 @@ from litestar import get, post
 from litestar.types import ASGIApp
 
 from db import rows
-from db.queries import lists
+from db.queries import lists, records
 from db.vocabulary import State
 from service.domain.commands import (
     Caller,
@@ -405,7 +405,7 @@ async def _visible(request: HttpRequest) -> rows.Reservation:
     caller = await caller_of(request, "read")
     id_ = _id(request)
     row = await services_of(request).database.read(
-        lambda connection: lists.reservation(connection, id_, caller.only_source)
+        lambda connection: records.find_reservation(connection, id_, caller.only_source)
     )
     if row is None:
         raise NotFound("There is no such reservation.")

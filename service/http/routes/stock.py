@@ -5,7 +5,7 @@ from typing import Any
 from litestar import delete, get, post, put
 from litestar.types import ASGIApp
 
-from db.queries import lists
+from db.queries import lists, records
 from service.domain.commands import (
     AdjustStock,
     Command,
@@ -278,7 +278,7 @@ async def list_movements(request: HttpRequest) -> ASGIApp:
         )
     )
     if not found and not await database.read(
-        lambda connection: lists.stock_exists(connection, sku, location)
+        lambda connection: records.has_history(connection, sku, location)
     ):
         raise NotFound("There is no such stock row.")
     last = found[limit - 1] if len(found) > limit else None
