@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from db.roles import Addresses
+from db.embedded.roles import Addresses
 from db.strategies import check_strategy
 from db.vocabulary import StrategyName
 

@@ -7,7 +7,7 @@ import pytest
 
 from db.queries import audit as audits
 from db.queries.audit import LOCK, audit
-from db.session.database import Unavailable
+from db.session.database import StoreUnavailable
 from service.engine.audits import SharedAudits
 
 
@@ -76,6 +76,6 @@ async def test_the_wait_for_another_audit_is_bounded(database, database_url):
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
-        with pytest.raises(Unavailable, match="audit"):
+        with pytest.raises(StoreUnavailable, match="audit"):
             await audit(database, seconds_max=1)
     await other.close()
