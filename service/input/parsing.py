@@ -2,7 +2,7 @@
 
 Pydantic reads a valid body in one step. Any other body is split and checked member by member.
 Parsing stops after a hundred errors, so a body with a million errors costs about as much as a valid
-one (docs/decisions.md, "A hundred mistakes").
+one (docs/decisions.md, 28).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
