@@ -8,8 +8,9 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from service.domain.commands import Caller, reservation_id
+from service.domain.commands import Caller
 from service.domain.errors import Forbidden
+from service.domain.identifiers import reservation_id
 from service.http.page import sessions
 from service.http.page.sessions import Session
 from tests.conftest import running_service
