@@ -1,1 +1,1 @@
-"""Converts bytes to checked values (JSON, names, headers, CSV), or names the errors in them."""
+"""From bytes to checked values (JSON, names, headers, CSV), or what is wrong with them."""
