@@ -1,6 +1,5 @@
 """The application: routes, error mapping and what they are built from."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -22,11 +21,12 @@ from service.domain.errors import (
     Unavailable,
 )
 from service.engine.audits import Audits
+from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
-from service.engine.sweeper import sweep_forever
+from service.engine.sweeper import Sweeper
 from service.http.answers import Answer, Header, problem_answer
 from service.http.credentials import Keys
 from service.http.limits.rate_limit import RateLimit
@@ -95,24 +95,20 @@ def _without_body(send: Any) -> Any:
 def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
     """Return the application that serves `settings.database_url`, whose schema is up to date.
 
-    Without `sweeps` overdue holds are only released on demand, as if the sweeper had died.
+    Without `sweeps`, overdue holds are only released on demand, as if the sweeper had died.
     """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         services = build_services(settings)
         app.state.services = services
-        sweeper = (
-            asyncio.create_task(sweep_forever(services.database, services.coalescer))
-            if sweeps
-            else None
-        )
+        background = BackgroundServices(background_services(services, sweeps=sweeps))
+        background.start()
         try:
             yield
         finally:
             services.draining = True
-            if sweeper is not None:
-                sweeper.cancel()
+            await background.stop()
             await services.coalescer.drain()
             await services.coalescer.ledger.strategy.close()
             await services.database.close()
@@ -161,6 +157,14 @@ def build_services(settings: Settings) -> Services:
         audits=Audits(database),
         imports=Imports(coalescer),
     )
+
+
+def background_services(services: Services, *, sweeps: bool = True) -> list[BackgroundService]:
+    """Return the list of all that a worker does besides answering requests."""
+    listed: list[BackgroundService] = []
+    if sweeps:
+        listed.append(Sweeper(services.database, services.coalescer))
+    return listed
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
