@@ -41,7 +41,7 @@ async def live(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
 )
 @endpoint
 async def ready(request: HttpRequest) -> ASGIApp:
-    """Say whether requests can be served: 503 while the database is unreachable or the server drains."""
+    """Say whether requests can be served: 503 while the database is away or the server drains."""
     services = services_of(request)
     if services.draining:
         raise Unavailable("The service is shutting down.")
