@@ -120,7 +120,7 @@ class Stage:
         side.end()
 
     async def settled(self, sides: list[Side], changed: asyncio.Event) -> list[Side]:
-        """The sides that wait for a turn, once each side waits for it or for a lock, or has ended."""
+        """The sides that wait for a turn, once each side waits for a turn or a lock, or ended."""
         async with asyncio.timeout(30):
             while True:
                 changed.clear()
