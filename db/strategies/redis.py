@@ -18,7 +18,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from db.rows import Wanted
-from db.session.database import Database, LockTimeout, Unavailable
+from db.session.database import Database, LockTimeout, StoreUnavailable
 from db.strategies.guard import Guard, Held
 from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
 
@@ -94,7 +94,10 @@ class Redis(Guard):
 
     @asynccontextmanager
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without Redis."""
+        """Hold the locks of every key.
+
+        Raises `LockTimeout`, or `StoreUnavailable` without Redis.
+        """
         keys = await keys_of(database, wanted)
         names = [f"holdfast:{name_of(key)}" for key in keys]
         value = secrets.token_hex(16)
@@ -122,7 +125,9 @@ class Redis(Guard):
             try:
                 token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
             except AWAY as error:
-                raise Unavailable(f"Redis, which keeps the locks, is away ({error})") from error
+                raise StoreUnavailable(
+                    f"Redis, which keeps the locks, is away ({error})"
+                ) from error
             if token:
                 return int(token)
             if time.monotonic() > give_up_at:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from db.queries import credentials
-from db.session.database import Database, Transaction
-from db.session.database import Unavailable as DatabaseUnavailable
+from db.session.database import Database, StoreUnavailable, Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated, Unavailable
@@ -87,7 +86,7 @@ class Credentials:
     async def _look_up_once(self, key: bytes) -> Credential | None:
         try:
             return await asyncio.shield(self._start_lookup(key))
-        except (DatabaseUnavailable, TimeoutError) as error:
+        except (StoreUnavailable, TimeoutError) as error:
             raise Unavailable("The key could not be looked up in time.") from error
 
     async def _look_up(self, key: bytes) -> Credential | None:
@@ -142,7 +141,7 @@ async def store_key(
 async def ensure_admin_key(database: Database, key: str) -> None:
     """Make sure that this key exists, with the scope admin; a revoked one stays revoked."""
     found = await database.read(
-        lambda connection: credentials.find_any(connection, digest(key.encode()))
+        lambda connection: credentials.is_known(connection, digest(key.encode()))
     )
     if not found:
         await store_key(database, key, "admin", ["admin"], is_first=True)

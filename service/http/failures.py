@@ -34,9 +34,9 @@ def error_of(failure: Exception, path: str) -> ServiceError:
     match failure:
         case ServiceError():
             return failure
-        case db.OutcomeUnknown():
+        case db.CommitUnknown():
             return OutcomeUnknown("The connection to the database died at COMMIT.")
-        case db.Unavailable():
+        case db.StoreUnavailable():
             return Unavailable(str(failure) or "The database did not answer.")
         case db.Conflict():
             return Unavailable("The database did not answer.")

@@ -11,7 +11,7 @@ from litestar import Router
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
-from db.queries import lists
+from db.queries import lists, records
 from service.domain.commands import Done, Outcome, R_co
 from service.domain.errors import (
     ExceedsRefundable,
@@ -197,7 +197,7 @@ async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     form = await read_form(call)
     token = session.read_token(action, form.get("token", ""))
     if token.is_expired and not await call.read(
-        lambda connection: lists.has_happened(connection, session.caller.source, token.seq)
+        lambda connection: records.is_identity_used(connection, session.caller.source, token.seq)
     ):
         raise Forbidden(FORM_REFUSED)
     return session, form, token.seq

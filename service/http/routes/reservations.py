@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from db import rows
-from db.queries import lists
+from db.queries import lists, records
 from db.vocabulary import Scope, State
 from service.domain.commands import (
     Cancel,
@@ -270,7 +270,7 @@ async def _visible(call: Call[None]) -> rows.Reservation:
     """The reservation of the path, if the caller may see it. Raises `NotFound` alike if not."""
     id_ = call.reservation_id
     row = await call.read(
-        lambda connection: lists.reservation(connection, id_, call.caller.only_source)
+        lambda connection: records.find_reservation(connection, id_, call.caller.only_source)
     )
     if row is None:
         raise NotFound("There is no such reservation.")
