@@ -73,10 +73,8 @@ async def test_a_replay_acknowledges_nothing_that_the_standby_lacks(cluster):
 
 
 async def is_committed(primary, seq):
-    """Whether a retry would find the write, though no standby has it.
-
-    When the client cancels, asyncpg makes PostgreSQL end its wait for the standby.
-    """
+    """Whether the primary shows the row, although no standby has it yet: when the client stops
+    waiting, asyncpg has PostgreSQL cut the wait for the standby short."""
     database = primary.url.rpartition("/")[0] + "/holdfast"
     connection = await asyncpg.connect(database)
     found = await connection.fetchval("SELECT true FROM reservation WHERE seq = $1", seq)
