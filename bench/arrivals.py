@@ -64,7 +64,7 @@ class Arrivals:
             self.waiting.append((due, request))
 
     def answered(self, connection: "Connection", status: int) -> None:
-        """Note an answer and go on with whoever waits."""
+        """Record an answer and send the next request that waits."""
         if 200 <= status < 300:
             self.seconds.append(time.perf_counter() - connection.due)
         else:

@@ -141,7 +141,7 @@ async def test_every_order_of_the_steps_is_explained_by_an_order_of_the_batches(
 
 
 @pytest.mark.parametrize("name", OVERTAKEN)
-async def test_whoever_is_overtaken_in_one_order_is_right_in_every_other(
+async def test_a_case_that_is_overtaken_in_one_order_is_right_in_every_other(
     database_url, monkeypatch, name
 ):
     async with open_stage(database_url, "guard", monkeypatch) as stage:

@@ -297,7 +297,7 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The service can't reach its database."""
+    """The database is unreachable."""
 
     code = "unavailable"
     status = 503

@@ -145,7 +145,7 @@ async def _check_everything(world: World, log: AcknowledgedLog, figures: Figures
 
 
 async def _no_hold_is_left(world: World) -> None:
-    """Holds of a second are given back by the sweeper, whoever was killed meanwhile."""
+    """The sweeper releases the holds of one second, whichever process was killed meanwhile."""
     connection = await asyncpg.connect(world.database_url)
     async with asyncio.timeout(RECOVERY_SECONDS_MAX):
         while await connection.fetchval(

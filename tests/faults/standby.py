@@ -126,7 +126,7 @@ async def _migrate(url: str) -> None:
 
 @contextmanager
 def open_directory() -> Iterator[Path]:
-    """A directory that PostgreSQL's programs reach, whoever they run as."""
+    """A directory that PostgreSQL's programs reach under any user."""
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)

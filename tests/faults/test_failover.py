@@ -73,8 +73,8 @@ async def test_a_replay_acknowledges_nothing_that_the_standby_does_not_have(clus
 
 
 async def is_committed(primary, seq):
-    """Whether it is there for whoever asks again, though on no standby yet: asyncpg, told that
-    nobody waits any longer, has PostgreSQL cut the wait for the standby short."""
+    """Whether the primary shows the row, although no standby has it yet: when the client stops
+    waiting, asyncpg has PostgreSQL cut the wait for the standby short."""
     database = primary.url.rpartition("/")[0] + "/holdfast"
     connection = await asyncpg.connect(database)
     found = await connection.fetchval("SELECT true FROM reservation WHERE seq = $1", seq)

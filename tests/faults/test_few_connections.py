@@ -135,7 +135,7 @@ async def test_a_server_without_any_connection_for_us_is_unavailable_in_the_end(
         await database.close()
 
 
-async def test_a_busy_lane_leaves_its_only_connection_to_whoever_waits(database_url):
+async def test_a_busy_lane_leaves_its_only_connection_to_a_waiting_request(database_url):
     """A COMMIT that begins the next transaction would keep it for ever."""
     async with role_with(database_url, 1) as role:
         database = Database(role.url, pool_size=4)

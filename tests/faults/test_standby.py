@@ -138,7 +138,7 @@ async def backends(database: Database) -> set[int]:
 
 
 async def set_read_only(url: str, value: str) -> None:
-    """Return when it holds: whoever connects after the postmaster told its children is told so."""
+    """Return when the setting is in force for every new connection."""
     connection = await asyncpg.connect(as_superuser(url))
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
