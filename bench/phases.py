@@ -21,7 +21,8 @@ from db.migrate import upgrade
 from db.rows import Line
 from db.session.database import Database, Transaction
 from db.strategies.guard import Guard, Held
-from service.domain.commands import Reserve, SetStock, reservation_id, wanted_by
+from service.domain.commands import Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 

@@ -10,7 +10,7 @@ from bench.load import Load, Measured
 from db.ledger.apply import apply
 from db.rows import Line, Movement, Reservation, StockChange, Writes
 from db.session.database import Database, Transaction
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 
 
 def measure(database_url: str, *, prefix: str, sent: Load, seconds: int) -> Measured:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from detangle import lin
 
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 
 NOTHING_WRITTEN = ("contention", "overloaded", "unavailable")
 

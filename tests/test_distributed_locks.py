@@ -27,7 +27,8 @@ from db.strategies import open_strategy
 from db.strategies import redis as redis_strategy
 from db.strategies import zookeeper as zookeeper_strategy
 from db.strategies.guard import Guard, Held
-from service.domain.commands import Command, Outcome, Reserve, SetStock, reservation_id, wanted_by
+from service.domain.commands import Command, Outcome, Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 from tests.brokers import (

@@ -11,6 +11,7 @@ import pytest
 
 from db.ledger import apply as writes
 from db.ledger import load as reads
+from db.ledger.answers import SELECTS
 from db.strategies import advisory
 from tests.test_guards import INTERLEAVINGS
 
@@ -18,7 +19,12 @@ SQL = {
     **{name: part.sql for name, part in writes.PARTS.items()},
     "VERSIONS": writes.VERSIONS,
     "OVERDUE": reads.OVERDUE.replace(reads.CLOCK, "CLOCK"),
-    **{name: select for name, select in {**reads.ROWS, **reads.REFUNDS}.items() if "lines" in name},
+    **{
+        name: select
+        for selects in (reads.ROWS, *SELECTS.values())
+        for name, select in selects.items()
+        if "lines" in name
+    },
     "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND + reads.OWN, ""),
     "LOCK_STOCK": reads.LOCK_STOCK.text.replace(reads.WANTED_KEYS, ""),
     "FREE_RESERVATIONS": reads.FREE_RESERVATIONS.text,

@@ -34,9 +34,9 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     SetStock,
-    reservation_id,
     wanted_by,
 )
+from service.domain.identifiers import reservation_id
 from service.domain.planner import Plan, plan
 from service.engine.ledger import Ledger
 from tests.conftest import fresh_database
@@ -62,8 +62,8 @@ def of(seq: str) -> Any:
     return reservation_id("us", seq)
 
 
-def refund(seq: str, sale: str = "sale") -> RefundUnits:
-    return RefundUnits(US, of(sale), seq, None, None)
+def refund(seq: str, sale: str = "sale", lines: tuple[Line, ...] | None = None) -> RefundUnits:
+    return RefundUnits(US, of(sale), seq, lines, None)
 
 
 DELETE = DeleteStock("A", "main", None)

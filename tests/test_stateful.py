@@ -25,8 +25,8 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     SetStock,
-    reservation_id,
 )
+from service.domain.identifiers import reservation_id
 from service.engine.sweeper import sweep
 from tests.commands import SEQS, SOURCES, moves, reserves, shelves, stock_commands
 from tests.conftest import Service, assert_books_balance, fresh_database, running_service

@@ -6,7 +6,7 @@ from typing import Any
 from litestar import Litestar, post
 from litestar.params import JSONBody
 
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 from service.input.bodies import ReserveBody
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.ledger.apply import apply
 from db.ledger.load import load, lock
-from db.rows import Key, Snapshot, Wanted, Writes
+from db.rows import Snapshot, StockKey, Wanted, Writes
 from db.session.database import Conflict, Database, Transaction
 
 
@@ -20,7 +20,7 @@ from db.session.database import Conflict, Database, Transaction
 class Held:
     """Locks outside the database that are held around one transaction."""
 
-    fences: Mapping[Key, int] = field(default_factory=dict)
+    fences: Mapping[StockKey, int] = field(default_factory=dict)
     """For each stock row a number that grows from holder to holder of its lock."""
     is_lost: bool = False
     """Set when a lock is known to be gone: then nothing may be written any more."""

@@ -19,7 +19,7 @@ from kazoo.exceptions import LockTimeout as KazooLockTimeout
 from kazoo.hosts import collect_hosts
 from kazoo.protocol.states import KazooState
 
-from db.rows import Key, Wanted
+from db.rows import StockKey, Wanted
 from db.session.database import Database, LockTimeout, StoreUnavailable
 from db.strategies.guard import Guard, Held
 from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
@@ -112,10 +112,10 @@ class ZooKeeper(Guard):
             for held in list(self._all_held.values()):
                 held.is_lost = True
 
-    def _acquire(self, keys: list[Key], locks: list[Any]) -> dict[Key, int]:
+    def _acquire(self, keys: list[StockKey], locks: list[Any]) -> dict[StockKey, int]:
         """In a thread: take the locks in order and return each one's token."""
         give_up_at = time.monotonic() + _seconds_max(keys)
-        tokens: dict[Key, int] = {}
+        tokens: dict[StockKey, int] = {}
         for key in keys:
             seconds_left = give_up_at - time.monotonic()
             lock = self._client.Lock(f"{ROOT}/{name_of(key)}")
@@ -141,11 +141,13 @@ class ZooKeeper(Guard):
             self._releasers.submit(_release, locks)
 
 
-def _seconds_max(keys: list[Key]) -> float:
+def _seconds_max(keys: list[StockKey]) -> float:
     return WAIT_SECONDS_MAX + KEY_SECONDS * len(keys)
 
 
-async def _granted(acquiring: "Future[dict[Key, int]]", seconds_max: float) -> dict[Key, int]:
+async def _granted(
+    acquiring: "Future[dict[StockKey, int]]", seconds_max: float
+) -> dict[StockKey, int]:
     try:
         async with asyncio.timeout(seconds_max):
             return await asyncio.shield(asyncio.wrap_future(acquiring))

@@ -103,6 +103,16 @@ class UnknownSku(ServiceError):
     status = 404
     advice = "`unknown` lists each SKU and location without a stock row. Nothing was remembered."
 
+    @classmethod
+    def of(cls, keys: Sequence[tuple[str, str]]) -> "UnknownSku":
+        """Return the error about the stock rows (sku, location) that do not exist."""
+        (sku, location), others = keys[0], len(keys) - 1
+        more = f", nor are {others} others" if others else ""
+        return cls(
+            f"{sku} is not stocked at {location}{more}.",
+            unknown=[{"sku": key[0], "location": key[1]} for key in keys],
+        )
+
 
 class MethodNotAllowed(ServiceError):
     """The resource does not know this method."""
@@ -224,6 +234,16 @@ class IdempotencyMismatch(ServiceError):
     status = 422
     same_seq = False
     advice = "`field` differs: `stored` was asked first, `sent` now. A new request needs a new seq."
+
+    @classmethod
+    def of(cls, field: str, stored: Any, sent: Any) -> "IdempotencyMismatch":
+        """Return the error about a known identity whose content differs in `field`."""
+        return cls(
+            f"The first request with this identity differs in {field}.",
+            field=field,
+            stored=stored,
+            sent=sent,
+        )
 
 
 class ExceedsHeld(ServiceError):

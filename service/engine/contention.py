@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from db.rows import Key
+from db.rows import StockKey
 
 SkuClass = Literal["hot", "cold", "none"]
 
@@ -22,9 +22,9 @@ class LostRows:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lost: dict[Key, deque[float]] = {}
+        self._lost: dict[StockKey, deque[float]] = {}
 
-    def classify(self, keys: Collection[Key]) -> SkuClass:
+    def classify(self, keys: Collection[StockKey]) -> SkuClass:
         """Note that a transaction which names these rows was lost; return what kind of rows.
 
         `hot`: one of them was named by `HOT_LOSSES` lost transactions, this one included, within
@@ -37,7 +37,7 @@ class LostRows:
         now = self._clock()
         return "hot" if max([self._losses(key, now) for key in keys]) >= HOT_LOSSES else "cold"
 
-    def _losses(self, key: Key, now: float) -> int:
+    def _losses(self, key: StockKey, now: float) -> int:
         moments = self._lost.setdefault(key, deque(maxlen=HOT_LOSSES))
         moments.append(now)
         return sum(now - moment < HOT_SECONDS for moment in moments)

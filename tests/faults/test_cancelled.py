@@ -18,7 +18,8 @@ from db.rows import Line
 from db.session.database import Database, DatabaseError, StoreUnavailable
 from db.session.engine import driver_of
 from db.strategies.guard import Guard
-from service.domain.commands import Reserve, SetStock, reservation_id
+from service.domain.commands import Reserve, SetStock
+from service.domain.identifiers import reservation_id
 from service.engine.ledger import Ledger
 from tests.server import running_server
 
