@@ -45,7 +45,7 @@ async def test_others_go_before_a_crowd():
     assert taken(queue, 5) == ["A0", "A1", "A2", "B", "A3"]
 
 
-async def test_a_crowd_gets_a_quarter_of_each_batch_whoever_else_comes():
+async def test_a_crowd_gets_a_quarter_of_each_batch_however_many_others_wait():
     queue = queue_of(*(submission(f"A{n}", "A") for n in range(9)), crowd_min=1)
     for n in range(20):
         queue.put(submission(f"{n}", f"B{n}"))
