@@ -25,7 +25,7 @@ from db.strategies.strategy import HeldLocks, Strategy
 EXPIRE_SECONDS = DEAD_HOLDER_SECONDS  # a live holder renews its locks before that
 WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
 POLL_SECONDS = 0.002  # between two tries; a COMMIT takes about as long
-SOCKET_SECONDS_MAX = 1.0  # an unreachable Redis must not delay requests longer
+SOCKET_SECONDS_MAX = 1.0  # requests must not wait for an unreachable Redis
 CONNECTIONS_MAX = 16
 FENCE = "holdfast:fence"
 

@@ -1,9 +1,9 @@
 """`zookeeper`: kazoo's lock recipe per key; the fencing token is the lock node's czxid.
 
-czxid is the number of the transaction that created the node, so it grows from holder to holder. A
+czxid is the number of the transaction that made the node, so it grows from holder to holder. A
 session that is SUSPENDED may have expired already, so its locks count as lost at once. kazoo works
-in threads of its own, and its calls may hang while the server is unreachable. They are made from
-pools of threads, never on the event loop, and each wait for them has a bound.
+in its own threads. Its calls may hang while the server is unreachable, so they are made from pools
+of threads and never from the event loop, and each has a timeout.
 """
 
 import asyncio
