@@ -1,4 +1,4 @@
-"""The measurements' own parts: a filled database is sound, a summary says what was measured."""
+"""The parts of the benchmarks: a filled database is sound, and a summary has correct figures."""
 
 import os
 
