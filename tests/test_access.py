@@ -1,4 +1,4 @@
-"""Who may do what, and what another source may know."""
+"""The permissions of keys, and the data that one source may know of another."""
 
 import functools
 import uuid

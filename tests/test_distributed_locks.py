@@ -89,7 +89,7 @@ class Locks:
 
 
 def expire(client: KazooClient, hosts: str) -> None:
-    """End another client's session: whoever knows its id and password may close it."""
+    """End another client's session: any client that knows its id and password may close it."""
     thief = KazooClient(hosts=hosts, client_id=client.client_id)
     thief.start()
     thief.stop()
@@ -514,7 +514,7 @@ async def stopped_while(server: Server, holds: Callable[[], Awaitable[Any]]) -> 
 
 
 async def test_with_no_lock_at_all_stock_is_never_oversold(service, locks, monkeypatch):
-    """The mutant: whoever asks for a lock is told that it has it."""
+    """The mutant: every request for a lock is granted."""
 
     @asynccontextmanager
     async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[Held]:

@@ -73,7 +73,7 @@ INVENTORY = {
         "test_a_deleted_row_is_missing_and_goes_on_from_its_old_version",
         "OR stock.deleted_at IS NULL": OVERTAKEN,
         "AND (new.seen_version IS NULL": "test_races:"
-        "test_two_hundred_buyers_want_the_last_seven_units_and_exactly_seven_get_one",
+        "test_of_two_hundred_buyers_of_the_last_seven_units_exactly_seven_get_one",
         "OR stock.version = new.seen_version": OVERTAKEN,
         "AND (new.fence IS NULL": FENCED,
         "OR stock.fence <= new.fence": FENCED,

@@ -228,7 +228,7 @@ async def test_named_locks_keep_others_out(database, monkeypatch):
 
 
 async def second_waits(database: Database) -> bool:
-    """Whether whoever wants the same row waits until the first transaction is over."""
+    """Whether a second transaction that wants the same row waits until the first has ended."""
     wanted = Wanted(stock={("A", "main")})
     async with session(database) as first, session(database) as second:
         await first.connection.execute(advisory.LOCK, key_parameters(wanted))

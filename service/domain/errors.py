@@ -293,7 +293,7 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The database is away."""
+    """The database is unreachable."""
 
     code = "unavailable"
     status = 503
