@@ -63,13 +63,8 @@ class Arrivals:
         else:
             self.waiting.append((due, request))
 
-<<<<<<< HEAD
     def answered(self, connection: "ClientConnection", status: int) -> None:
         """Record an answer and send the next waiting request."""
-=======
-    def answered(self, connection: "Connection", status: int) -> None:
-        """Record an answer and send the next request that waits."""
->>>>>>> main
         if 200 <= status < 300:
             self.seconds.append(time.perf_counter() - connection.due)
         else:

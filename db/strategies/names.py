@@ -1,6 +1,6 @@
 """Which stock rows a batch may change, asked before it begins, and the names of their locks.
 
-A reservation needs no lock of its own: whoever changes it changes its stock rows too.
+A reservation needs no lock of its own: a batch that changes it changes its stock rows too.
 """
 
 from urllib.parse import quote

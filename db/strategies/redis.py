@@ -25,7 +25,7 @@ from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
 EXPIRE_SECONDS = DEAD_HOLDER_SECONDS  # a live holder renews its locks before that
 WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
 POLL_SECONDS = 0.002  # between two tries; a COMMIT takes about as long
-SOCKET_SECONDS_MAX = 1.0  # a Redis that is away must not be waited for
+SOCKET_SECONDS_MAX = 1.0  # requests must not wait for an unreachable Redis
 CONNECTIONS_MAX = 16
 FENCE = "holdfast:fence"
 
@@ -126,7 +126,7 @@ class Redis(Guard):
                 token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
             except AWAY as error:
                 raise StoreUnavailable(
-                    f"Redis, which keeps the locks, is away ({error})"
+                    f"Redis, which keeps the locks, is unreachable ({error})"
                 ) from error
             if token:
                 return int(token)

@@ -1,9 +1,9 @@
 """`zookeeper`: kazoo's lock recipe per key; the fencing token is the lock node's czxid.
 
 czxid is the number of the transaction that made the node, so it grows from holder to holder. A
-session that is SUSPENDED may be over already: its locks count as lost at once. kazoo works in
-threads of its own, and its calls, which may hang while the server is away, are made from pools of
-threads and waited for no longer than they are worth: never on the event loop.
+session that is SUSPENDED may have expired already, so its locks count as lost at once. kazoo works
+in its own threads. Its calls may hang while the server is unreachable, so they are made from pools
+of threads and never from the event loop, and each has a timeout.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ KEYS_MAX = 250  # an import of thousands would be at it for minutes: then the ve
 GRACE_SECONDS = 1.0  # for a call whose answer does not come; it is left to end by itself
 THREADS = 16  # as many batches can wait for locks at once as a worker may have lanes
 
-AWAY = "ZooKeeper, which keeps the locks, is away"
+UNREACHABLE = "ZooKeeper, which keeps the locks, is unreachable"
 
 
 def check_hosts(hosts: str) -> None:
@@ -52,7 +52,7 @@ class ZooKeeper(Guard):
     pins_rows = True
 
     def __init__(self, hosts: str) -> None:
-        # Two pools: whoever waits for a lock must not keep its holder from letting it go.
+        # Two pools: callers that wait for a lock must not keep its holder from releasing it.
         self._acquirers = ThreadPoolExecutor(THREADS, thread_name_prefix="zookeeper-acquire")
         self._releasers = ThreadPoolExecutor(THREADS, thread_name_prefix="zookeeper-release")
         self._client = KazooClient(
@@ -99,10 +99,10 @@ class ZooKeeper(Guard):
             self._starting = loop.run_in_executor(None, live.wait, START_SECONDS_MAX)
         await asyncio.shield(self._starting)
         if not self._client.connected:
-            raise StoreUnavailable(AWAY)
+            raise StoreUnavailable(UNREACHABLE)
 
     def _stop(self) -> None:
-        with suppress(KazooException, OSError, AttributeError):  # never connected, or away
+        with suppress(KazooException, OSError, AttributeError):  # never connected, or unreachable
             self._client.stop()
             self._client.close()
 
@@ -154,7 +154,7 @@ async def _granted(
     except KazooLockTimeout as error:
         raise LockTimeout from error
     except (KazooException, OSError, TimeoutError) as error:
-        raise StoreUnavailable(AWAY) from error
+        raise StoreUnavailable(UNREACHABLE) from error
 
 
 def _release(locks: list[Any]) -> None:
