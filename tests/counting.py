@@ -1,4 +1,4 @@
-"""What the metrics of this process say."""
+"""The values of this process's metrics."""
 
 from typing import Any
 
@@ -15,5 +15,5 @@ def counted(counter: Any) -> dict[tuple[str, ...], float]:
 
 
 def conflicts(kind: str) -> float:
-    """How many transactions have lost in that way."""
+    """The number of transactions that have lost a race of this kind."""
     return sum(value for labels, value in counted(metrics.CONFLICTS).items() if labels[0] == kind)
