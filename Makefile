@@ -83,8 +83,8 @@ bench-pooler: $(VENV)/dev  ## measure PgBouncer beside a direct connection (need
 	@$(BIN)/python -m bench.pooler $(ARGS)
 
 lock:  ## resolve the dependencies again, with hashes and without any registry's address
-	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group build -o requirements.lock
-	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --all-extras --group build -o requirements.lock
+	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --python-version 3.11 pyproject.toml --all-extras --group dev -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove the environment and the caches, but no data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info
@@ -99,7 +99,7 @@ $(BIN)/holdfast: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(call INSTALL,requirements.lock)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib service db || true  # some packages ship templates
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib service db holdfast.py || true  # some packages ship templates
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(BIN)/holdfast

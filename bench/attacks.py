@@ -30,7 +30,7 @@ from bench.load import Load, Measured
 from bench.observation import find_workers, resident_bytes
 from bench.page import command_line, load_average, made_by, markdown, output_file, show
 from bench.stand import Stand, serve
-from db.roles import Role
+from db.embedded.roles import Role
 
 OTHERS_PER_SECOND = 100.0
 OTHER_SKUS = 10_000

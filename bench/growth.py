@@ -24,8 +24,8 @@ from bench.load import Load, check_wrk, load
 from bench.page import command_line, load_average, made_by, markdown, output_file, show, spread
 from bench.rounds import CELL_HEADINGS, Results, cells, figures, measure, rate
 from bench.stand import Stand, serve
+from db.embedded.roles import Role
 from db.migrate import upgrade
-from db.roles import Role
 from db.session.database import Database
 
 EMPTY_SKUS = 10_000

@@ -15,9 +15,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from db.embedded.roles import Addresses
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.roles import Addresses
 from db.rows import Line
 from db.session.database import Database, Transaction
 from db.strategies.guard import Guard, Held

@@ -28,8 +28,8 @@ from bench.cases import (
     TWO_WORKERS,
 )
 from bench.load import SKUS_MAX
+from db.embedded.roles import DATABASE, Addresses, Role
 from db.embedded.server import find_addresses
-from db.roles import DATABASE, Addresses, Role
 
 PORTS = {
     HOLDFAST: 8101,

@@ -65,6 +65,10 @@ class StrategyName(StrEnum):
     ZOOKEEPER = "zookeeper"
 
 
+DISTRIBUTED_STRATEGIES = (StrategyName.REDIS, StrategyName.ZOOKEEPER)
+"""The strategies whose locks are kept by a server of their own, and whose client is an extra."""
+
+
 def sql_list(words: Iterable[str]) -> str:
     """Return the words as a list of SQL literals: `'held', 'confirmed'`."""
     return ", ".join(f"'{word}'" for word in words)

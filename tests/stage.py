@@ -18,8 +18,8 @@ from db.ledger import apply as writes
 from db.ledger import load as reads
 from db.queries.audit import audit
 from db.rows import Wanted
+from db.session.configuration import Timeouts
 from db.session.database import Database
-from db.session.driver import Timeouts
 from db.session.engine import driver_of
 from db.strategies import open_strategy
 from service.domain.commands import Cancel, Confirm, Extend

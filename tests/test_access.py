@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from db.ledger.load import load
-from db.queries import lists
+from db.queries import records
 from service.domain.commands import (
     Caller,
     Cancel,
@@ -238,5 +238,5 @@ async def test_nothing_of_another_sources_reservation_is_read(service, database)
         assert (own.reservations.keys(), own.stock.keys()) == ({id_}, {("A", "main")})
         assert (foreign.reservations, foreign.stock) == ({}, {})
     for source, is_seen in (("shop-eu", True), ("stranger", False), (None, True)):
-        read = functools.partial(lists.reservation, id_=id_, source=source)
+        read = functools.partial(records.find_reservation, id_=id_, source=source)
         assert (await database.read(read) is not None) is is_seen

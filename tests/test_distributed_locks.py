@@ -22,7 +22,7 @@ import redis.asyncio
 from kazoo.client import KazooClient
 
 from db.rows import Line, Wanted
-from db.session.database import Conflict, Database, LockTimeout, Transaction, Unavailable
+from db.session.database import Conflict, Database, LockTimeout, StoreUnavailable, Transaction
 from db.strategies import open_strategy
 from db.strategies import redis as redis_strategy
 from db.strategies import zookeeper as zookeeper_strategy
@@ -231,7 +231,7 @@ async def insist_on(database: Database, strategy: Any, command: Command) -> Outc
     """Write, as soon as the lock server is back."""
     async with asyncio.timeout(30):
         while True:
-            with suppress(Unavailable, LockTimeout):
+            with suppress(StoreUnavailable, LockTimeout):
                 async with strategy.hold(database, wanted_by([command])) as held:
                     return await write(database, strategy, held, command)
             await asyncio.sleep(0.02)
@@ -248,7 +248,7 @@ async def test_a_suspended_session_holds_nothing(database, own_zookeeper):
                         await asyncio.sleep(0.01)  # kazoo's thread notices
                 with pytest.raises(Conflict):
                     await write(database, strategy, held, order("late"))
-                with pytest.raises(Unavailable):
+                with pytest.raises(StoreUnavailable):
                     async with strategy.hold(database, A):
                         pass
             finally:
@@ -259,7 +259,7 @@ async def test_a_suspended_session_holds_nothing(database, own_zookeeper):
 async def token(database: Database, strategy: Any) -> int:
     async with asyncio.timeout(30):
         while True:
-            with suppress(Unavailable, LockTimeout):
+            with suppress(StoreUnavailable, LockTimeout):
                 async with strategy.hold(database, A) as held:
                     return held.fences["A", "main"]
             await asyncio.sleep(0.02)
@@ -425,7 +425,7 @@ async def test_locks_that_are_lost_under_load_oversell_nothing(service, locks):
     async def lose_again_and_again(is_over: asyncio.Event) -> None:
         while not is_over.is_set():
             await asyncio.sleep(seconds[locks.name])
-            await locks.lose(service.app.state.services.coalescer.ledger.strategy)
+            await locks.lose(service.app.state.worker.coalescer.ledger.strategy)
 
     settings = {"strategy": locks.name, **locks.settings}
     async with running_service(service.url, **settings) as other:

@@ -1,4 +1,4 @@
-"""Orders become requests: what is matched, what is merged, what is refused by its line."""
+"""Orders become requests: cancellations are matched, and errors name the line of the file."""
 
 import csv
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.replay import orders
-from service.replay.orders import make_plan, match_cancellations
+from service.replay.orders import match_cancellations, plan_replay
 from service.replay.orders_file import OrdersError, find_disagreement, read_orders
 from tests.conftest import REAL_ORDERS
 
@@ -39,7 +39,7 @@ def matched(small):
 
 @pytest.fixture
 def unmatched(small):
-    """Cancellation line → why it matches nothing, of the small file."""
+    """Cancellation line → the reason that it matches no purchase, of the small file."""
     _, found = match_cancellations(small)
     return {(one.cancellation.invoice, one.cancellation.line): one.reason for one in found}
 
@@ -60,27 +60,27 @@ def test_a_purchase_of_the_same_minute_is_not_earlier(matched):
     assert matched["C100012", 1] == ("100001", 2)
 
 
-def test_a_later_cancellation_reaches_the_reorder(matched):
+def test_a_later_cancellation_matches_the_second_order(matched):
     assert matched["C100013", 2] == ("100011", 1)
 
 
-def test_no_cancellation_is_spread_over_several_purchase_lines(unmatched):
+def test_no_cancellation_is_divided_between_purchase_lines(unmatched):
     assert unmatched["C100013", 1] == "more units than one earlier line has left"
 
 
-def test_another_customers_purchase_or_none_named_is_no_match(unmatched):
+def test_a_purchase_of_another_or_an_unnamed_customer_does_not_match(unmatched):
     assert unmatched["C100010", 1] == "no earlier purchase of that SKU by that customer"
     assert unmatched["C100009", 1] == "no customer named"
 
 
 def test_skus_that_differ_in_case_are_different(small, matched):
     assert matched["C100005", 2] == ("100001", 5)
-    seed = make_plan(small, "p").seed
+    seed = plan_replay(small, "p").seed
     assert (seed["15056N"], seed["15056n"]) == (6, 4)
 
 
-def test_an_invoice_is_one_order_with_its_lines_as_they_stand(small):
-    order = make_plan(small, "p").orders[0]
+def test_an_invoice_is_one_order_with_its_lines_unchanged(small):
+    order = plan_replay(small, "p").orders[0]
     assert order.seq == "p-100001"
     assert [(line.sku, line.quantity) for line in order.lines[:3]] == [
         ("MUG", 3),
@@ -90,8 +90,8 @@ def test_an_invoice_is_one_order_with_its_lines_as_they_stand(small):
     assert order.units == {"MUG": 7, "15056N": 6, "15056n": 4}
 
 
-def test_a_credit_note_is_one_refund_for_each_order_that_it_reaches(small):
-    orders = {order.seq: order for order in make_plan(small, "p").orders}
+def test_a_credit_note_is_one_refund_for_each_order_that_it_refers_to(small):
+    orders = {order.seq: order for order in plan_replay(small, "p").orders}
     assert [(one.seq, one.units) for one in orders["p-100002"].returns] == [
         ("p-C100004-100002", {"TRAY": 4}),
         ("p-C100006-100002", {"TRAY": 6}),
@@ -103,29 +103,29 @@ def test_a_credit_note_is_one_refund_for_each_order_that_it_reaches(small):
 
 
 def test_a_negative_line_without_c_is_written_off(small):
-    (one,) = make_plan(small, "p").write_offs
+    (one,) = plan_replay(small, "p").write_offs
     assert (one.seq, one.sku, one.delta) == ("p-100008-1", "TRAY", -3)
 
 
-def test_codes_that_are_no_products_are_skus_like_any_other(small):
-    seed = make_plan(small, "p").seed
+def test_codes_that_are_not_products_are_treated_as_skus(small):
+    seed = plan_replay(small, "p").seed
     assert (seed["POST"], seed["BANK CHARGES"]) == (1, 1)
 
 
-def test_the_seed_is_what_the_orders_need_and_no_more(small):
-    plan = make_plan(small, "p")
+def test_the_seed_is_exactly_the_stock_that_the_orders_need(small):
+    plan = plan_replay(small, "p")
     assert plan.seed["TRAY"] == 10 + 5 + 3
     assert sum(plan.seed.values()) == plan.units_needed
 
 
 def test_scarce_stock_still_covers_every_write_off(small):
-    assert make_plan(small, "p", stock_share=0.5).seed["TRAY"] == 3 + 7
-    assert make_plan(small, "p", stock_share=0).seed["TRAY"] == 3
+    assert plan_replay(small, "p", stock_share=0.5).seed["TRAY"] == 3 + 7
+    assert plan_replay(small, "p", stock_share=0).seed["TRAY"] == 3
 
 
-def test_an_invoice_too_long_for_a_reservation_goes_in_parts(small, monkeypatch):
+def test_an_invoice_too_long_for_a_reservation_is_split(small, monkeypatch):
     monkeypatch.setattr(orders, "LINES_MAX", 3)
-    plan = make_plan(small, "p")
+    plan = plan_replay(small, "p")
     assert [order.seq for order in plan.orders[:2]] == ["p-100001", "p-100001+2"]
     assert [one.seq for one in plan.orders[1].returns] == ["p-C100005-100001+2"]
 
@@ -147,16 +147,16 @@ GOOD = "1,1,A,2,2026-01-05T09:00:00Z,7"
         ([HEADER, GOOD, "1,2,A,two,2026-01-05T09:00:00Z,7"], "line 3: quantity 'two' is not a"),
         ([HEADER, GOOD, "1,2,A,0,2026-01-05T09:00:00Z,7"], "line 3: quantity is 0"),
         ([HEADER, "C1,1,A,2,2026-01-05T09:00:00Z,7"], "line 2: quantity is above 0"),
-        ([HEADER, "1,1,A,2,yesterday,7"], "line 2: ordered_at 'yesterday' is not a moment"),
+        ([HEADER, "1,1,A,2,yesterday,7"], "line 2: ordered_at 'yesterday' is not a time"),
         ([HEADER, "1,1,,2,2026-01-05T09:00:00Z,7"], "line 2: sku is empty"),
-        ([HEADER, GOOD, "", "1,2"], "line 4: 2 fields; the header has 6"),
+        ([HEADER, GOOD, "", "1,2"], "line 4: it has 2 fields, but the header has 6"),
         ([HEADER, GOOD, GOOD], "line 3: invoice 1 line 1 is on line 2 already"),
         ([HEADER, '1,1,"A'], "line 2: unexpected end of data"),
         ([HEADER], "has no orders below its header"),
         ([], "line 1: there is no column invoice"),
     ],
 )
-def test_a_bad_file_is_refused_by_its_line(tmp_path, lines, message):
+def test_an_error_in_a_file_names_its_line(tmp_path, lines, message):
     with pytest.raises(OrdersError, match=r"^orders\.csv ") as error:
         read_orders(write(tmp_path, *lines))
     assert message in str(error.value)
@@ -169,13 +169,13 @@ def test_bytes_that_are_not_utf_8_are_refused(tmp_path):
         read_orders(file)
 
 
-def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path):
+def test_the_error_of_a_missing_file_names_it(tmp_path):
     with pytest.raises(OrdersError, match=r"none\.csv can't be read: No such file"):
         read_orders(tmp_path / "none.csv")
 
 
 @needs_real_orders
-def test_our_rule_gives_all_real_matches_and_no_others():
+def test_the_rule_finds_all_real_matches_and_no_others():
     matches, unmatched = match_cancellations(read_orders(REAL_ORDERS / "orders.csv"))
     with (REAL_ORDERS / "matches.csv").open(newline="") as stream:
         expected = [tuple(row.values()) for row in csv.DictReader(stream)]
@@ -198,18 +198,18 @@ def test_our_rule_gives_all_real_matches_and_no_others():
 
 
 @needs_real_orders
-def test_the_matches_can_be_checked_against_a_file_which_may_disagree():
+def test_matches_are_compared_with_those_of_a_file():
     matches, _ = match_cancellations(read_orders(REAL_ORDERS / "orders.csv"))
     file = REAL_ORDERS / "matches.csv"
     assert find_disagreement(file, matches) is None
-    assert "we say no match" in str(find_disagreement(file, matches[1:]))
+    assert "holdfast found no match" in str(find_disagreement(file, matches[1:]))
     wrong = replace(matches[0], purchase=replace(matches[0].purchase, line=99))
     assert "line 99" in str(find_disagreement(file, [wrong, *matches[1:]]))
 
 
 @needs_real_orders
-def test_the_real_orders_come_to_what_is_known_of_them():
-    plan = make_plan(read_orders(REAL_ORDERS / "orders.csv"), "p")
+def test_the_real_orders_have_the_known_figures():
+    plan = plan_replay(read_orders(REAL_ORDERS / "orders.csv"), "p")
     assert plan.lines == 10_023
     assert len(plan.orders) == 575
     assert max(len(order.lines) for order in plan.orders) == 620

@@ -1,4 +1,4 @@
-"""Orders against a real server: twice sent, once done, and every lie is found out."""
+"""Orders sent twice to a real server are carried out once, and the checks find every error."""
 
 import asyncio
 import json
@@ -13,17 +13,17 @@ from click.testing import CliRunner
 
 from service.cli import cli
 from service.replay import client as client_module
-from service.replay.client import Answer, Client, ClientError, connected
-from service.replay.orders import make_plan
-from service.replay.orders_file import read_orders
-from service.replay.replay import (
-    Pass,
+from service.replay.checks import (
     check_audit,
-    check_first,
-    check_second,
+    check_first_pass,
+    check_second_pass,
     check_stock,
     expected_stock,
 )
+from service.replay.client import ApiResponse, Client, ClientError, connected
+from service.replay.orders import plan_replay
+from service.replay.orders_file import read_orders
+from service.replay.passes import Pass
 from tests.conftest import REAL_ORDERS, assert_books_balance, fresh_database
 from tests.server import Server, running_server
 from tests.test_orders import SMALL, needs_real_orders
@@ -31,7 +31,7 @@ from tests.test_orders import SMALL, needs_real_orders
 
 @pytest.fixture(scope="module")
 async def server(postgres_url):
-    """Two workers on one fresh database, for all tests here: each uses a prefix of its own."""
+    """Two workers on a new database for all tests here; each test uses its own prefix."""
     async with fresh_database(postgres_url) as url:
         with running_server(url, workers=2) as started:
             yield started
@@ -45,14 +45,14 @@ class Ended:
     err: str
 
     def row(self, name: str) -> list[int]:
-        """Both passes' figures of a row of the report."""
+        """The figures of both passes in a row of the report."""
         found = re.search(rf"^{name} +([\d,]+) +([\d,]+)$", self.out, re.MULTILINE)
         assert found is not None, self.out
         return [int(figure.replace(",", "")) for figure in found.groups()]
 
 
 async def holdfast(server: Server | None, *arguments: str | Path, key: str | None = None) -> Ended:
-    """Run the command line to its end, in a thread: it has an event loop of its own."""
+    """Run the command line in a thread, because it has its own event loop."""
     if server is not None:
         arguments = (*arguments, "--url", server.url)
         key = key or server.key
@@ -67,7 +67,7 @@ async def available(server: Server, location: str) -> dict[str, int]:
         return {sku: row[0] for sku, row in (await client.stock(location)).items()}
 
 
-async def test_everything_is_done_once_and_the_second_pass_is_all_replays(server):
+async def test_every_request_is_carried_out_once_and_the_second_pass_is_all_replays(server):
     ended = await holdfast(server, "replay", SMALL, "--prefix", "once")
     assert ended.code == 0, ended.err
     assert ended.row("orders") == [4, 4]
@@ -88,7 +88,7 @@ async def test_everything_is_done_once_and_the_second_pass_is_all_replays(server
     }
 
 
-async def test_a_second_run_under_the_same_prefix_finds_everything_done(server):
+async def test_a_second_run_with_the_same_prefix_gets_only_replays(server):
     await holdfast(server, "replay", SMALL, "--prefix", "twice")
     before = await available(server, "twice")
     ended = await holdfast(server, "replay", SMALL, "--prefix", "twice")
@@ -107,7 +107,7 @@ async def test_scarce_stock_is_refused_and_stays_refused(server):
     assert set((await available(server, "scarce")).values()) == {0}
 
 
-async def test_a_prefix_is_for_one_set_of_orders(server):
+async def test_a_prefix_can_not_be_used_for_other_orders(server):
     await holdfast(server, "replay", SMALL, "--prefix", "taken")
     ended = await holdfast(server, "replay", SMALL, "--prefix", "taken", "--stock-share", "0.5")
     assert ended.code == 1
@@ -115,17 +115,17 @@ async def test_a_prefix_is_for_one_set_of_orders(server):
     assert "Choose another with --prefix" in ended.err
 
 
-async def test_stock_that_was_there_before_is_not_touched(server, tmp_path):
+async def test_existing_stock_at_the_location_is_not_changed(server, tmp_path):
     stock = tmp_path / "stock.csv"
     stock.write_text("sku,location,available\nMUG,shared,1\n")
     await holdfast(server, "import", stock, "--job", "shared stock")
     ended = await holdfast(server, "replay", SMALL, "--prefix", "shared")
     assert ended.code == 1
-    assert "1 of 6 SKUs were at the location 'shared' before we came" in ended.err
+    assert "1 of 6 SKUs were already at the location 'shared'" in ended.err
     assert (await available(server, "shared"))["MUG"] == 1
 
 
-async def test_stock_that_does_not_add_up_is_a_failure(server):
+async def test_stock_that_differs_from_the_answers_is_a_failure(server):
     await holdfast(server, "replay", SMALL, "--prefix", "leaky")
     async with connected(server.url, server.key) as client:
         body = json.dumps({"seq": "leak", "delta": -1, "reason": "stolen"}).encode()
@@ -133,7 +133,7 @@ async def test_stock_that_does_not_add_up_is_a_failure(server):
         assert answer.status == 201
     ended = await holdfast(server, "replay", SMALL, "--prefix", "leaky")
     assert ended.code == 1
-    assert "TRAY has 9 available where 10 are left" in ended.err
+    assert "TRAY has 9 available, but 10 should be left" in ended.err
     assert "report this bug" in ended.err
 
 
@@ -144,10 +144,11 @@ async def test_a_matches_file_that_disagrees_is_a_failure(server, tmp_path):
     )
     ended = await holdfast(server, "replay", SMALL, "--prefix", "other", "--matches", matches)
     assert ended.code == 1
-    assert "matches.csv says 4 of invoice 100003 line 2, we say 4 of invoice 100002" in ended.err
+    assert "matches.csv says 4 of invoice 100003 line 2" in ended.err
+    assert "holdfast found 4 of invoice 100002" in ended.err
 
 
-async def test_a_service_that_is_not_there_a_key_too_small_and_a_bad_file_say_what_to_do(
+async def test_an_unreachable_service_an_unknown_key_and_a_bad_file_name_the_remedy(
     server, tmp_path
 ):
     ended = await holdfast(None, "replay", SMALL, "--url", "http://127.0.0.1:9", key="hf_any")
@@ -166,7 +167,7 @@ async def test_a_service_that_is_not_there_a_key_too_small_and_a_bad_file_say_wh
     assert "orders.csv line 8: quantity 'one' is not a whole number" in ended.err
 
 
-async def test_an_import_is_done_once(server, tmp_path):
+async def test_an_import_is_carried_out_once(server, tmp_path):
     stock = tmp_path / "stock.csv"
     stock.write_text("sku,location,available,name\nA,depot,5,A thing\nB,depot,7,\n")
     first = await holdfast(server, "import", stock)
@@ -188,7 +189,7 @@ async def test_an_import_names_every_bad_line_and_writes_nothing(server, tmp_pat
     assert await available(server, "dump") == {}
 
 
-async def test_a_job_name_is_for_one_file(server, tmp_path):
+async def test_a_job_name_can_not_be_used_for_another_file(server, tmp_path):
     stock = tmp_path / "changing.csv"
     stock.write_text("A,attic,5\n")
     await holdfast(server, "import", stock)
@@ -199,7 +200,7 @@ async def test_a_job_name_is_for_one_file(server, tmp_path):
 
 
 @needs_real_orders
-async def test_the_real_orders_hold_on_two_workers_with_too_little_stock(server):
+async def test_the_real_orders_pass_all_checks_on_two_workers_with_too_little_stock(server):
     ended = await holdfast(
         server,
         "replay",
@@ -215,7 +216,7 @@ async def test_the_real_orders_hold_on_two_workers_with_too_little_stock(server)
 
 
 def answering(*responses: httpx.Response | Exception) -> tuple[Client, list[bytes]]:
-    """A client whose requests get these answers, and what it sends."""
+    """A client whose requests get these answers, and the bodies that it sends."""
     waiting, sent = iter(responses), []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -241,21 +242,23 @@ async def test_a_request_is_sent_again_with_the_same_bytes_until_it_is_answered(
     assert sent == [b"same"] * 4
 
 
-async def test_a_request_that_is_never_answered_is_given_up(monkeypatch):
+async def test_a_request_without_a_final_answer_fails_in_the_end(monkeypatch):
     monkeypatch.setattr(client_module, "ATTEMPTS_MAX", 2)
     client, sent = answering(LATER, LATER)
-    with pytest.raises(ClientError, match=r"no answer in 2 attempts .*run the same command again"):
+    with pytest.raises(
+        ClientError, match=r"no final answer in 2 attempts .*run the same command again"
+    ):
         await client.send("POST", "/", b"")
     assert len(sent) == 2
 
 
-async def test_a_key_that_may_not_do_it_says_which_to_make():
+async def test_a_key_without_permission_is_answered_with_the_command_that_makes_one():
     client, _ = answering(httpx.Response(403, json={"code": "forbidden", "detail": "No."}))
     with pytest.raises(ClientError, match="holdfast key create --source NAME --scope reserve"):
         await client.send("POST", "/", b"")
 
 
-async def test_what_is_not_holdfast_is_told_apart():
+async def test_an_answer_of_another_server_is_recognized():
     client, _ = answering(httpx.Response(502, text="<h1>Bad Gateway</h1>"))
     with pytest.raises(ClientError, match="is not Holdfast"):
         await client.send("POST", "/", b"")
@@ -263,18 +266,18 @@ async def test_what_is_not_holdfast_is_told_apart():
 
 @pytest.fixture
 def plan():
-    return make_plan(read_orders(SMALL), "p")
+    return plan_replay(read_orders(SMALL), "p")
 
 
 @pytest.fixture
 def first(plan):
-    """A pass in which all went well."""
+    """A pass in which every request was carried out."""
     requests = [("write-off", one.seq) for one in plan.write_offs]
     for order in plan.orders:
         requests.append(("order", order.seq))
         requests += [("refund", one.seq) for one in order.returns]
     answers = {
-        request: Answer(201, {"id": str(number)}, False, 0.01, 1)
+        request: ApiResponse(201, {"id": str(number)}, False, 0.01, 1)
         for number, request in enumerate(requests)
     }
     return Pass(Client("", []), lambda steps: None, answers)
@@ -282,7 +285,7 @@ def first(plan):
 
 @pytest.fixture
 def second(first):
-    """Its repetition."""
+    """The second pass: every answer is a replay."""
     answers = {
         request: replace(answer, status=200, replayed=True)
         for request, answer in first.answers.items()
@@ -292,53 +295,53 @@ def second(first):
 
 @pytest.fixture
 def rows(plan, first):
-    """The stock that is left."""
+    """The stock after the first pass."""
     return {sku: (left, 0, 2) for sku, left in expected_stock(plan, first).items()}
 
 
 ORDER = ("order", "p-100002")
 
 
-def test_a_pass_in_which_all_went_well_has_no_failures(plan, first, second, rows):
-    assert check_first(plan, first) == []
-    assert check_second(first, second) == []
+def test_a_correct_replay_has_no_failures(plan, first, second, rows):
+    assert check_first_pass(plan, first) == []
+    assert check_second_pass(first, second) == []
     assert check_stock(plan, first, rows, rows) == []
     assert check_audit({"balanced": True}) == []
 
 
 def test_a_refusal_with_enough_stock_is_a_failure(plan, first):
-    first.answers[ORDER] = Answer(409, {"code": "insufficient_stock"}, False, 0.01, 1)
-    (failure,) = check_first(plan, first)
-    assert failure.startswith("1 requests were refused that there was no reason to refuse")
+    first.answers[ORDER] = ApiResponse(409, {"code": "insufficient_stock"}, False, 0.01, 1)
+    (failure,) = check_first_pass(plan, first)
+    assert failure.startswith("1 requests were refused without a reason")
 
 
-def test_an_answer_that_is_no_replay_is_a_failure(first, second):
+def test_a_second_answer_that_is_not_a_replay_is_a_failure(first, second):
     second.answers[ORDER] = replace(second.answers[ORDER], status=201, replayed=False)
-    assert "order p-100002 got 201" in check_second(first, second)[0]
+    assert "order p-100002 got 201" in check_second_pass(first, second)[0]
 
 
-def test_a_replay_of_something_else_is_a_failure(first, second):
+def test_a_replay_of_another_reservation_is_a_failure(first, second):
     second.answers[ORDER] = replace(second.answers[ORDER], body={"id": "another"})
-    assert "order p-100002 got 200" in check_second(first, second)[0]
+    assert "order p-100002 got 200" in check_second_pass(first, second)[0]
 
 
 def test_a_refusal_that_became_a_sale_is_a_failure(first, second):
     refusal = {"code": "insufficient_stock", "reservation_id": "1"}
-    first.answers[ORDER] = Answer(409, refusal, False, 0.01, 1)
-    assert "order p-100002 got 200" in check_second(first, second)[0]
+    first.answers[ORDER] = ApiResponse(409, refusal, False, 0.01, 1)
+    assert "order p-100002 got 200" in check_second_pass(first, second)[0]
 
 
-def test_a_request_that_only_one_pass_could_send_is_a_failure(first, second):
+def test_a_request_that_only_one_pass_sent_is_a_failure(first, second):
     del second.answers[ORDER]
-    assert "the passes differ" in check_second(first, second)[0]
+    assert "the passes did not send the same requests" in check_second_pass(first, second)[0]
 
 
-def test_a_unit_too_few_or_a_version_too_many_is_a_failure(plan, first, rows):
+def test_a_missing_unit_or_a_raised_version_is_a_failure(plan, first, rows):
     lost, moved = deepcopy(rows), deepcopy(rows)
     lost["TRAY"] = (9, 0, 2)
     moved["TRAY"] = (10, 0, 4)
-    assert "TRAY has 9 available where 10 are left" in check_stock(plan, first, lost, lost)[0]
-    assert "TRAY went from (10, 0, 2) to (10, 0, 4)" in check_stock(plan, first, rows, moved)[0]
+    assert "TRAY has 9 available, but 10 should be left" in check_stock(plan, first, lost, lost)[0]
+    assert "TRAY changed from (10, 0, 2) to (10, 0, 4)" in check_stock(plan, first, rows, moved)[0]
 
 
 def test_books_that_drift_are_a_failure():

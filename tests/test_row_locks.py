@@ -12,8 +12,8 @@ from db.ledger import apply as writes
 from db.ledger import load as reads
 from db.ledger.load import key_parameters, load, lock, locked_elsewhere
 from db.rows import Line, Wanted, Writes
+from db.session.configuration import Timeouts
 from db.session.database import Database, Transaction
-from db.session.driver import Timeouts
 from db.session.failures import sqlstate
 from db.strategies import advisory
 from service.domain.commands import reservation_id

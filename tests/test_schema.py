@@ -259,5 +259,5 @@ async def test_the_ledger_never_scans_a_table(postgres_url, filled):
 
 
 async def test_without_its_settings_the_ledger_would_scan(postgres_url, monkeypatch):
-    monkeypatch.setattr("db.session.driver.NEVER_SCANS", ())
+    monkeypatch.setattr("db.session.configuration.NEVER_SCANS", ())
     assert await scanned_tables(postgres_url, filled=False) != []

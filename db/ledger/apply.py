@@ -14,8 +14,8 @@ from typing import Any
 from db.ledger.arrays import arrays, json_text, unnest
 from db.ledger.load import CLOCK
 from db.rows import Writes
+from db.session.configuration import IDENTITY
 from db.session.database import Conflict, Transaction
-from db.session.driver import IDENTITY
 from db.session.engine import Statement
 
 

@@ -1,36 +1,58 @@
-"""How load and apply keep others out: one module for each strategy, one interface for all.
+"""The strategies that keep concurrent transactions apart: a module each, one interface for all.
 
-The default needs no lock at all. The others are here to be compared, to migrate from, or to live
-inside an engine that wants them; nothing outside this folder asks which one is on.
+The default needs no lock at all. The others exist for comparison, for migrations and for databases
+that call for them. Nothing outside this folder asks which strategy is on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from db.strategies.advisory import Advisory
 from db.strategies.guard import Guard
 from db.strategies.pessimistic import Pessimistic
-from db.strategies.redis import Redis, check_url
 from db.strategies.serializable import Serializable
 from db.strategies.version import Version
-from db.strategies.zookeeper import ZooKeeper, check_hosts
 from db.vocabulary import StrategyName
+
+CLIENTS = {StrategyName.REDIS: "redis", StrategyName.ZOOKEEPER: "kazoo"}
+"""The Python package that a strategy needs and that an extra of its name installs."""
 
 
 def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None) -> None:
-    """Raise `ValueError` that says which setting a strategy lacks, or what is wrong with it."""
-    if name == "redis":
+    """Raise `ValueError` if a strategy lacks a setting or a package, or a setting is wrong."""
+    if name == StrategyName.REDIS:
         if not redis_url:
             raise ValueError(
                 "the strategy redis needs HOLDFAST_REDIS_URL or --redis-url, as redis://host:port/0"
             )
+        with _explaining_extra(StrategyName.REDIS):
+            from db.strategies.redis import check_url  # noqa: PLC0415 - its client is an extra
         check_url(redis_url)
-    if name == "zookeeper":
+    if name == StrategyName.ZOOKEEPER:
         if not zookeeper_hosts:
             raise ValueError(
                 "the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS or --zookeeper-hosts,"
                 " as host:port,…"
             )
+        with _explaining_extra(StrategyName.ZOOKEEPER):
+            from db.strategies.zookeeper import check_hosts  # noqa: PLC0415 - its client is an extra
         check_hosts(zookeeper_hosts)
+
+
+@contextmanager
+def _explaining_extra(name: StrategyName) -> Iterator[None]:
+    """Say how to install the client of a strategy where its import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = CLIENTS[name]
+        if str(error.name).partition(".")[0] != package:
+            raise
+        raise ValueError(
+            f"the strategy {name} needs the Python package {package}, which is not installed:"
+            f" install it with `pip install 'holdfast[{name}]'`,"
+            f" or beside a pipx installation with `pipx inject holdfast {package}`"
+        ) from error
 
 
 def open_strategy(
@@ -44,7 +66,19 @@ def open_strategy(
         StrategyName.PESSIMISTIC: Pessimistic,
         StrategyName.SERIALIZABLE: Serializable,
         StrategyName.ADVISORY: Advisory,
-        StrategyName.REDIS: lambda: Redis(str(redis_url)),
-        StrategyName.ZOOKEEPER: lambda: ZooKeeper(str(zookeeper_hosts)),
+        StrategyName.REDIS: lambda: _open_redis(str(redis_url)),
+        StrategyName.ZOOKEEPER: lambda: _open_zookeeper(str(zookeeper_hosts)),
     }
     return makers[name]()
+
+
+def _open_redis(url: str) -> Guard:
+    from db.strategies.redis import Redis  # noqa: PLC0415 - its client is an extra
+
+    return Redis(url)
+
+
+def _open_zookeeper(hosts: str) -> Guard:
+    from db.strategies.zookeeper import ZooKeeper  # noqa: PLC0415 - its client is an extra
+
+    return ZooKeeper(hosts)

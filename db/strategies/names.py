@@ -13,6 +13,7 @@ from db.rows import Key, Wanted
 from db.session.database import Database
 
 STOCK_KEYS = text(WANTED_KEYS)
+DEAD_HOLDER_SECONDS = 5.0  # after that time the locks of a dead holder are free
 
 
 def name_of(key: Key) -> str:

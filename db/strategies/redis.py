@@ -18,11 +18,11 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from db.rows import Wanted
-from db.session.database import Database, LockTimeout, Unavailable
+from db.session.database import Database, LockTimeout, StoreUnavailable
 from db.strategies.guard import Guard, Held
-from db.strategies.names import keys_of, name_of
+from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
 
-EXPIRE_SECONDS = 5.0  # a dead holder's locks are free after that; a live one renews them
+EXPIRE_SECONDS = DEAD_HOLDER_SECONDS  # a live holder renews its locks before that
 WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
 POLL_SECONDS = 0.002  # between two tries; a COMMIT takes about as long
 SOCKET_SECONDS_MAX = 1.0  # a Redis that is away must not be waited for
@@ -94,7 +94,10 @@ class Redis(Guard):
 
     @asynccontextmanager
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without Redis."""
+        """Hold the locks of every key.
+
+        Raises `LockTimeout`, or `StoreUnavailable` without Redis.
+        """
         keys = await keys_of(database, wanted)
         names = [f"holdfast:{name_of(key)}" for key in keys]
         value = secrets.token_hex(16)
@@ -122,7 +125,9 @@ class Redis(Guard):
             try:
                 token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
             except AWAY as error:
-                raise Unavailable(f"Redis, which keeps the locks, is away ({error})") from error
+                raise StoreUnavailable(
+                    f"Redis, which keeps the locks, is away ({error})"
+                ) from error
             if token:
                 return int(token)
             if time.monotonic() > give_up_at:

@@ -20,12 +20,12 @@ from kazoo.hosts import collect_hosts
 from kazoo.protocol.states import KazooState
 
 from db.rows import Key, Wanted
-from db.session.database import Database, LockTimeout, Unavailable
+from db.session.database import Database, LockTimeout, StoreUnavailable
 from db.strategies.guard import Guard, Held
-from db.strategies.names import keys_of, name_of
+from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
 
 ROOT = "/holdfast/locks"
-SESSION_SECONDS = 5.0  # a dead holder's locks are free after that
+SESSION_SECONDS = DEAD_HOLDER_SECONDS
 START_SECONDS_MAX = 3.0  # for the first connection; later ones are made in the background
 RECONNECT_SECONDS_MAX = 1.0  # between two tries, else kazoo's wait doubles up to a minute
 WAIT_SECONDS_MAX = 1.0  # for all locks of a batch, as for a row's lock
@@ -66,7 +66,10 @@ class ZooKeeper(Guard):
 
     @asynccontextmanager
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without ZooKeeper."""
+        """Hold the locks of every key.
+
+        Raises `LockTimeout`, or `StoreUnavailable` without ZooKeeper.
+        """
         await self._connect()
         keys = await keys_of(database, wanted)
         if len(keys) > KEYS_MAX:
@@ -89,14 +92,14 @@ class ZooKeeper(Guard):
         self._releasers.shutdown(wait=False, cancel_futures=True)
 
     async def _connect(self) -> None:
-        """Return when there is a session; raise `Unavailable` at once when there is none."""
+        """Return when there is a session; raise `StoreUnavailable` at once when there is none."""
         if self._starting is None:
             live = self._client.start_async()
             loop = asyncio.get_running_loop()
             self._starting = loop.run_in_executor(None, live.wait, START_SECONDS_MAX)
         await asyncio.shield(self._starting)
         if not self._client.connected:
-            raise Unavailable(AWAY)
+            raise StoreUnavailable(AWAY)
 
     def _stop(self) -> None:
         with suppress(KazooException, OSError, AttributeError):  # never connected, or away
@@ -149,7 +152,7 @@ async def _granted(acquiring: "Future[dict[Key, int]]", seconds_max: float) -> d
     except KazooLockTimeout as error:
         raise LockTimeout from error
     except (KazooException, OSError, TimeoutError) as error:
-        raise Unavailable(AWAY) from error
+        raise StoreUnavailable(AWAY) from error
 
 
 def _release(locks: list[Any]) -> None:

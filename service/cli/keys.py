@@ -11,7 +11,7 @@ from db.vocabulary import Scope
 from service.cli.database import DATABASE_SETTINGS, with_database
 from service.cli.options import settings_options
 from service.domain.errors import InvalidRequest
-from service.http.credentials import new_key, store_key
+from service.http.authentication import new_key, store_key
 from service.input.names import name_at
 
 
@@ -49,7 +49,7 @@ def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> Non
 @settings_options(*DATABASE_SETTINGS)
 def list_keys(**given: Any) -> None:
     """List the ids of all keys, revoked ones too. The keys themselves are not stored."""
-    for row in with_database(given, lambda database: database.read(credentials.every)):
+    for row in with_database(given, lambda database: database.read(credentials.list_all)):
         state = "revoked" if row.revoked_at else "valid"
         created = row.created_at.isoformat(timespec="seconds")
         click.echo(f"{row.id}  {row.source}  {','.join(row.scopes)}  {created}  {state}")

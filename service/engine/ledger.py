@@ -69,9 +69,9 @@ class Ledger:
             outcomes = await self._retry(commands, more_wait, give_up_at)
         except (ServiceError, Indivisible):
             raise
-        except db.Unavailable as error:
+        except db.StoreUnavailable as error:
             raise Unavailable(str(error)) from error
-        except db.OutcomeUnknown as error:
+        except db.CommitUnknown as error:
             raise OutcomeUnknown("The connection to the database died at COMMIT.") from error
         except Exception as error:
             if len(commands) > 1:

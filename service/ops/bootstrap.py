@@ -6,12 +6,12 @@ from pathlib import Path
 import structlog
 
 from db.files import make_directory, write_private
-from db.queries import credentials, lists
+from db.queries import credentials, records
 from db.session.database import Database
 from db.strategies.guard import Guard
 from service.domain.commands import ImportStock
 from service.engine.ledger import Ledger
-from service.http.credentials import end_other_first_keys, ensure_admin_key, new_key
+from service.http.authentication import end_other_first_keys, ensure_admin_key, new_key
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -60,7 +60,7 @@ async def ensure_first_key(database: Database, settings: Settings) -> None:
 
 async def load_demo(database: Database) -> bool:
     """Import the demo's stock into an empty database; True when the database has it."""
-    if await database.read(lists.has_stock_but_no_demo):
+    if await database.read(records.has_other_stock_than_demo):
         return False
     digest = hashlib.sha256(repr(DEMO).encode()).hexdigest()
     command = ImportStock("admin", "demo", digest, tuple(sorted(DEMO)))

@@ -1,7 +1,7 @@
-"""A client of the service's own API: keeps asking while the answer is "later", with the same bytes.
+"""A client of the API that repeats a request, with the same bytes, until it has a final answer.
 
-That is safe because every request carries its identity: whatever became of the first attempt, the
-next one gets its answer.
+That is safe because every request carries its identity. If the first attempt was carried out, the
+next one gets the answer of the first.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ from urllib.parse import quote
 
 import httpx
 
-ATTEMPTS_MAX = 30  # about half a minute: a service that restarts is back by then
-RETRY_AFTER_SECONDS_MAX = 5.0  # a server that asks for more is asked sooner, and at last given up
+ATTEMPTS_MAX = 30  # about half a minute, enough for a service to restart
+RETRY_AFTER_SECONDS_MAX = 5.0  # longer waits are cut to this one
 TIMEOUT_SECONDS = 30.0  # for one answer; a batch of hundreds of lines takes well under one
 PAGE_MAX = 500
 
 
 class ClientError(Exception):
-    """The service can't be used; the message says what to do."""
+    """The service can't be used; the message names the remedy."""
 
 
 class JobMismatch(ClientError):
-    """An import of that name was done before, with another file."""
+    """An earlier import had the same name and another file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer, with what it took to get it."""
+class ApiResponse:
+    """A final answer of the API, with the time and the attempts that it took."""
 
     status: int
     body: Any
@@ -46,24 +46,24 @@ class Answer:
 
     @property
     def detail(self) -> str:
-        """What a refusal says for people."""
+        """The explanation of a refusal, for people."""
         return str(_member(self.body, "detail") or f"status {self.status}")
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Sends requests with a key, as many at once as it was `connected` for."""
+    """Sends requests with a key, at most as many at once as it has connections."""
 
     url: str
     idle: list[httpx.AsyncClient]
-    """One connection each: sharing a pool costs httpx three times the processor time."""
+    """Clients of one connection each: httpx needs three times the CPU time to share a pool."""
 
     async def send(
         self, method: str, path: str, content: bytes = b"", media_type: str = "application/json"
-    ) -> Answer:
-        """Return the answer to a request; "later" and a lost connection are tried again.
+    ) -> ApiResponse:
+        """Return the final answer to a request; retry after 429, 503 and lost connections.
 
-        Raises `ClientError` when the key is refused or no answer is to be had.
+        Raises `ClientError` when the key is refused or all attempts failed.
         """
         http = self.idle.pop()
         started = time.perf_counter()
@@ -77,13 +77,13 @@ class Client:
         finally:
             self.idle.append(http)
         raise ClientError(
-            f"{self.url} gave no answer in {ATTEMPTS_MAX} attempts (the last:"
-            f" {_member(_body(response), 'detail') or response.reason_phrase}). See to the service"
-            " and run the same command again: what was done is not done twice"
+            f"{self.url} gave no final answer in {ATTEMPTS_MAX} attempts (the last one:"
+            f" {_member(_body(response), 'detail') or response.reason_phrase}). Repair the service"
+            " and run the same command again: no request is carried out twice"
         )
 
-    def _answer(self, response: httpx.Response, seconds: float, attempts: int) -> Answer:
-        answer = Answer(
+    def _answer(self, response: httpx.Response, seconds: float, attempts: int) -> ApiResponse:
+        answer = ApiResponse(
             response.status_code,
             _body(response),
             response.headers.get("Idempotency-Replayed") == "true",
@@ -92,17 +92,17 @@ class Client:
         )
         if answer.status == 401:
             raise ClientError(
-                f"the key is not known at {self.url}. Give another with --key or"
-                " HOLDFAST_KEY: the first admin key lies in <data-dir>/admin.key, and `holdfast"
-                " key create` makes one"
+                f"the key is not known at {self.url}. Give another one with --key or"
+                " HOLDFAST_KEY: the first admin key is in <data-dir>/admin.key, and `holdfast"
+                " key create` makes new ones"
             )
         if answer.status == 403:
             raise ClientError(
-                f"the key does not suffice: {answer.detail} Make one with `holdfast key create"
-                " --source NAME --scope reserve --scope stock --scope read`"
+                f"the key lacks a permission: {answer.detail} Make another one with `holdfast"
+                " key create --source NAME --scope reserve --scope stock --scope read`"
             )
         if not isinstance(answer.body, dict) or (answer.status >= 400) != bool(answer.code):
-            raise ClientError(_stranger(self.url))
+            raise ClientError(_not_holdfast(self.url))
         return answer
 
     async def stock(self, location: str) -> dict[str, tuple[int, int, int]]:
@@ -118,8 +118,8 @@ class Client:
                 return found
             cursor = f"&cursor={page['next_cursor']}"
 
-    async def import_stock(self, job: str, content: bytes, name: str) -> Answer:
-        """Send a CSV file of stock under a job's name, once whatever happens.
+    async def import_stock(self, job: str, content: bytes, name: str) -> ApiResponse:
+        """Send a CSV file of stock under a job's name, which is imported at most once.
 
         Raises `ClientError` that names each bad line of the file `name`.
         """
@@ -128,10 +128,10 @@ class Client:
         if answer.code == "idempotency_mismatch":
             raise JobMismatch(
                 f"the job {job!r} was done before with another file; nothing was changed now."
-                " Name this one otherwise with --job"
+                " Choose another name with --job"
             )
         if answer.code == "too_large":
-            raise ClientError(f"{name} is too large: {answer.detail} Split it")
+            raise ClientError(f"{name} is too large: {answer.detail} Split the file")
         if answer.code == "invalid_request":
             errors = answer.body.get("errors", [])
             wrong = "; ".join(f"{error['path']}: {error['message']}" for error in errors)
@@ -143,9 +143,9 @@ class Client:
 
 @asynccontextmanager
 async def connected(url: str, key: str, concurrency: int = 1) -> AsyncIterator[Client]:
-    """Give a client of a service that answers.
+    """Yield a client of a running service.
 
-    Raises `ClientError` when there is none at that address.
+    Raises `ClientError` when no service answers at that address.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -162,7 +162,7 @@ async def connected(url: str, key: str, concurrency: int = 1) -> AsyncIterator[C
                 for _ in range(concurrency)
             ]
         except (httpx.InvalidURL, ValueError) as error:
-            raise ClientError(f"{url!r} with this key can't be sent to: {error}") from None
+            raise ClientError(f"can't send to {url!r} with this key: {error}") from None
         await _check_address(url, idle[0])
         yield Client(url, idle)
 
@@ -172,20 +172,20 @@ async def _check_address(url: str, http: httpx.AsyncClient) -> None:
     try:
         response = await http.get("/health/live")
     except httpx.UnsupportedProtocol:
-        raise ClientError(f"{url!r} is no address like http://127.0.0.1:8000") from None
+        raise ClientError(f"{url!r} is not an address like http://127.0.0.1:8000") from None
     except httpx.TransportError as error:
         raise ClientError(
             f"nothing answers at {url} ({str(error) or type(error).__name__}). Start the service"
             " with `holdfast serve`, or name another address with --url"
         ) from None
     if _member(_body(response), "status") != "live":
-        raise ClientError(_stranger(url))
+        raise ClientError(_not_holdfast(url))
 
 
 async def _ask(
     http: httpx.AsyncClient, method: str, path: str, content: bytes, media_type: str
 ) -> httpx.Response:
-    """Return the response; a connection that was lost is a 503 that says so."""
+    """Return the response; for a lost connection return a 503 with its error."""
     try:
         return await http.request(
             method, path, content=content, headers={"Content-Type": media_type}
@@ -194,12 +194,12 @@ async def _ask(
         return httpx.Response(503, json={"detail": str(error) or type(error).__name__})
 
 
-def _stranger(url: str) -> str:
-    return f"what answers at {url} is not Holdfast. Check --url (and HTTP_PROXY)"
+def _not_holdfast(url: str) -> str:
+    return f"the server at {url} is not Holdfast. Check --url and HTTP_PROXY"
 
 
 def _retry_after_seconds(response: httpx.Response) -> float:
-    """How long to wait; Holdfast always says, a proxy may not."""
+    """Return the time to wait. Holdfast always names it; a proxy may not."""
     try:
         seconds = float(response.headers.get("Retry-After", "1"))
     except ValueError:

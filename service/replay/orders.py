@@ -1,6 +1,6 @@
-"""Real orders as requests: the file's lines, their cancellations matched, what stock they need.
+"""Turns the lines of a file of orders into requests and the stock that they need.
 
-Nothing here is sent. `service.replay.replay` sends it.
+`service.replay.passes` sends the requests.
 """
 
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ LINES_MAX = 1_000  # of a reservation, as the contract says; the longest real in
 
 @dataclass(frozen=True, slots=True)
 class OrderLine:
-    """One line of the file; `quantity` is below zero for what comes back or is written off."""
+    """One line of the file; `quantity` is below zero for returned and written-off units."""
 
     invoice: str
     line: int
@@ -31,7 +31,7 @@ class OrderLine:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A cancellation line and the purchase line whose units it gives back."""
+    """A cancellation line and the purchase line whose units it returns."""
 
     cancellation: OrderLine
     purchase: OrderLine
@@ -39,7 +39,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """A cancellation line that gives back nothing that this file sold, and why."""
+    """A cancellation line that matches no purchase in the file, and the reason."""
 
     cancellation: OrderLine
     reason: str
@@ -57,7 +57,7 @@ class WriteOff:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """A refund to send: what one credit note gives back of one order."""
+    """A refund to send: the units of one order that one credit note returns."""
 
     seq: str
     reason: str
@@ -66,7 +66,7 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A reservation to send, and then its refunds in this order."""
+    """A reservation to send, followed by its refunds in this order."""
 
     seq: str
     lines: Sequence[OrderLine]
@@ -74,16 +74,16 @@ class Order:
 
     @property
     def units(self) -> Counter[str]:
-        """Units per SKU, however many lines ask for it."""
+        """Units per SKU, summed over the lines."""
         return units(self.lines)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All that a file of orders comes to, under one prefix."""
+class ReplayPlan:
+    """All requests and the stock of a file of orders, under one prefix."""
 
     prefix: str
-    """Begins every seq, and is the location and the import job of the stock."""
+    """The beginning of every seq, and the name of the location and of the import job."""
     lines: int
     seed: dict[str, int]
     write_offs: list[WriteOff]
@@ -93,20 +93,20 @@ class Plan:
 
     @property
     def units_needed(self) -> int:
-        """Units that must be in stock for nothing to be refused."""
+        """Units that must be in stock so that no request is refused."""
         lost = -sum(write_off.delta for write_off in self.write_offs)
         return lost + sum(order.units.total() for order in self.orders)
 
     @property
     def requests(self) -> int:
-        """How many requests one pass sends if none is refused."""
+        """Number of requests that one pass sends if none is refused."""
         return len(self.write_offs) + sum(1 + len(order.returns) for order in self.orders)
 
 
-def make_plan(lines: Sequence[OrderLine], prefix: str, stock_share: float = 1.0) -> Plan:
+def plan_replay(lines: Sequence[OrderLine], prefix: str, stock_share: float = 1.0) -> ReplayPlan:
     """Turn purchases into orders, matched cancellations into returns, the rest into write-offs.
 
-    The stock to seed covers all write-offs and `stock_share` of the units that are bought.
+    The seeded stock covers all write-offs and `stock_share` of the bought units.
     """
     matches, unmatched = match_cancellations(lines)
     purchases = [line for line in lines if line.quantity > 0]
@@ -114,7 +114,7 @@ def make_plan(lines: Sequence[OrderLine], prefix: str, stock_share: float = 1.0)
     orders, order_of = _make_orders(purchases, prefix)
     _add_returns(matches, order_of, prefix)
     bought, lost = units(purchases), units(written_off)
-    return Plan(
+    return ReplayPlan(
         prefix=prefix,
         lines=len(lines),
         seed={
@@ -136,11 +136,11 @@ def make_plan(lines: Sequence[OrderLine], prefix: str, stock_share: float = 1.0)
 
 
 def match_cancellations(lines: Iterable[OrderLine]) -> tuple[list[Match], list[Unmatched]]:
-    """Match each cancellation line, in order, to the purchase line that it gives back.
+    """Match each cancellation line, in order, to the purchase line whose units it returns.
 
     That is the latest earlier line of the same customer and SKU with enough units not yet
-    returned. Earlier is an earlier moment: inside a minute the file has no order. A line without a
-    customer matches nothing, and no cancellation is spread over two purchases.
+    returned. Earlier means an earlier moment: within a minute the file has no order. A line without
+    a customer has no match, and a cancellation is never divided between two purchases.
     """
     bought: dict[tuple[str, str], list[OrderLine]] = defaultdict(list)
     left: dict[OrderLine, int] = {}
@@ -163,7 +163,7 @@ def match_cancellations(lines: Iterable[OrderLine]) -> tuple[list[Match], list[U
 def _find_purchase(
     line: OrderLine, candidates: Sequence[OrderLine], left: dict[OrderLine, int]
 ) -> OrderLine | str:
-    """Return the purchase line, or why there is none."""
+    """Return the purchase line, or the reason that there is none."""
     if not line.customer:
         return "no customer named"
     earlier = [bought for bought in candidates if bought.ordered_at < line.ordered_at]
@@ -176,7 +176,7 @@ def _find_purchase(
 
 
 def units(lines: Iterable[OrderLine]) -> Counter[str]:
-    """Return the units per SKU, however the lines are signed."""
+    """Return the units per SKU, ignoring the sign of the lines."""
     total: Counter[str] = Counter()
     for line in lines:
         total[line.sku] += abs(line.quantity)
@@ -186,7 +186,7 @@ def units(lines: Iterable[OrderLine]) -> Counter[str]:
 def _make_orders(
     purchases: Sequence[OrderLine], prefix: str
 ) -> tuple[list[Order], dict[OrderLine, Order]]:
-    """One order for each invoice; one that is too long for a reservation goes in parts."""
+    """Make one order for each invoice; split an invoice that is too long for a reservation."""
     orders: list[Order] = []
     order_of: dict[OrderLine, Order] = {}
     invoices: dict[str, list[OrderLine]] = defaultdict(list)
@@ -202,7 +202,7 @@ def _make_orders(
 
 
 def _add_returns(matches: Sequence[Match], order_of: dict[OrderLine, Order], prefix: str) -> None:
-    """Give each order its refunds: one for each credit note that reaches it."""
+    """Add to each order its refunds: one for each credit note that returns units of it."""
     groups: dict[tuple[str, str], list[Match]] = defaultdict(list)
     for match in matches:
         groups[match.cancellation.invoice, order_of[match.purchase].seq].append(match)

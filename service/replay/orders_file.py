@@ -1,4 +1,4 @@
-"""A file of orders, line by line; whatever is wrong with it is named by its line."""
+"""Reads a file of orders; an error names the line of the file."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ MATCH_COLUMNS = ("cancel_invoice", "cancel_line", "purchase_invoice", "purchase_
 
 
 class OrdersError(Exception):
-    """A file can't be used; the message names the line."""
+    """The file can't be used; the message names the line."""
 
 
 def read_orders(path: Path) -> list[OrderLine]:
@@ -28,7 +28,7 @@ def read_orders(path: Path) -> list[OrderLine]:
         if first != number:
             raise OrdersError(
                 f"{path.name} line {number}: invoice {line.invoice} line {line.line} is on line"
-                f" {first} already; each may occur once"
+                f" {first} already; each may occur only once"
             )
         lines.append(line)
     if not lines:
@@ -37,7 +37,7 @@ def read_orders(path: Path) -> list[OrderLine]:
 
 
 def _order_line(row: dict[str, str]) -> OrderLine:
-    """Raises `ValueError` that says which field is wrong."""
+    """Convert a row to an order line. Raises `ValueError` that names the wrong field."""
     for name in ("invoice", "sku"):
         if not row[name]:
             raise ValueError(f"{name} is empty")
@@ -52,7 +52,7 @@ def _order_line(row: dict[str, str]) -> OrderLine:
     if line.quantity == 0:
         raise ValueError("quantity is 0")
     if line.is_cancellation and line.quantity > 0:
-        raise ValueError("quantity is above 0, and a cancellation gives back: it must be below")
+        raise ValueError("quantity is above 0, but a cancellation needs one below 0")
     return line
 
 
@@ -64,16 +64,16 @@ def _whole_number(row: dict[str, str], name: str) -> int:
 
 
 def _moment(text: str) -> datetime:
-    """Return the moment; without an offset it is UTC."""
+    """Return the moment; one without an offset is in UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"ordered_at {text!r} is not a moment like 2010-12-01T09:09:00Z") from None
+        raise ValueError(f"ordered_at {text!r} is not a time like 2010-12-01T09:09:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def find_disagreement(path: Path, matches: Iterable[Match]) -> str | None:
-    """Return the first difference between our matches and a file's, or None when there is none."""
+    """Return the first difference between these matches and a file's, or None if they agree."""
     ours = {
         (match.cancellation.invoice, str(match.cancellation.line)): (
             match.purchase.invoice,
@@ -94,7 +94,7 @@ def find_disagreement(path: Path, matches: Iterable[Match]) -> str | None:
         if ours.get(line) != theirs.get(line):
             return (
                 f"{line[0]} line {line[1]}: {path.name} says {_purchase(theirs.get(line))},"
-                f" we say {_purchase(ours.get(line))}"
+                f" holdfast found {_purchase(ours.get(line))}"
             )
     return None
 
@@ -106,8 +106,8 @@ def _purchase(match: tuple[str, str, str] | None) -> str:
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row of a CSV file with the number of the line on which it begins.
 
-    Raises `OrdersError` when a column is missing, a row has other fields than the header, or the
-    file can't be read.
+    Raises `OrdersError` when a column is missing, a row has more or fewer fields than the header,
+    or the file can't be read.
     """
     number = 1
     try:
@@ -121,8 +121,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
             for row in reader:
                 if row and len(row) != len(header):
                     raise OrdersError(
-                        f"{path.name} line {number}: {len(row)} fields; the header has"
-                        f" {len(header)}"
+                        f"{path.name} line {number}: it has {len(row)} fields, but the header"
+                        f" has {len(header)}"
                     )
                 if row:
                     yield number, dict(zip(header, row, strict=True))

@@ -1,4 +1,4 @@
-"""A replay as the command shows it: a bar for each pass while it runs, and a report at the end."""
+"""Runs a replay for the command line: a progress bar for each pass, then a report."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +10,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from service.replay.checks import ReplayResult, replay_twice
 from service.replay.client import connected
-from service.replay.orders import Plan, Unmatched, make_plan
+from service.replay.orders import ReplayPlan, Unmatched, plan_replay
 from service.replay.orders_file import OrdersError, find_disagreement, read_orders
-from service.replay.replay import Pass, Replay, seed
-from service.replay.replay import replay as send_twice
+from service.replay.passes import Pass, seed_stock
 
 
 async def run_replay(
@@ -27,31 +27,31 @@ async def run_replay(
     stock_share: float,
     matches: Path | None,
 ) -> list[str]:
-    """Replay a file, show how it goes, and return what did not hold.
+    """Replay a file, show the progress, and return a sentence for each failed check.
 
     Raises `OrdersError` for a bad file and `ClientError` for a service that can't be used.
     """
-    plan = make_plan(read_orders(file), prefix, stock_share)
+    plan = plan_replay(read_orders(file), prefix, stock_share)
     if not plan.requests:
         raise OrdersError(f"{file.name} has neither purchases nor write-offs: nothing to send")
     disagreement = find_disagreement(matches, plan.matches) if matches else None
     async with connected(url, key, concurrency) as client:
         click.echo(describe_plan(file.name, plan))
-        await seed(plan, client)
+        await seed_stock(plan, client)
         with progress_bars(plan) as advance:
-            result = await send_twice(plan, client, concurrency, advance)
+            result = await replay_twice(plan, client, concurrency, advance)
     click.echo(describe_replay(result))
     failures = list(result.failures)
     if disagreement:
-        failures.append(f"{disagreement}. Compare the matching rule in docs/replay.md.")
+        failures.append(f"{disagreement}. See the matching rule in docs/replay.md.")
     if not failures:
-        click.echo("Everything held: the second pass was all replays and moved nothing.")
+        click.echo("Everything held: the second pass got only replays and moved no stock.")
     return failures
 
 
 @contextmanager
-def progress_bars(plan: Plan) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar for each pass on stderr; the function that is given moves one on."""
+def progress_bars(plan: ReplayPlan) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar for each pass on stderr; yield the function that advances one."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         bars = [
@@ -66,8 +66,8 @@ def progress_bars(plan: Plan) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
-def describe_plan(name: str, plan: Plan) -> str:
-    """Say what a file comes to before it is sent."""
+def describe_plan(name: str, plan: ReplayPlan) -> str:
+    """Return a summary of the file's requests, to print before they are sent."""
     cancelled = len(plan.matches) + len(plan.unmatched)
     returns = sum(len(order.returns) for order in plan.orders)
     return (
@@ -86,8 +86,8 @@ def _describe_unmatched(unmatched: Sequence[Unmatched]) -> str:
     return "".join(said)
 
 
-def describe_replay(result: Replay) -> str:
-    """Return the report: both passes side by side, the stock and the books."""
+def describe_replay(result: ReplayResult) -> str:
+    """Return the report: both passes side by side and the result of the audit."""
     passes = (result.first, result.second)
     rows = [
         ("", ["first pass", "second pass"]),
@@ -122,6 +122,6 @@ def _retries(one: Pass) -> int:
 
 
 def _latency(one: Pass, share: int) -> float:
-    """The percentile by nearest rank, in seconds."""
+    """Return a percentile by nearest rank, in seconds."""
     ordered = sorted(answer.seconds for answer in one.answers.values())
     return ordered[ceil(len(ordered) * share / 100) - 1]

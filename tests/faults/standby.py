@@ -13,9 +13,9 @@ import asyncpg
 
 from db.embedded.installation import SETTINGS, find_binaries
 from db.embedded.postmaster import Account, choose_account, find_processes, launch, run
+from db.embedded.roles import Role
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.roles import Role
 from db.session.database import Database
 from tests.brokers import free_port
 from tests.faults.processes import family_of, frozen, kill_for_good

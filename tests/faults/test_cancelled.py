@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from db.rows import Line
-from db.session.database import Database, DatabaseError, Unavailable
+from db.session.database import Database, DatabaseError, StoreUnavailable
 from db.session.engine import driver_of
 from db.strategies.guard import Guard
 from service.domain.commands import Reserve, SetStock, reservation_id
@@ -168,7 +168,7 @@ async def test_a_read_whose_session_ends_in_the_middle_is_unavailable(database):
     async def read(connection: Any) -> None:
         await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(1)"))
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await database.read(read)
     await every_connection_works(database)
 

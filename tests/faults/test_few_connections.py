@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from db.session.address import read_address
-from db.session.checks import granted_connections
-from db.session.database import Database, Unavailable
-from db.session.driver import Timeouts
+from db.session.configuration import Timeouts
+from db.session.database import Database, StoreUnavailable
+from db.session.fitness import granted_connections
 from db.strategies.guard import Guard
 from service.domain.commands import SetStock
 from service.engine.ledger import Ledger
@@ -128,7 +128,7 @@ async def test_connections_that_others_have_taken_for_a_moment_are_waited_for(da
 async def test_a_server_without_any_connection_for_us_is_unavailable_in_the_end(database_url):
     async with role_with(database_url, 0) as role:
         database = Database(role.url, pool_size=4, timeouts=Timeouts(connect=0.5))
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await database.ping()
         await role.may_have(1)
         await database.ping()
@@ -171,7 +171,7 @@ async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database
         reads = [asyncio.create_task(service.database.read(read)) for _ in range(20)]
         while len(inside) < 2:
             await asyncio.sleep(0)
-        coalescer = service.app.state.services.coalescer
+        coalescer = service.app.state.worker.coalescer
         held = [await service.database.pool.take()]  # a lane's; so one is left
         assert (await service.reserve("1", ("A", 1))).status_code == 201
         assert await sweep(service.database, coalescer) == 0
@@ -185,7 +185,7 @@ async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database
         assert len(inside) == 2
         may_end.set()
         ended = await asyncio.gather(*reads, return_exceptions=True)
-        assert {type(each) for each in ended} <= {type(None), Unavailable}
+        assert {type(each) for each in ended} <= {type(None), StoreUnavailable}
 
 
 @pytest.mark.parametrize(

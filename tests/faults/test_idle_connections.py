@@ -13,8 +13,8 @@ from sqlalchemy import text
 from db.embedded.postmaster import find_processes
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.session.database import Database, Unavailable
-from db.session.driver import Timeouts
+from db.session.configuration import Timeouts
+from db.session.database import Database, StoreUnavailable
 from db.session.engine import driver_of
 from db.strategies.guard import Guard
 from service.domain.commands import SetStock
@@ -119,7 +119,7 @@ async def test_a_silence_is_waited_for_as_always_on_a_connection_just_used(ledge
     ledger.database.timeouts = Timeouts(pool=0.2, connect=0.8, check=0.01)
     await fill(ledger.database)
     wire.fault = Fault("stall", at=BEGIN)
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await ledger.database.ping()
     await ledger.database.ping()
 
@@ -188,6 +188,6 @@ class Reader:
 async def test_a_read_whose_connection_dies_is_done_once_more(database):
     once, twice = Reader(deaths=1), Reader(deaths=2)
     assert await database.read(once.read) == 42
-    with pytest.raises(Unavailable, match="connection_lost"):
+    with pytest.raises(StoreUnavailable, match="connection_lost"):
         await database.read(twice.read)
     assert (once.attempts, twice.attempts) == (2, 2)

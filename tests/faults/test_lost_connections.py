@@ -19,7 +19,7 @@ from db.strategies.guard import Guard
 from service.domain.commands import Command, Outcome, SetStock
 from service.domain.errors import Contention, OutcomeUnknown, Unavailable
 from service.engine.ledger import Ledger
-from service.http.credentials import store_key
+from service.http.authentication import store_key
 from tests.faults.processes import kill_all
 from tests.faults.proxy import COMMIT, Fault, Proxy, proxy
 from tests.test_coalescer import reserve, working
@@ -239,7 +239,7 @@ async def test_after_a_crash_no_other_transaction_answers_for_a_lost_one(tmp_pat
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(tmp_path, monkeypatch):
-    monkeypatch.setattr("db.session.driver.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.configuration.HISTORY", "SELECT 'always the same'")
     answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
     assert (answer.status, count) == (201, 0)
 

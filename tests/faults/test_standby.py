@@ -109,7 +109,7 @@ async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
-    monkeypatch.setattr("db.session.driver.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.configuration.HISTORY", "SELECT 'always the same'")
     assert await a_commit_that_only_the_dead_primary_had(pair) == ("created", 0)
 
 

@@ -15,9 +15,8 @@ import time
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from db.queries import credentials as keys
-from db.session.database import Database, Transaction
-from db.session.database import Unavailable as DatabaseUnavailable
+from db.queries import credentials
+from db.session.database import Database, StoreUnavailable, Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated, Unavailable
@@ -44,7 +43,7 @@ class Credential:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
-class Keys:
+class Credentials:
     """The credentials a worker knows."""
 
     def __init__(self, database: Database, rate_limit: RateLimit) -> None:
@@ -87,14 +86,14 @@ class Keys:
     async def _look_up_once(self, key: bytes) -> Credential | None:
         try:
             return await asyncio.shield(self._start_lookup(key))
-        except (DatabaseUnavailable, TimeoutError) as error:
+        except (StoreUnavailable, TimeoutError) as error:
             raise Unavailable("The key could not be looked up in time.") from error
 
     async def _look_up(self, key: bytes) -> Credential | None:
         asked_at = time.monotonic()
         async with asyncio.timeout(LOOKUP_SECONDS_MAX):
             row = await self.database.read(
-                lambda connection: keys.find(connection, digest(key)), is_urgent=True
+                lambda connection: credentials.find(connection, digest(key)), is_urgent=True
             )
         self._known.pop(key, None)
         if row is None:
@@ -131,7 +130,7 @@ async def store_key(
     id_ = uuid4()
 
     async def work(transaction: Transaction) -> None:
-        await keys.create(
+        await credentials.create(
             transaction.connection, id_, digest(key.encode()), source, scopes, is_first=is_first
         )
 
@@ -141,7 +140,9 @@ async def store_key(
 
 async def ensure_admin_key(database: Database, key: str) -> None:
     """Make sure that this key exists, with the scope admin; a revoked one stays revoked."""
-    found = await database.read(lambda connection: keys.find_any(connection, digest(key.encode())))
+    found = await database.read(
+        lambda connection: credentials.is_known(connection, digest(key.encode()))
+    )
     if not found:
         await store_key(database, key, "admin", ["admin"], is_first=True)
 
@@ -154,6 +155,6 @@ async def end_other_first_keys(database: Database, key: str, before: str | None)
     others = [] if before is None else [digest(before.encode())]
 
     async def work(transaction: Transaction) -> bool:
-        return await keys.revoke_first(transaction.connection, digest(key.encode()), others)
+        return await credentials.revoke_first(transaction.connection, digest(key.encode()), others)
 
     return await database.transact(work)

@@ -1,0 +1,256 @@
+"""docs/api.md, played: its requests in their order, and the answers of a real service.
+
+`python -m tests.api_page` writes the answers and the generated tables into the page again. The test
+compares the page with what this would write.
+
+A request is a fenced block of the kind `http`; the block right after it is its answer. Moments are
+shifted to the page's own clock, which advances in steps of five minutes, so that each run writes
+the same page; a cursor contains a moment and is shifted too.
+"""
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+
+from service.domain.errors import ServiceError, all_errors
+
+PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+
+EXAMPLE = re.compile(
+    r"```http\n(?P<request>[A-Z]+ /.*?)```\n(\n```http\n(?P<answer>HTTP/.*?)```\n)?"
+    r"|<!-- The deadline of (?P<overdue>\S+) passes\. -->\n",
+    re.DOTALL,
+)
+"""A request and its answer; or a deadline that passes without anybody waiting for it."""
+
+OVERDUE = "UPDATE reservation SET expires_at = clock_timestamp() WHERE seq = $1"
+
+TABLE = re.compile(r"(<!-- (\w+): written by tests/api_page.py -->\n\n)(?:\|.*\n)*")
+
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+CURSOR = re.compile(r'(?<="next_cursor": ")[\w-]+')
+BEGINNING = datetime(2026, 11, 22, 19, 5, 0, 123456, tzinfo=UTC)
+STEP = timedelta(minutes=5)
+
+SHOWN_HEADERS = (
+    "Content-Type",
+    "ETag",
+    "Location",
+    "Idempotency-Replayed",
+    "Retry-After",
+    "WWW-Authenticate",
+    "Allow",
+)
+WIDTH = 98
+LENGTH_MAX = 3_000
+"""Characters of a body that the page shows; of a longer one it shows an ellipsis."""
+
+
+@dataclass
+class Exchange:
+    """A request of the page and the answer that a service gave."""
+
+    request: httpx.Request
+    response: httpx.Response
+
+
+@dataclass
+class Clock:
+    """The service's time as the page tells it."""
+
+    began_at: datetime | None = None
+    cursors: dict[str, str] = field(default_factory=dict)
+    """Cursors as the page has them, and as the service gave them."""
+
+    def told(self, text: str) -> str:
+        """Return a service's text with the page's moments and cursors."""
+        return CURSOR.sub(self._cursor_told, MOMENT.sub(self._moment_told, text))
+
+    def meant(self, text: str) -> str:
+        """Return a page's text with the service's moments and cursors."""
+        for told, given in self.cursors.items():
+            text = text.replace(told, given)
+        return MOMENT.sub(self._moment_meant, text)
+
+    def _moment_told(self, found: re.Match[str]) -> str:
+        moment = datetime.fromisoformat(found[0])
+        self.began_at = self.began_at or moment
+        passed = (moment - self.began_at) // STEP * STEP
+        return (BEGINNING + passed).isoformat().replace("+00:00", "Z")
+
+    def _moment_meant(self, found: re.Match[str]) -> str:
+        began_at = self.began_at or datetime.now(UTC)
+        moment = began_at + (datetime.fromisoformat(found[0]) - BEGINNING)
+        return moment.isoformat().replace("+00:00", "Z")
+
+    def _cursor_told(self, found: re.Match[str]) -> str:
+        padded = found[0] + "=" * (-len(found[0]) % 4)
+        decoded = base64.urlsafe_b64decode(padded).decode()
+        told = base64.urlsafe_b64encode(MOMENT.sub(self._moment_told, decoded).encode())
+        self.cursors[told.rstrip(b"=").decode()] = found[0]
+        return told.rstrip(b"=").decode()
+
+
+async def play(page: str, service: Any) -> AsyncIterator[tuple[re.Match[str], Exchange, str]]:
+    """Send the page's requests in their order; yield each with its answer as the page tells it."""
+    clock = Clock()
+    keys = {
+        "$KEY": await service.key("shop-eu", "reserve", "stock", "read"),
+        "$READ_KEY": await service.key("shop-eu", "read"),
+    }
+    for example in EXAMPLE.finditer(page):
+        if example["overdue"]:
+            await service.sql(OVERDUE, example["overdue"])
+            continue
+        request = request_of(service.client, clock.meant(example["request"]), keys)
+        response = await service.client.send(request)
+        yield example, Exchange(request, response), clock.told(answer_of(response))
+
+
+def request_of(
+    client: httpx.AsyncClient, text: str, keys: dict[str, dict[str, str]]
+) -> httpx.Request:
+    """Make the request that a block describes; a key and the media type go without saying."""
+    head, _, body = text.rstrip("\n").partition("\n\n")
+    first, *lines = head.split("\n")
+    method, _, address = first.partition(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    name = headers.get("Authorization", "Bearer $KEY").removeprefix("Bearer ")
+    headers |= keys.get(name, {})
+    if body:
+        headers.setdefault("Content-Type", "application/json")
+    return client.build_request(method, address, headers=headers, content=body or None)
+
+
+def answer_of(response: httpx.Response) -> str:
+    """Return an answer as a block shows it."""
+    status = HTTPStatus(response.status_code)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    lines += [
+        f"{name}: {response.headers[name].partition(';')[0]}"
+        for name in SHOWN_HEADERS
+        if name in response.headers
+    ]
+    if response.content:
+        lines += ["", shown_body(response)]
+    return "\n".join(lines) + "\n"
+
+
+def shown_body(response: httpx.Response) -> str:
+    if "json" in response.headers["Content-Type"] and len(response.text) <= LENGTH_MAX:
+        return filled(response.json())
+    return "…"
+
+
+def filled(value: Any, indent: int = 0, taken: int = 0) -> str:
+    """Return JSON whose lines are filled like those of a text; the first one has less room."""
+    on_one_line = json.dumps(value, ensure_ascii=False)
+    if indent + taken + len(on_one_line) <= WIDTH or not isinstance(value, dict | list):
+        return on_one_line
+    opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    lines, room = [opening], WIDTH - indent - taken - 3
+    for number, piece in enumerate(pieces_of(value, indent + 1)):
+        is_first = number == 0
+        if is_first or ("\n" not in piece + lines[-1] and len(lines[-1]) + len(piece) <= room):
+            lines[-1] += ("" if is_first else ", ") + piece
+        else:
+            lines[-1] += ","
+            lines.append(f" {piece}")
+            room = WIDTH - indent - 3
+    return f"\n{' ' * indent}".join(lines) + closing
+
+
+def pieces_of(value: dict[str, Any] | list[Any], indent: int) -> Iterator[str]:
+    if isinstance(value, list):
+        yield from (filled(item, indent) for item in value)
+    else:
+        for name, item in value.items():
+            yield f'"{name}": {filled(item, indent, len(name) + 4)}'
+
+
+async def written(page: str, service: Any) -> str:
+    """Return the page with the answers that a service gives today, and the tables of today."""
+    parts, end = [], 0
+    async for example, _, answer in play(page, service):
+        parts += [page[end : example.start()], f"```http\n{example['request']}```\n"]
+        parts += ["\n", f"```http\n{answer}```\n"]
+        end = example.end()
+    document = (await service.client.get("/schema/openapi.json")).json()
+    tables = {"operations": operations_table(document), "errors": errors_table()}
+    return TABLE.sub(lambda found: found[1] + tables[found[2]], "".join([*parts, page[end:]]))
+
+
+def operations_table(document: dict[str, Any]) -> str:
+    rows = ["| operation | request | scope | summary |", "|---|---|---|---|"]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            scope = re.search(r"scope `(\w+)`", operation["description"])
+            rows.append(
+                f"| `{operation['operationId']}` | `{method.upper()} {path}` |"
+                f" {f'`{scope[1]}`' if scope else 'open'} | {operation['summary']} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def errors_table() -> str:
+    rows = [
+        "| status | code | meaning | `retryable` | `same_seq` | what to do |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [error_row(error) for error in all_errors()]
+    return "\n".join(rows) + "\n"
+
+
+def error_row(error: type[ServiceError]) -> str:
+    return (
+        f"| {error.status} | `{error.code}` | {error.title()}. | {yes_or_no(error.retryable)} |"
+        f" {yes_or_no(error.same_seq)} | {error.advice} |"
+    )
+
+
+def yes_or_no(value: object) -> str:
+    return "yes" if value else "**no**"
+
+
+@asynccontextmanager
+async def fresh_service() -> AsyncIterator[Any]:
+    """A service on a database of its own, whose sweeper doesn't run: the page's deadlines wait."""
+    from db.embedded.server import EmbeddedPostgres  # noqa: PLC0415 - only the command needs it
+    from tests.conftest import (  # noqa: PLC0415 - pytest's own module, and only for the command
+        fresh_database,
+        make_template,
+        running_service,
+    )
+    from tests.roles import known  # noqa: PLC0415
+
+    with (
+        TemporaryDirectory(prefix="holdfast-page-") as directory,
+        EmbeddedPostgres(Path(directory, "postgres")) as postgres,
+        known(postgres.addresses),
+    ):
+        Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
+        await make_template(postgres.url)
+        async with fresh_database(postgres.url) as url, running_service(url, sweeps=False) as found:
+            yield found
+
+
+async def main() -> None:
+    """Write the page again."""
+    async with fresh_service() as service:
+        page = await written(PAGE.read_text(encoding="utf-8"), service)
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
