@@ -21,7 +21,7 @@ from tests.server import ADMIN_KEY, Server, running_server
 CLIENTS = 12
 ROUNDS = int(os.environ.get("HOLDFAST_TEST_RENEWALS", "10"))
 SECONDS_MAX = 30.0  # for a worker to start or end, or for an answer: only a hang takes so long
-UNHURRIED = {"module": "tests.unhurried", "drain_seconds": 60}
+PATIENT = {"module": "tests.patient", "drain_seconds": 60}
 """A server whose draining workers close no connection between two requests of a slow client."""
 
 
@@ -110,7 +110,7 @@ async def test_a_worker_that_starts_keeps_no_client_waiting(database_url):
 
 
 async def test_renewing_the_workers_loses_no_request(database_url):
-    with running_server(database_url, workers=2, **UNHURRIED) as server:
+    with running_server(database_url, workers=2, **PATIENT) as server:
         async with load(server.url, server.headers) as tally:
             for _ in range(ROUNDS):
                 before = workers_of(server)
@@ -122,7 +122,7 @@ async def test_renewing_the_workers_loses_no_request(database_url):
 
 async def test_a_worker_that_drains_answers_what_arrives_on_the_connections_it_has(database_url):
     """Each of these answers says that it is the last one on its connection."""
-    with running_server(database_url, workers=1, **UNHURRIED) as server:
+    with running_server(database_url, workers=1, **PATIENT) as server:
         (before,) = workers_of(server)
         async with (
             httpx.AsyncClient(base_url=server.url, timeout=SECONDS_MAX) as one,
