@@ -101,7 +101,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with running_postgres(shared, own / "postgres") as url:
+    with running_postgres(shared, own) as url:
         yield url
 
 
