@@ -1,4 +1,4 @@
-"""`python -m tests.hurried serve`: Holdfast whose deadlines for slow clients are short."""
+"""`python -m tests.hurried serve`: Holdfast with short time limits for slow clients."""
 
 from service.cli import main
 from service.ops import protocol

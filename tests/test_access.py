@@ -1,4 +1,4 @@
-"""Who may do what, and what another source may know."""
+"""The permissions of keys, and the data that one source may know of another."""
 
 import functools
 import uuid
@@ -7,15 +7,8 @@ import pytest
 
 from db.ledger.load import load
 from db.queries import records
-from service.domain.commands import (
-    Caller,
-    Cancel,
-    Confirm,
-    Extend,
-    RefundUnits,
-    reservation_id,
-    wanted_by,
-)
+from service.domain.commands import Caller, Cancel, Confirm, Extend, RefundUnits, wanted_by
+from service.domain.identifiers import reservation_id
 
 HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}], "hold_seconds": 900}
 EXTEND = {"hold_seconds": 60}

@@ -14,8 +14,9 @@ from db.rows import Line
 from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
 from service.domain import planner
-from service.domain.commands import Command, Done, Reserve, SetStock, reservation_id, verdict_of
+from service.domain.commands import Command, Done, Reserve, SetStock, verdict_of
 from service.domain.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
+from service.domain.identifiers import reservation_id
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger, RetryPolicy
 from service.engine.sweeper import sweep

@@ -26,8 +26,10 @@ from db.session.database import Conflict, Database, LockTimeout, StoreUnavailabl
 from db.strategies import open_strategy
 from db.strategies import redis as redis_strategy
 from db.strategies import zookeeper as zookeeper_strategy
-from db.strategies.guard import Guard, Held
-from service.domain.commands import Command, Outcome, Reserve, SetStock, reservation_id, wanted_by
+from db.strategies.guard import Guard
+from db.strategies.strategy import HeldLocks
+from service.domain.commands import Command, Outcome, Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 from tests.brokers import (
@@ -88,7 +90,7 @@ class Locks:
 
 
 def expire(client: KazooClient, hosts: str) -> None:
-    """End another client's session: whoever knows its id and password may close it."""
+    """End another client's session: any client that knows its id and password may close it."""
     thief = KazooClient(hosts=hosts, client_id=client.client_id)
     thief.start()
     thief.stop()
@@ -155,7 +157,7 @@ def order(seq: str) -> Reserve:
 A = Wanted(stock={("A", "main")})
 
 
-async def write(database: Database, strategy: Any, held: Held, command: Command) -> Outcome:
+async def write(database: Database, strategy: Any, held: HeldLocks, command: Command) -> Outcome:
     """What the ledger does while it holds the locks, once."""
 
     async def work(transaction: Transaction) -> Outcome:
@@ -513,11 +515,11 @@ async def stopped_while(server: Server, holds: Callable[[], Awaitable[Any]]) -> 
 
 
 async def test_with_no_lock_at_all_stock_is_never_oversold(service, locks, monkeypatch):
-    """The mutant: whoever asks for a lock is told that it has it."""
+    """The mutant: every request for a lock is granted."""
 
     @asynccontextmanager
-    async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        yield Held()
+    async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
+        yield HeldLocks()
 
     strategy = {"redis": redis_strategy.Redis, "zookeeper": zookeeper_strategy.ZooKeeper}
     monkeypatch.setattr(strategy[locks.name], "hold", no_lock)

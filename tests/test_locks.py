@@ -16,15 +16,8 @@ from db.rows import Line, Wanted
 from db.session import database as db
 from db.session.database import Conflict, Database, Timeouts, Transaction
 from db.strategies.guard import Guard
-from service.domain.commands import (
-    Caller,
-    Command,
-    Confirm,
-    Reserve,
-    SetStock,
-    reservation_id,
-    wanted_by,
-)
+from service.domain.commands import Caller, Command, Confirm, Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 from tests.conftest import fresh_database

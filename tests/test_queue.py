@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.domain.commands import Caller, Cancel, Command, Reserve, reservation_id
+from service.domain.commands import Caller, Cancel, Command, Reserve
 from service.domain.errors import Overloaded
+from service.domain.identifiers import reservation_id
 from service.engine.queue import Queue, Submission
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.domain.commands import Caller, Cancel, Reserve, reservation_id
+from service.domain.commands import Caller, Cancel, Reserve
 from service.domain.errors import (
     Contention,
     InternalError,
@@ -15,6 +15,7 @@ from service.domain.errors import (
     ServiceError,
     Unavailable,
 )
+from service.domain.identifiers import reservation_id
 from service.engine.ledger import Indivisible
 from service.engine.queue import Submission
 from service.engine.splitting import (

@@ -14,8 +14,6 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import CoreSchema
 
-from service.domain.errors import InvalidRequest
-
 LINES_MAX = 1_000
 QUANTITY_MAX = 1_000_000
 HOLD_SECONDS_MAX = 604_800
@@ -50,7 +48,7 @@ def _no_dots(value: str) -> str:
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_MAX, pattern=TEXT)]
 NO_DOTS: JsonDict = {"not": {"enum": [".", ".."]}}
-Place = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
+PathName = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
 Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=NO_NUL)]
 StockName = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
@@ -112,8 +110,8 @@ class Body(BaseModel):
 class LineBody(Body):
     """Units of a SKU at a location."""
 
-    sku: Place = Field(examples=["85123A"])
-    location: Place = Field("main", examples=["main"])
+    sku: PathName = Field(examples=["85123A"])
+    location: PathName = Field("main", examples=["main"])
     quantity: Quantity = Field(examples=[2])
 
 
@@ -147,13 +145,6 @@ class ReserveBody(LinesBody):
     def members(self) -> int:
         """Count the metadata's members too."""
         return super().members() + len(self.metadata)
-
-
-class InvalidEntry:
-    """A batch's entry that is no reservation, with what is wrong about it."""
-
-    def __init__(self, error: InvalidRequest) -> None:
-        self.error = error
 
 
 class BatchBody(Body):

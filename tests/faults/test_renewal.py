@@ -57,7 +57,7 @@ async def send_forever(
 
 @asynccontextmanager
 async def load(url: str, headers: dict[str, str]) -> AsyncIterator[Tally]:
-    """Twelve clients, half of which keep their connection."""
+    """Twelve clients; half of them keep their connection."""
     async with httpx.AsyncClient(base_url=url, headers=headers) as http:
         body = {"available": 10**9}
         await http.put("/v1/stock/A/main", json=body, headers={"If-None-Match": "*"})
@@ -142,7 +142,7 @@ async def test_a_worker_that_drains_answers_what_arrives_on_the_connections_it_h
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"])
-async def test_an_idle_connection_keeps_no_worker_from_draining(database_url, sent):
+async def test_an_idle_connection_does_not_stop_a_worker_from_draining(database_url, sent):
     with running_server(database_url, workers=1) as server:
         host, port = server.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

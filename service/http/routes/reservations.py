@@ -14,7 +14,6 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     merge_lines,
-    reservation_id,
 )
 from service.domain.errors import (
     ExceedsHeld,
@@ -27,6 +26,7 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
+from service.domain.identifiers import reservation_id
 from service.http.body_kinds import batch_body, json_body, optional_json_body
 from service.http.call import Call
 from service.http.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
