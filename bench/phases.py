@@ -20,7 +20,8 @@ from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
 from db.rows import Line
 from db.session.database import Database, Transaction
-from db.strategies.guard import Guard, Held
+from db.strategies.guard import Guard
+from db.strategies.strategy import HeldLocks
 from service.domain.commands import Reserve, SetStock, wanted_by
 from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
@@ -101,7 +102,7 @@ async def carry_out(database: Database, batch: list[Reserve], clock: PhaseClock)
         clock.end("load")
         planned = plan(snapshot, batch)
         clock.end("plan")
-        await Guard().apply(transaction, planned.writes, Held())
+        await Guard().apply(transaction, planned.writes, HeldLocks())
         clock.end("apply")
 
     await database.transact(work)
