@@ -71,7 +71,7 @@ class Database:
         self.engine = create_engine(self.connector)
         self.pool = Pool(self.engine, pool_size, self.timeouts)
         self._chained: Transaction | None = None
-        """Begun by the COMMIT before it, for whoever comes next."""
+        """A transaction that the last COMMIT began, for the next caller."""
         self._letting_go: set[asyncio.Task[None]] = set()
 
     async def transact(
@@ -182,7 +182,7 @@ class Database:
         return not (self.pool.has_queue or transaction.driver.is_shared)
 
     def _chain(self, transaction: Transaction) -> None:
-        """Keep a transaction that has begun for whoever comes next, who is about to come."""
+        """Keep a transaction that has begun for the next caller, which is expected at once."""
         if self._chained is not None:
             self._let_go(self._chained)
         self._chained = transaction

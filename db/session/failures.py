@@ -52,7 +52,7 @@ class ConnectionLost(Conflict):
 
 
 class StoreUnavailable(DatabaseError):
-    """The database is away, full or read-only, or no connection was free; nothing was written."""
+    """The database is unreachable, full or read-only, or the pool is empty; nothing was written."""
 
 
 class CommitUnknown(DatabaseError):

@@ -1,7 +1,7 @@
 """The pool: connections that are kept, as many as the server grants.
 
 A connection that has died meanwhile is replaced when it is asked for. A server that refuses one
-more is not asked again for a while: whoever needs a connection waits for one that exists.
+more is not asked again for a while: callers wait for a connection that exists.
 """
 
 import asyncio
