@@ -75,7 +75,8 @@ async def _check(connection: AsyncConnection, role: str) -> None:
         raise GrantError(
             f"the role {role} of DATABASE_URL has more than it needs to serve: {_name(excess)}."
             " Check whether it is a superuser, the tables' owner or a member of another role, or"
-            " whether PUBLIC has these privileges. Revoke them, as docs/operations.md shows under Roles"
+            " whether PUBLIC has these privileges. Revoke them, as docs/operations.md shows under"
+            " Roles"
         )
 
 

@@ -26,7 +26,8 @@ from db.session.database import Conflict, Database, LockTimeout, StoreUnavailabl
 from db.strategies import open_strategy
 from db.strategies import redis as redis_strategy
 from db.strategies import zookeeper as zookeeper_strategy
-from db.strategies.guard import Guard, Held
+from db.strategies.guard import Guard
+from db.strategies.strategy import HeldLocks
 from service.domain.commands import Command, Outcome, Reserve, SetStock, wanted_by
 from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
@@ -156,7 +157,7 @@ def order(seq: str) -> Reserve:
 A = Wanted(stock={("A", "main")})
 
 
-async def write(database: Database, strategy: Any, held: Held, command: Command) -> Outcome:
+async def write(database: Database, strategy: Any, held: HeldLocks, command: Command) -> Outcome:
     """What the ledger does while it holds the locks, once."""
 
     async def work(transaction: Transaction) -> Outcome:
@@ -517,8 +518,8 @@ async def test_with_no_lock_at_all_stock_is_never_oversold(service, locks, monke
     """The mutant: every request for a lock is granted."""
 
     @asynccontextmanager
-    async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        yield Held()
+    async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
+        yield HeldLocks()
 
     strategy = {"redis": redis_strategy.Redis, "zookeeper": zookeeper_strategy.ZooKeeper}
     monkeypatch.setattr(strategy[locks.name], "hold", no_lock)

@@ -1,12 +1,13 @@
 """The documents are true: every path, link, command, setting, metric and decision they name exists.
 
-Each check has a test of its own, which plants an error and expects the check to find it.
+Beside a check stands a test that plants an error and expects the check to find it.
 """
 
 import ast
 import io
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -383,6 +384,34 @@ def test_the_page_of_claims_says_which_command_made_it_and_has_the_lab_s_words()
         assert escape(f"Source: {claim.source}.") in html
 
 
+# The drawing of the rooms
+
+
+def drawn_layers(drawing: str) -> dict[str, list[list[str]]]:
+    """The layers of each package in a drawing, from the top; a box holds rooms side by side."""
+    boxes: dict[str, dict[str, list[str]]] = {}
+    for line in drawing.splitlines():
+        if package := re.match(r"\s*subgraph (\w+)", line):
+            boxes[package[1]] = {}
+        elif line.startswith("    ") and "-->" in line and line.strip() != "domain --> dblab":
+            for name, label in re.findall(r'(\w+)(?:\["([^"]+)"\])?(?: -->|$)', line):
+                boxes[list(boxes)[-1]].setdefault(name, (label or name).split(" · "))
+    return {package: list(layers.values()) for package, layers in boxes.items()}
+
+
+def test_the_drawing_of_the_rooms_has_the_layers_of_the_import_rules():
+    contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layers = {
+        contract["containers"][0]: [
+            layer.split(" | ") for layer in contract["layers"] if layer != "__main__"
+        ]
+        for contract in contracts
+        if contract["type"] == "layers"
+    }
+    drawing = text_of("docs/architecture.md").partition("flowchart TD\n")[2].partition("```")[0]
+    assert drawn_layers(drawing) == layers
+
+
 # Words
 
 
@@ -420,6 +449,11 @@ def riddles_of(texts: Iterable[str]) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CONTRIBUTING.md"])
 def test_no_document_has_a_phrase_that_the_rules_of_prose_forbid(name):
     assert riddles_of([prose(text_of(name))]) == []
+
+
+def test_no_docstring_comment_or_test_name_has_a_phrase_that_the_rules_of_prose_forbid():
+    found = {str(path.relative_to(ROOT)): riddles_of(words_of(path.read_text())) for path in CODE}
+    assert {path: phrases for path, phrases in found.items() if phrases} == {}
 
 
 def test_a_forbidden_phrase_is_found_and_a_question_is_none():

@@ -288,7 +288,7 @@ async def test_an_unknown_sku_is_named(service):
 
 async def test_a_page_about_an_error_escapes_its_text_and_marks_code(service):
     page = (await service.client.get("/problems/insufficient-stock")).text
-    assert "<code>shortages</code> lists every short line" in page
+    assert "<code>shortages</code> lists every line" in page
     assert "uses a new seq" in page
     assert "&#34;same_seq&#34;: false" in page
     described = (await service.client.get("/schema")).text

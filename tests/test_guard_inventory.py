@@ -70,7 +70,7 @@ INVENTORY = {
         "{gate}": OVERTAKEN,
         "AND stock.available + new.lowest >= 0": OVERTAKEN,
         "AND (new.seen_version IS NOT NULL": "test_imports:"
-        "test_a_deleted_row_is_missing_and_goes_on_from_its_old_version",
+        "test_a_deleted_row_counts_as_missing_and_continues_from_its_old_version",
         "OR stock.deleted_at IS NULL": OVERTAKEN,
         "AND (new.seen_version IS NULL": "test_races:"
         "test_of_two_hundred_buyers_of_the_last_seven_units_exactly_seven_get_one",

@@ -170,7 +170,7 @@ def parts(skus: str, failure: Failure) -> list[tuple[str, type[ServiceError] | N
     """The parts, each as its commands' SKUs and the type of their answer."""
     commands = [reserve(sku) for sku in skus]
     return [
-        ("".join(skus[place] for place in part.places), part.answer and type(part.answer))
+        ("".join(skus[position] for position in part.positions), part.answer and type(part.answer))
         for part in split_commands(commands, failure, attempt=3)
     ]
 

@@ -41,7 +41,7 @@ def error_of(failure: Exception, path: str) -> ServiceError:
         case db.Conflict():
             return Unavailable("The database did not answer.")
         case MethodNotAllowedException():
-            return MethodNotAllowed("The resource does not know this method.")
+            return MethodNotAllowed("The resource does not support this method.")
         case HTTPException(status_code=404):
             return NotFound(nothing_at(path))
         case HTTPException(status_code=status, detail=detail) if status < 500:

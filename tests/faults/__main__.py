@@ -28,7 +28,7 @@ from tests.faults.campaign import Broken, Figures, draw, run_campaign
 @click.option("--others", default=50, help="Freezes, outages, restarts, terminated sessions.")
 @click.option("--minutes", default=60.0, help="Stop causing faults after that long.")
 @click.option("--freeze-seconds", default=30.0, help="How long PostgreSQL is frozen each time.")
-@click.option("--outage-seconds", default=20.0, help="How long PostgreSQL is away each time.")
+@click.option("--outage-seconds", default=20.0, help="How long each outage of PostgreSQL takes.")
 @click.option("--seed", default=None, type=int, help="Draw the same faults again.")
 @click.option("--only", default=None, help="Cause only the fault of this name, as often.")
 @click.option("--figures", "figures_file", default="campaign.json", help="Where figures go.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from db.queries import lists
 from db.session.database import Transaction
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 from service.cli import main
 from service.engine.coalescer import Coalescer
 from service.engine.ledger import Ledger
@@ -99,8 +99,8 @@ if __name__ == "__main__":
     start_with_a_pause()
     wrap(Coalescer, "submit", before="request read")
     wrap(Coalescer, "drain", before="draining")
-    wrap(Guard, "load", before="transaction begun")
-    wrap(Guard, "apply", before="planned", after="written")
+    wrap(Strategy, "load", before="transaction begun")
+    wrap(Strategy, "apply", before="planned", after="written")
     pause_while(Transaction, "commit", "commit sent")
     wrap(Ledger, "execute", after="committed")
     wrap(Response, "__call__", before="answer written")
