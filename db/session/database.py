@@ -41,6 +41,7 @@ from db.session.transaction import (
 )
 
 __all__ = [
+    "AsyncConnection",
     "CommitUnknown",
     "Conflict",
     "ConnectionLost",
