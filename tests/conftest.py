@@ -235,7 +235,7 @@ async def running_service(
         async with alive(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
-                service = Service(app, client, app.state.worker.database, url)
+                service = Service(app, client, app.worker.database, url)
                 client.headers.update(await service.key("shop-eu", "admin"))
                 yield service
 
