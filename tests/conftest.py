@@ -225,13 +225,27 @@ def reached(url: str) -> Iterator[str]:
         yield url
 
 
+IDLE_APPLICATIONS: list[Application] = []
+
+
+@contextmanager
+def application(settings: Settings, *, sweeps: bool) -> Iterator[Application]:
+    """An application that no other service uses; to register all routes anew would be slow."""
+    app = IDLE_APPLICATIONS.pop() if IDLE_APPLICATIONS else create_app(settings)
+    app.settings, app.sweeps = settings, sweeps
+    yield app
+    IDLE_APPLICATIONS.append(app)
+
+
 @asynccontextmanager
 async def running_service(
     url: str, *, sweeps: bool = True, **settings: Any
 ) -> AsyncIterator[Service]:
     """Start a service in this process. Its client has a key of source `shop-eu`, scope admin."""
-    with reached(url) as database_url:
-        app = create_app(Settings(database_url=database_url, **settings), sweeps=sweeps)
+    with (
+        reached(url) as database_url,
+        application(Settings(database_url=database_url, **settings), sweeps=sweeps) as app,
+    ):
         async with alive(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
