@@ -28,10 +28,10 @@ from service.domain.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
-from service.http.body_kinds import BodyKind
 from service.http.document.rendering import api_page
 from service.http.operation import Operation, Success, operations
-from service.http.parameters import Parameter
+from service.http.reading.body_kinds import BodyKind
+from service.http.reading.parameters import Parameter
 from service.http.schemas import ProblemAnswer, encode
 from service.input.bodies import NAME_MAX, NO_DOTS, TEXT
 
