@@ -48,10 +48,10 @@ IS_A_KEY = re.compile(
     r" = \w+\.(\1|id)$"
 )
 
-SPARES_WORK = "a part before is a row short, so all is rolled back anyway: the gate spares work"
-SPARES_ROWS = "the planner looks at each hold again: the condition spares rows"
-WAITS_FOR_NOBODY = "who skips what is locked can't be in a deadlock: the order is for the reader"
-PLANNED_SO = "today's PostgreSQL does the same without it: it forbids to merge the two SELECTs"
+SPARES_WORK = "an earlier part lacks a row, so all is rolled back anyway: the gate saves work"
+SPARES_ROWS = "the planner checks each hold again: the condition only loads fewer rows"
+NEVER_WAITS = "a statement that skips locked rows can't deadlock: the order is for the reader"
+PLANNED_SO = "PostgreSQL does the same today without it: it forbids merging the two SELECTs"
 
 OVERTAKEN = "test_guards:test_without_its_guard_it_goes_wrong"
 FENCED = "test_distributed_locks:test_without_the_fence_the_late_writer_would_write"
@@ -112,14 +112,14 @@ INVENTORY = {
         "FOR UPDATE OF stock": LOCKED,
     },
     "FREE_RESERVATIONS": {
-        "ORDER BY id": WAITS_FOR_NOBODY,
+        "ORDER BY id": NEVER_WAITS,
         "FOR UPDATE OF reservation": "test_row_locks:"
         "test_a_reservation_that_is_locked_elsewhere_is_found_without_waiting",
         "SKIP LOCKED": "test_row_locks:"
         "test_without_skip_locked_the_look_up_of_reservations_would_wait",
     },
     "FREE_STOCK": {
-        "ORDER BY sku, location": WAITS_FOR_NOBODY,
+        "ORDER BY sku, location": NEVER_WAITS,
         "FOR UPDATE OF stock": "test_locks:"
         "test_a_row_that_is_locked_elsewhere_is_found_without_waiting",
         "SKIP LOCKED": "test_locks:test_without_skip_locked_the_look_up_would_wait",
