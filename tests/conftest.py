@@ -22,7 +22,7 @@ import pytest
 from db.queries.audit import audit
 from db.session.database import Database
 from service.http.app import Application, create_app
-from service.http.credentials import new_key, store_key
+from service.http.authentication import new_key, store_key
 from service.settings import Settings
 from tests.brokers import (
     redis_url,
@@ -219,7 +219,7 @@ async def running_service(
         async with alive(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
-                service = Service(app, client, app.state.services.database, url)
+                service = Service(app, client, app.state.worker.database, url)
                 client.headers.update(await service.key("shop-eu", "admin"))
                 yield service
 

@@ -13,7 +13,7 @@ from db.rows import Adjustment, Refund, Reservation, Snapshot, Stock, Wanted, Wr
 from service.domain.commands import Outcome, wanted_by
 from service.domain.errors import ServiceError
 from service.domain.planner import Plan, plan
-from service.http.answers import status_of
+from service.http.responses import status_of
 
 
 @dataclass

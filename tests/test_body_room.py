@@ -83,19 +83,19 @@ async def test_a_key_whose_body_took_long_to_look_into_rests():
     room, took = BodyRoom(), 0.02
     began = asyncio.get_running_loop().time()
     for _ in range(3):
-        async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as place:
-            place.looked_into_at = time.monotonic()
+        async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as share:
+            share.arrived_at = time.monotonic()
             time.sleep(took)  # noqa: ASYNC251 - the loop is what it takes
         async with room.hold(b"b", BYTES_OF_A_KEY_MAX):
             pass
-    assert asyncio.get_running_loop().time() - began >= 2 * body_room.RESTS * took
+    assert asyncio.get_running_loop().time() - began >= 2 * body_room.REST_FACTOR * took
 
 
 async def test_a_rest_ends_once_however_many_bodies_it_is_for():
     room = BodyRoom()
     for _ in range(20):
         async with room.hold(b"a", 1) as one, room.hold(b"a", 1) as other:
-            one.looked_into_at = other.looked_into_at = time.monotonic() - 0.0005
+            one.arrived_at = other.arrived_at = time.monotonic() - 0.0005
     assert not room._taken
     async with room.hold(b"a", 1):
         assert not room._resting
@@ -104,8 +104,8 @@ async def test_a_rest_ends_once_however_many_bodies_it_is_for():
 async def test_no_room_rests_for_ever(monkeypatch):
     monkeypatch.setattr(body_room, "REST_SECONDS_MAX", 0.01)
     room = BodyRoom()
-    async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as place:
-        place.looked_into_at = time.monotonic() - 3600
+    async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as share:
+        share.arrived_at = time.monotonic() - 3600
     async with asyncio.timeout(1), room.hold(b"a", BYTES_OF_A_KEY_MAX):
         pass
 

@@ -8,13 +8,13 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from db.queries import credentials as keys
+from db.queries import credentials
 from db.session.database import Database
 from db.session.driver import Timeouts
 from service.cli import cli
 from service.domain.errors import Unauthenticated
-from service.http import credentials as auth
-from service.http.credentials import Keys, store_key
+from service.http import authentication
+from service.http.authentication import Credentials, store_key
 from service.http.limits.rate_limit import RateLimit
 from service.ops.bootstrap import ensure_first_key
 from service.settings import Settings
@@ -26,7 +26,7 @@ AUTHORIZATION = f"Bearer {KEY}".encode()
 @pytest.fixture
 async def known(database):
     await store_key(database, KEY, "shop", ["read"])
-    known = Keys(database, RateLimit(0))
+    known = Credentials(database, RateLimit(0))
     assert (await known.require(AUTHORIZATION, "read")).source == "shop"
     return known
 
@@ -34,13 +34,13 @@ async def known(database):
 @pytest.fixture
 def slow(monkeypatch):
     """Every look-up from now on waits for this event."""
-    find, may_go = keys.find, asyncio.Event()
+    find, may_go = credentials.find, asyncio.Event()
 
     async def find_later(*arguments):
         await may_go.wait()
         return await find(*arguments)
 
-    monkeypatch.setattr(keys, "find", find_later)
+    monkeypatch.setattr(credentials, "find", find_later)
     return may_go
 
 
@@ -63,19 +63,19 @@ async def waits(known):
 
 
 async def test_nobody_waits_while_a_known_key_is_looked_up_again(known, slow, monkeypatch):
-    monkeypatch.setattr(auth, "RENEWED_SECONDS", 0.0)
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 60.0)
+    monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
     async with asyncio.timeout(10):
         assert [await allows(known) for _ in range(3)] == [True] * 3
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.0)
     assert await waits(known)
     slow.set()
     assert await allows(known)
 
 
 async def test_what_is_looked_up_ahead_of_time_is_believed(known, slow, monkeypatch, database_url):
-    monkeypatch.setattr(auth, "RENEWED_SECONDS", 0.0)
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 60.0)
+    monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
     connection = await asyncpg.connect(database_url)
     await connection.execute("UPDATE api_key SET revoked_at = now()")
     await connection.close()
@@ -88,13 +88,13 @@ async def test_what_is_looked_up_ahead_of_time_is_believed(known, slow, monkeypa
 
 async def test_a_key_is_believed_from_when_it_was_asked_for(known, slow, monkeypatch):
     """What a slow look-up says may be old by the time it is there."""
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.0)
     waiting = asyncio.create_task(known.require(AUTHORIZATION, "read"))
     await asyncio.sleep(0.2)
     slow.set()
     await waiting
     slow.clear()
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 0.1)
+    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.1)
     assert await waits(known)
     slow.set()
     assert await allows(known)
@@ -102,8 +102,8 @@ async def test_a_key_is_believed_from_when_it_was_asked_for(known, slow, monkeyp
 
 async def test_a_look_up_ahead_of_time_that_fails_is_tried_again(known, monkeypatch, caplog):
     away = Database("postgresql://127.0.0.1:1/away", pool_size=1, timeouts=Timeouts(connect=0.2))
-    monkeypatch.setattr(auth, "RENEWED_SECONDS", 0.0)
-    monkeypatch.setattr(auth, "BELIEVED_SECONDS", 60.0)
+    monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
     monkeypatch.setattr(known, "database", away)
     assert await allows(known)
     await asyncio.sleep(0.1)

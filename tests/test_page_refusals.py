@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.http import failures
 from service.http.limits import rate_limit
 from service.http.routes import pages
 from tests.conftest import running_service
@@ -69,7 +70,7 @@ async def test_the_apis_addresses_answer_problems_to_browsers_too(visitor, path)
 def test_every_address_of_the_api_is_known_as_one(service):
     of_pages = {route.path for router in pages.ROUTES for route in router.routes}
     others = {route.path for route in service.app.routes} - of_pages
-    assert {path.split("/")[1].encode() for path in others} == set(pages.API)
+    assert {path.split("/")[1].encode() for path in others} == set(failures.API)
 
 
 # The limit of one key

@@ -5,39 +5,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-import structlog
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException
-from litestar.types import Scope
 
 from db.session import database as db
 from db.strategies import open_strategy
-from service.domain.errors import (
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    OutcomeUnknown,
-    ServiceError,
-    Unavailable,
-)
+from service.domain.errors import InvalidRequest
 from service.engine.audits import Audits
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
 from service.engine.sweeper import sweep_forever
-from service.http.answers import Answer, Header, problem_answer
-from service.http.credentials import Keys
+from service.http.authentication import Credentials
+from service.http.call import path_of
+from service.http.failures import allowed_methods, show_failure
 from service.http.limits.rate_limit import RateLimit
-from service.http.nowhere import nothing_at
-from service.http.requests import HttpRequest, note_refusal
+from service.http.responses import Header, Response, problem_response
 from service.http.routes import operations, pages, reservations, stock
-from service.http.worker_state import Services
+from service.http.worker_state import WorkerState
 from service.settings import Settings
-
-log = structlog.get_logger()
-
 
 NOWHERE = "/-"
 """A path that no route has."""
@@ -58,7 +45,7 @@ class Application(Litestar):
         if scope["type"] == "http":
             refusal = _refuse_head(scope["headers"])
             if refusal is not None:
-                await problem_answer(refusal, _path(scope))(scope, receive, send)
+                await problem_response(refusal, path_of(scope))(scope, receive, send)
                 return
             path = scope["raw_path"].decode("utf-8", "replace")
             is_odd = "//" in path or (path.endswith("/") and path != "/")
@@ -82,7 +69,7 @@ def _refuse_head(headers: list[Header]) -> InvalidRequest | None:
 
 
 def _without_body(send: Any) -> Any:
-    """Send the head of an answer as it is, and nothing behind it."""
+    """Send the head of a response as it is, and no body."""
 
     async def send_head(message: Any) -> None:
         if message["type"] == "http.response.body":
@@ -100,22 +87,22 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        services = build_services(settings)
-        app.state.services = services
+        worker = build_worker(settings)
+        app.state.worker = worker
         sweeper = (
-            asyncio.create_task(sweep_forever(services.database, services.coalescer))
+            asyncio.create_task(sweep_forever(worker.database, worker.coalescer))
             if sweeps
             else None
         )
         try:
             yield
         finally:
-            services.draining = True
+            worker.draining = True
             if sweeper is not None:
                 sweeper.cancel()
-            await services.coalescer.drain()
-            await services.coalescer.ledger.strategy.close()
-            await services.database.close()
+            await worker.coalescer.drain()
+            await worker.coalescer.ledger.strategy.close()
+            await worker.database.close()
 
     return Application(
         route_handlers=[*reservations.ROUTES, *stock.ROUTES, *operations.ROUTES, *pages.ROUTES],
@@ -123,10 +110,9 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
         exception_handlers=cast(
             "Any",
             {
-                ServiceError: _refuse,
-                db.DatabaseError: _refuse_database,
-                HTTPException: _refuse_http,
-                Exception: _fail,
+                MethodNotAllowedException: _refuse_method,
+                HTTPException: show_failure,
+                Exception: show_failure,
             },
         ),
         openapi_config=None,
@@ -134,7 +120,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
     )
 
 
-def build_services(settings: Settings) -> Services:
+def build_worker(settings: Settings) -> WorkerState:
     """Build the parts of a worker; call it in the event loop that will use them."""
     if settings.database_url is None:
         raise ValueError("settings.database_url is not set")
@@ -152,10 +138,10 @@ def build_services(settings: Settings) -> Services:
         drain_seconds_max=settings.drain_seconds,
     )
     coalescer = Coalescer(ledger, limits)
-    return Services(
+    return WorkerState(
         settings=settings,
         database=database,
-        keys=Keys(database, rate_limit),
+        credentials=Credentials(database, rate_limit),
         rate_limit=rate_limit,
         coalescer=coalescer,
         audits=Audits(database),
@@ -174,41 +160,8 @@ def retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
-def _refuse(request: HttpRequest, error: ServiceError, *headers: Header) -> Answer:
-    note_refusal(request, error)
-    if pages.wants_page(request):
-        return pages.refuse(request, error, *headers)
-    return problem_answer(error, _path(request.scope), *headers)
-
-
-def _refuse_database(request: HttpRequest, error: db.DatabaseError) -> Any:
-    if isinstance(error, db.OutcomeUnknown):
-        return _refuse(request, OutcomeUnknown("The connection to the database died at COMMIT."))
-    if isinstance(error, db.Unavailable | db.Conflict):
-        return _refuse(request, Unavailable(str(error) or "The database did not answer."))
-    return _fail(request, error)
-
-
-def _refuse_http(request: HttpRequest, error: HTTPException) -> Any:
-    """Litestar's own refusals, in our words."""
-    if isinstance(error, MethodNotAllowedException):
-        methods = (error.headers or {}).get("allow", "").split(", ")
-        methods += ["HEAD"] if "GET" in methods else []
-        allow = (b"allow", ", ".join(sorted(methods)).encode())
-        if request.scope["method"] == NO_METHOD:
-            return Answer(204, [allow], b"")
-        return _refuse(request, MethodNotAllowed("The resource does not know this method."), allow)
-    if error.status_code == 404:
-        return _refuse(request, NotFound(nothing_at(_path(request.scope))))
-    if error.status_code < 500:
-        return _refuse(request, InvalidRequest.at("request", error.detail))
-    return _fail(request, error)
-
-
-def _fail(request: HttpRequest, error: Exception) -> Answer:
-    log.error("request_failed", path=_path(request.scope), exc_info=error)
-    return _refuse(request, InternalError("The service failed."))
-
-
-def _path(scope: Scope) -> str:
-    return scope["raw_path"].decode("utf-8", "replace")
+def _refuse_method(request: Request[Any, Any, Any], failure: MethodNotAllowedException) -> Response:
+    """The response to a method that an address does not have; OPTIONS asks for those it has."""
+    if request.scope["method"] == NO_METHOD:
+        return Response(204, [allowed_methods(failure)], b"")
+    return show_failure(request, failure)

@@ -3,14 +3,12 @@
 import gzip
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 from typing import Any
 
 from litestar import Litestar
-from litestar.handlers import HTTPRouteHandler
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -33,7 +31,9 @@ from service.domain.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
-from service.http.operation import Documentation, Parameter, Success
+from service.http.bodies import BodyKind
+from service.http.operation import Operation, Success, operations
+from service.http.parameters import Parameter
 from service.http.schemas import ProblemAnswer, encode
 from service.input.bodies import NAME_MAX, NO_DOTS, TEXT
 
@@ -90,12 +90,11 @@ def document(app: Litestar) -> dict[str, Any]:
     """Return the OpenAPI document of an application whose routes are documented."""
     paths: dict[str, dict[str, Any]] = {}
     models: set[type[BaseModel]] = {ProblemAnswer}
-    for path, method, handler in _operations(app):
-        promised: Documentation = handler.opt["documentation"]
-        models |= {answer.model for answer in promised.answers if answer.model is not None}
-        if promised.body is not None:
-            models.add(promised.body)
-        paths.setdefault(path, {})[method.lower()] = _operation(path, method, handler, promised)
+    for each in operations(app):
+        models |= {answer.resource.model for answer in each.answers if answer.resource is not None}
+        if each.body is not None and each.body.model is not None:
+            models.add(each.body.model)
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
     _, schemas = models_json_schema(
         [(model, _mode(model)) for model in sorted(models, key=lambda model: model.__name__)],
         ref_template=REF,
@@ -120,39 +119,25 @@ def _mode(model: type[BaseModel]) -> Any:
     return "serialization" if model.__name__.endswith("Answer") else "validation"
 
 
-def _operations(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
-    for route in app.routes:
-        for handler in getattr(route, "route_handlers", ()):
-            if isinstance(handler, HTTPRouteHandler) and "documentation" in handler.opt:
-                path = route.path_format.replace(":str", "")
-                for method in handler.http_methods:
-                    yield path, str(method), handler
-
-
-def _operation(
-    path: str, method: str, handler: HTTPRouteHandler, promised: Documentation
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": _operation_id(path, handler.fn.__name__),
+def _operation(declared: Operation) -> dict[str, Any]:
+    path = declared.path
+    described: dict[str, Any] = {
+        "operationId": declared.id,
         "tags": [path.split("/")[2] if path.startswith("/v1/") else "operations"],
-        "summary": promised.summary,
-        "description": _description(handler, promised),
+        "summary": declared.summary,
+        "description": _description(declared),
         "parameters": [_path_parameter(name) for name in _names_in(path)]
-        + [_parameter(parameter) for parameter in promised.parameters],
-        "responses": _responses(method, promised),
+        + [_parameter(parameter) for parameter in declared.parameters],
+        "responses": _responses(declared),
     }
     for status in ("200", "201"):
-        if LINKS.get((method, path)) and status in operation["responses"]:
-            operation["responses"][status]["links"] = LINKS[method, path]
-    if promised.scope is not None:
-        operation["security"] = [{"key": []}]
-    if promised.body is not None or promised.body_example is not None:
-        operation["requestBody"] = _request_body(promised)
-    return operation
-
-
-def _operation_id(path: str, name: str) -> str:
-    return f"{name}_of_stock" if path.split("/")[2:3] == ["stock"] else name
+        if LINKS.get((declared.method, path)) and status in described["responses"]:
+            described["responses"][status]["links"] = LINKS[declared.method, path]
+    if declared.scope is not None:
+        described["security"] = [{"key": []}]
+    if declared.body is not None:
+        described["requestBody"] = _request_body(declared.body)
+    return described
 
 
 def _links(parameters: dict[str, str], *names: str) -> dict[str, Any]:
@@ -162,11 +147,10 @@ def _links(parameters: dict[str, str], *names: str) -> dict[str, Any]:
 
 
 OF_A_RESERVATION = (
-    "read_reservation", "confirm", "cancel", "extend", "refund", "list_refunds", "list_movements",
+    "get_reservation", "confirm_reservation", "cancel_reservation", "extend_reservation",
+    "refund_reservation", "list_refunds", "list_reservation_movements",
 )  # fmt: skip
-OF_A_STOCK_ROW = tuple(
-    f"{name}_of_stock" for name in ("read_stock", "adjust_stock", "delete_stock", "list_movements")
-)
+OF_A_STOCK_ROW = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
 LINKS: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/reservations"): _links({"id": "id"}, *OF_A_RESERVATION),
     **{
@@ -174,7 +158,7 @@ LINKS: dict[tuple[str, str], dict[str, Any]] = {
         for step in ("confirm", "cancel", "extend")
     },
     ("POST", "/v1/reservations/{id}/refunds"): _links(
-        {"id": "reservation_id", "refund_id": "id"}, "read_refund"
+        {"id": "reservation_id", "refund_id": "id"}, "get_refund"
     ),
     ("PUT", "/v1/stock/{sku}/{location}"): _links(
         {"sku": "sku", "location": "location"}, *OF_A_STOCK_ROW
@@ -183,10 +167,10 @@ LINKS: dict[tuple[str, str], dict[str, Any]] = {
 """What can be done with what an operation has made, by its answer."""
 
 
-def _description(handler: HTTPRouteHandler, promised: Documentation) -> str:
-    text = handler.fn.__doc__ or ""
-    if promised.scope is not None:
-        text += f"\n\nNeeds a key with the scope `{promised.scope}`."
+def _description(declared: Operation) -> str:
+    text = declared.description
+    if declared.scope is not None:
+        text += f"\n\nNeeds a key with the scope `{declared.scope}`."
     return text
 
 
@@ -206,7 +190,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     described = {
         "name": parameter.name,
-        "in": parameter.place,
+        "in": parameter.found_in,
         "required": parameter.required,
         "description": parameter.description,
         "schema": parameter.schema,
@@ -216,20 +200,20 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return described
 
 
-def _request_body(promised: Documentation) -> dict[str, Any]:
+def _request_body(body: BodyKind[Any]) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
-    if promised.body is not None:
-        schema = {"$ref": REF.format(model=promised.body.__name__)}
+    if body.model is not None:
+        schema = {"$ref": REF.format(model=body.model.__name__)}
     content: dict[str, Any] = {"schema": schema}
-    if promised.body_example is not None:
-        content["example"] = promised.body_example
-    return {"required": promised.body_required, "content": {promised.body_media_type: content}}
+    if body.example is not None:
+        content["example"] = body.example
+    return {"required": body.is_required, "content": {body.media_type: content}}
 
 
-def _responses(method: str, promised: Documentation) -> dict[str, Any]:
-    responses = {str(answer.status): _success(answer) for answer in promised.answers}
+def _responses(declared: Operation) -> dict[str, Any]:
+    responses = {str(answer.status): _success(answer) for answer in declared.answers}
     by_status: dict[int, list[type[ServiceError]]] = {}
-    for error in _errors(method, promised):
+    for error in _errors(declared):
         by_status.setdefault(error.status, []).append(error)
     for status, errors in sorted(by_status.items()):
         responses[str(status)] = _failure(errors)
@@ -240,15 +224,15 @@ TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarg
 """What any request may be answered before it is looked at."""
 
 
-def _errors(method: str, promised: Documentation) -> list[type[ServiceError]]:
+def _errors(declared: Operation) -> list[type[ServiceError]]:
     """The operation's own errors and those that come with HTTP, a scope, a body or a change."""
-    errors = [*promised.errors, InvalidRequest, *TRANSPORT_ERRORS]
-    if promised.scope is not None:
+    errors = [*declared.errors, InvalidRequest, *TRANSPORT_ERRORS]
+    if declared.scope is not None:
         errors += [Unauthenticated, Forbidden, NotAcceptable, RateLimited]
         errors += [Unavailable, InternalError]
-        if method != "GET":
+        if declared.method != "GET":
             errors += [Contention, OutcomeUnknown]
-    if promised.body is not None or promised.body_example is not None:
+    if declared.body is not None:
         errors += [TooLarge, UnsupportedMediaType]
     return list(dict.fromkeys(errors))
 
@@ -260,8 +244,8 @@ def _success(answer: Success) -> dict[str, Any]:
     if answer.status in (204, 304):
         return response
     schema: dict[str, Any] = {}
-    if answer.model is not None:
-        schema = {"$ref": REF.format(model=answer.model.__name__)}
+    if answer.resource is not None:
+        schema = {"$ref": REF.format(model=answer.resource.model.__name__)}
     if answer.is_list:
         schema = {
             "type": "object",
@@ -331,8 +315,8 @@ pre { background: #f4f6f9; padding: .75rem; overflow-x: auto }
 def page(described: dict[str, Any]) -> str:
     """Return the document as a page that needs no script and nothing from elsewhere."""
     sections: dict[str, list[str]] = {tag: [] for tag in TAGS}
-    for path, operations in described["paths"].items():
-        for method, operation in operations.items():
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
             sections.setdefault(operation["tags"][0], []).append(
                 _operation_html(path, method, operation)
             )

@@ -1,52 +1,261 @@
-"""What a route promises, in the form the OpenAPI document is made from."""
+"""An operation says once what it is: its declaration reads, answers and documents its requests.
 
+`operation` is the only way to declare one. What it declares authenticates the caller, reads the
+parameters and the body, turns the handler's result into a response, and is what the OpenAPI
+document is made from.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
-from pydantic import BaseModel
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Receive, Send
+from litestar.types import Scope as AsgiScope
 
+from db.vocabulary import Scope
+from service.domain.commands import Done, Outcome
 from service.domain.errors import ServiceError
+from service.http import failures
+from service.http.bodies import BodyKind
+from service.http.call import Call
+from service.http.cursors import Page
+from service.http.parameters import Parameter, QueryParameter, read_query
+from service.http.resources import Resource
+from service.http.responses import (
+    REPLAYED,
+    Header,
+    Response,
+    etag,
+    json_response,
+    problem_response,
+    status_of,
+)
+from service.input.headers import check_acceptable, matches
+
+B = TypeVar("B")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A query parameter or header: its JSON schema and what it does."""
+class Found(NamedTuple):
+    """The result of a handler that has read one resource."""
 
-    name: str
-    schema: dict[str, Any]
-    description: str
-    place: str = "query"
-    required: bool = False
-    example: Any = None
+    row: Any
+
+
+Result: TypeAlias = Outcome[Any] | Found | Page | Response
+"""A handler's result. All but a `Response` are written as the operation declares its answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A good answer: its status, when it is given, its model (None: no body) and headers."""
+    """A good answer: its status, its meaning, the resource in its body, and its headers."""
 
     status: int
     description: str
-    model: type[BaseModel] | None = None
+    resource: Resource | None = None
     headers: tuple[str, ...] = ()
     is_list: bool = False
     media_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Documentation:
-    """Everything about an operation that its path and method do not say."""
+class Operation:
+    """One thing that the API does, as it was declared."""
 
+    method: str
+    path: str
+    """With its parameters in braces, as OpenAPI has it."""
+    id: str
     summary: str
+    description: str
     answers: tuple[Success, ...]
-    scope: str | None = None
-    body: type[BaseModel] | None = None
-    body_required: bool = True
-    body_media_type: str = "application/json"
-    body_example: Any = None
+    scope: Scope | None = None
+    """The scope that a key needs; None for an operation that is open to everybody."""
+    body: BodyKind[Any] | None = None
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[type[ServiceError], ...] = ()
+    """The errors that are the operation's own."""
+    waits_for_space: bool = False
+    """The request waits for space in the queue before its body is read."""
+
+    @property
+    def query(self) -> tuple[QueryParameter, ...]:
+        """The parameters of the query string."""
+        return tuple(each for each in self.parameters if isinstance(each, QueryParameter))
+
+    def answer(self, status: int) -> Success:
+        """Return the good answer of a status."""
+        return next(each for each in self.answers if each.status == status)
 
 
-def documented(summary: str, *answers: Success, **details: Any) -> dict[str, Any]:
-    """Return a route handler's `opt` that carries its documentation."""
-    return {"documentation": Documentation(summary, answers, **details)}
+@overload
+def operation(
+    method: str,
+    path: str,
+    summary: str,
+    *answers: Success,
+    scope: Scope | None = ...,
+    body: None = ...,
+    parameters: tuple[Parameter, ...] = ...,
+    errors: tuple[type[ServiceError], ...] = ...,
+    waits_for_space: bool = ...,
+) -> Callable[[Callable[[Call[None]], Awaitable[Result]]], HTTPRouteHandler]: ...
+
+
+@overload
+def operation(
+    method: str,
+    path: str,
+    summary: str,
+    *answers: Success,
+    scope: Scope | None = ...,
+    body: BodyKind[B],
+    parameters: tuple[Parameter, ...] = ...,
+    errors: tuple[type[ServiceError], ...] = ...,
+    waits_for_space: bool = ...,
+) -> Callable[[Callable[[Call[B]], Awaitable[Result]]], HTTPRouteHandler]: ...
+
+
+def operation(
+    method: str, path: str, summary: str, *answers: Success, **declared: Any
+) -> Callable[[Callable[[Call[Any]], Awaitable[Result]]], HTTPRouteHandler]:
+    """Return a decorator that makes a route of a handler: the operation of the handler's name.
+
+    The handler's docstring is the operation's description.
+    """
+
+    def declare(handler: Callable[[Call[Any]], Awaitable[Result]]) -> HTTPRouteHandler:
+        name, description = handler.__name__, handler.__doc__ or ""
+        declaration = Operation(method, path, name, summary, description, answers, **declared)
+        served = route(method, path, _answering(declaration, handler), failures.show_problem)
+        served.opt["operation"] = declaration
+        return served
+
+    return declare
+
+
+def operations(app: Litestar) -> Iterator[Operation]:
+    """Yield the operations that an application serves."""
+    for each in app.routes:
+        for handler in getattr(each, "route_handlers", ()):
+            if "operation" in handler.opt:
+                yield cast("Operation", handler.opt["operation"])
+
+
+def route(
+    method: str,
+    path: str | list[str],
+    answer: Callable[[Call[Any]], Awaitable[Response]],
+    refuse: Callable[[Call[Any], ServiceError], Response],
+) -> HTTPRouteHandler:
+    """Return a route whose requests `answer` answers, or `refuse` if that raises an error.
+
+    To Litestar it is a handler without parameters that returns an ASGI application: it validates
+    nothing and serializes nothing, which is done here, and is spared the time for both
+    (docs/decisions.md, 6).
+    """
+
+    async def respond(scope: AsgiScope, receive: Receive, send: Send) -> None:
+        call: Call[Any] = Call(scope, receive)
+        try:
+            response = await answer(call)
+        except ServiceError as error:
+            response = refuse(call, error)
+        await response(scope, receive, send)
+
+    async def handler() -> ASGIApp:
+        return respond
+
+    handler.__module__, handler.__qualname__ = answer.__module__, answer.__qualname__
+    handler.__name__, handler.__doc__ = answer.__name__, answer.__doc__
+    paths = [path] if isinstance(path, str) else path
+    typed = [each.replace("}", ":str}") for each in paths]
+    # Litestar checks the status against the handler's type; the response has its own.
+    return HTTPRouteHandler(typed, http_method=cast("Any", method), status_code=200)(handler)
+
+
+def _answering(
+    declared: Operation, handler: Callable[[Call[Any]], Awaitable[Result]]
+) -> Callable[[Call[Any]], Awaitable[Response]]:
+    """Return the way of a request: authenticate, read, handle, write."""
+    scope, query, body = declared.scope, declared.query, declared.body
+    waits_for_space = declared.waits_for_space
+
+    async def answer(call: Call[Any]) -> Response:
+        if scope is not None:
+            await _authenticate(call, scope)
+        if query:
+            call.query = read_query(call.scope["query_string"], query)
+        if waits_for_space:
+            call.waited_seconds = await call.worker.coalescer.wait_for_space()
+        if body is not None:
+            call.body = await body.read(call)
+        return _response(declared, call, await handler(call))
+
+    answer.__module__, answer.__qualname__ = handler.__module__, handler.__qualname__
+    answer.__name__, answer.__doc__ = handler.__name__, handler.__doc__
+    return answer
+
+
+async def _authenticate(call: Call[Any], scope: Scope) -> None:
+    """Find the caller, then check that JSON is acceptable.
+
+    The key is checked before everything else: without one, the rest is not worth a look.
+    """
+    authorization, is_choosy = None, False
+    for name, value in call.scope["headers"]:
+        if name == b"authorization":
+            authorization = value
+        elif name == b"accept" and value != b"*/*":
+            is_choosy = True
+    call.caller = await call.worker.credentials.require(authorization, scope)
+    if is_choosy:
+        check_acceptable(call.header_list(b"accept") or b"")
+
+
+def _response(declared: Operation, call: Call[Any], result: Result) -> Response:
+    if isinstance(result, Done):
+        return _done(declared.answer(status_of(result)), result)
+    if isinstance(result, ServiceError):
+        return problem_response(result, call.path)
+    if isinstance(result, Found):
+        return _found(declared.answer(200), call, result.row)
+    if isinstance(result, Page):
+        return _page(declared.answer(200), result)
+    return result
+
+
+def _done(success: Success, done: Done[Any]) -> Response:
+    """The resource that a command has made or changed, if there is one."""
+    resource, row = success.resource, done.value
+    if resource is None:
+        return Response(success.status, [], b"")
+    headers: list[Header] = []
+    if "ETag" in success.headers and resource.version_of is not None:
+        headers.append(etag(resource.version_of(row)))
+    if "Location" in success.headers and resource.path_of is not None:
+        headers.append((b"location", resource.path_of(row).encode()))
+    if done.replayed:
+        headers.append(REPLAYED)
+    return json_response(success.status, resource.write(row), *headers)
+
+
+def _found(success: Success, call: Call[Any], row: Any) -> Response:
+    """The resource that was read, or 304 when the client has its version already."""
+    resource = success.resource
+    assert resource is not None  # noqa: S101 - declared with the operation
+    if resource.version_of is None:
+        return json_response(success.status, resource.write(row))
+    tag = etag(resource.version_of(row))
+    if_none_match = call.header_list(b"if-none-match")
+    if if_none_match is not None and matches(if_none_match, tag[1]):
+        return Response(304, [tag], b"")
+    return json_response(success.status, resource.write(row), tag)
+
+
+def _page(success: Success, page: Page) -> Response:
+    resource = success.resource
+    assert resource is not None  # noqa: S101 - declared with the operation
+    items = [resource.write(row) for row in page.rows]
+    return json_response(success.status, {"items": items, "next_cursor": page.next_cursor})

@@ -12,6 +12,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from db import rows
+from db.queries.audit import Audit
 from db.vocabulary import MovementKind, State
 from service.domain.errors import ERRORS_MAX
 
@@ -214,7 +215,16 @@ def reservation_answer(row: rows.Reservation) -> dict[str, Any]:
         "seq": row.seq,
         "state": row.state,
         "version": row.version,
-        "lines": [line._asdict() for line in row.lines],
+        "lines": [
+            {
+                "sku": line.sku,
+                "location": line.location,
+                "quantity": line.quantity,
+                "confirmed": line.confirmed,
+                "refunded": line.refunded,
+            }
+            for line in row.lines
+        ],
         "hold_seconds": row.hold_seconds,
         "expires_at": row.expires_at,
         "created_at": row.created_at,
@@ -254,6 +264,46 @@ def stock_answer(row: rows.Stock) -> dict[str, Any]:
         "low_stock_at": row.low_stock_at,
         "version": row.version,
         "updated_at": row.updated_at,
+    }
+
+
+def adjustment_answer(row: rows.Adjustment) -> dict[str, Any]:
+    """Return an adjustment as clients see it."""
+    return {
+        "id": row.id,
+        "source": row.source,
+        "seq": row.seq,
+        "sku": row.sku,
+        "location": row.location,
+        "delta": row.delta,
+        "reason": row.reason,
+        "version": row.version,
+        "created_at": row.created_at,
+    }
+
+
+def movement_answer(row: Any) -> dict[str, Any]:
+    """Return a movement as clients see it."""
+    return {
+        "sku": row.sku,
+        "location": row.location,
+        "version": row.version,
+        "kind": row.kind,
+        "available_delta": row.available_delta,
+        "held_delta": row.held_delta,
+        "reservation_id": row.reservation_id,
+        "reservation_version": row.reservation_version,
+        "reason": row.reason,
+        "created_at": row.created_at,
+    }
+
+
+def audit_answer(found: Audit) -> dict[str, Any]:
+    """Return an audit's result as clients see it."""
+    return {
+        "balanced": not found.drift,
+        "checked": {"stock": found.stock, "reservations": found.reservations},
+        "drift": found.drift,
     }
 
 

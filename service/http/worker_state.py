@@ -1,4 +1,4 @@
-"""What a worker is built from, made once at the edge and handed to the routes."""
+"""The parts of a worker, built once at its start and handed to every route."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from db.session.database import Database
 from service.engine.audits import Audits
 from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
-from service.http.credentials import Keys
+from service.http.authentication import Credentials
 from service.http.limits.body_room import BodyRoom
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.refusals import Refusals
@@ -14,12 +14,12 @@ from service.settings import Settings
 
 
 @dataclass(slots=True)
-class Services:
+class WorkerState:
     """The parts of a running worker."""
 
     settings: Settings
     database: Database
-    keys: Keys
+    credentials: Credentials
     rate_limit: RateLimit
     coalescer: Coalescer
     audits: Audits
@@ -27,3 +27,4 @@ class Services:
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)
     draining: bool = False
+    """The worker is about to end: it is not ready for further requests."""

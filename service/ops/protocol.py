@@ -22,7 +22,7 @@ from service.domain.errors import (
     ServiceError,
     UriTooLong,
 )
-from service.http.answers import NOSNIFF, problem_answer
+from service.http.responses import NOSNIFF, problem_response
 from service.ops.open_connections import OpenConnections
 from service.ops.transport import CorkedTransport
 
@@ -255,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _write(self, error: ServiceError, path: str) -> None:
         """Write an error as the last answer of the connection."""
-        answer = problem_answer(error, path)
+        answer = problem_response(error, path)
         headers = [
             *self.server_state.default_headers,
             *answer.headers,

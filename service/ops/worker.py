@@ -73,18 +73,18 @@ class _WorkerServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, answer all requests within the grace time, then end."""
         self.connections.drain()
-        services = self.app.state.get("services")
-        if services is not None:
-            services.imports.is_ending = True
-            grace = services.settings.drain_seconds
-            asyncio.get_running_loop().call_later(grace, services.coalescer.give_up)
+        worker = self.app.state.get("worker")
+        if worker is not None:
+            worker.imports.is_ending = True
+            grace = worker.settings.drain_seconds
+            asyncio.get_running_loop().call_later(grace, worker.coalescer.give_up)
         await super().shutdown(sockets)
 
     def go_unready(self, _signal: int, _frame: FrameType | None) -> None:
         """Let /health/ready answer 503 from now on and continue to serve."""
-        services = self.app.state.get("services")
-        if services is not None:
-            services.draining = True
+        worker = self.app.state.get("worker")
+        if worker is not None:
+            worker.draining = True
 
 
 def end_with_supervisor(supervisor: int) -> None:

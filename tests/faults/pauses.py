@@ -18,7 +18,7 @@ from db.strategies.guard import Guard
 from service.cli import main
 from service.engine.coalescer import Coalescer
 from service.engine.ledger import Ledger
-from service.http.answers import Answer
+from service.http.responses import Response
 from service.ops import supervisor
 
 POINTS = (
@@ -103,6 +103,6 @@ if __name__ == "__main__":
     wrap(Guard, "apply", before="planned", after="written")
     pause_while(Transaction, "commit", "commit sent")
     wrap(Ledger, "execute", after="committed")
-    wrap(Answer, "__call__", before="answer written")
+    wrap(Response, "__call__", before="answer written")
     wrap(lists, "overdue_holds", after="overdue holds found")
     main()

@@ -171,7 +171,7 @@ async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database
         reads = [asyncio.create_task(service.database.read(read)) for _ in range(20)]
         while len(inside) < 2:
             await asyncio.sleep(0)
-        coalescer = service.app.state.services.coalescer
+        coalescer = service.app.state.worker.coalescer
         held = [await service.database.pool.take()]  # a lane's; so one is left
         assert (await service.reserve("1", ("A", 1))).status_code == 201
         assert await sweep(service.database, coalescer) == 0

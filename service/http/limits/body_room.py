@@ -1,8 +1,9 @@
-"""How much of a worker large bodies may take: memory in all and for a key, and time.
+"""The room for large bodies in a worker: memory for all keys, memory for one key, and time.
 
-A client that sends many large bodies but for their last byte would otherwise have them all kept. A
-body waits unread until there is room, so that its client waits in TCP. And a key whose body took
-long to look into has no room for some time: who sends one such body after the other waits alone.
+Without a limit a client could send many large bodies except for their last byte and have all of
+them kept in memory. So a large body stays unread until there is room for it, and its client waits
+in TCP. A key whose body took long to process gets no room for some time afterwards. A client that
+sends one such body after another therefore delays only itself.
 """
 
 import asyncio
@@ -13,24 +14,24 @@ from contextlib import asynccontextmanager
 from service.domain.errors import Overloaded
 
 SMALL = 64 * 1024
-"""Bytes of a body that needs no room: as much is read before anybody asks for it."""
+"""Bytes of a body that needs no room: the server reads as much before a handler asks for it."""
 BYTES_MAX = 32 * 1024 * 1024
 BYTES_OF_A_KEY_MAX = 8 * 1024 * 1024
-"""Two of the largest bodies: more of one key at once gain it nothing."""
+"""Two of the largest bodies: a key gains nothing from sending more of them at once."""
 WAIT_SECONDS_MAX = 5.0
-RESTS = 10
-"""How many times as long as a body was looked into its key has no room for another.
+REST_FACTOR = 10
+"""A key rests this many times as long as its body took to process.
 
-Good bodies are not held up by this: to carry one out takes longer still.
+The rest delays no good body: to carry out its commands takes longer still.
 """
 REST_SECONDS_MAX = 1.0
 
 
-class Place:
-    """A body's place in the room."""
+class Share:
+    """The part of the room that one body holds."""
 
-    looked_into_at: float | None = None
-    """When its bytes were all there (monotonic seconds)."""
+    arrived_at: float | None = None
+    """When the last byte of the body arrived (monotonic seconds)."""
 
 
 class BodyRoom:
@@ -42,24 +43,24 @@ class BodyRoom:
         self._has_changed = asyncio.Event()
 
     @asynccontextmanager
-    async def hold(self, key: bytes, size: int) -> AsyncIterator[Place]:
+    async def hold(self, key: bytes, size: int) -> AsyncIterator[Share]:
         """Hold room for a body of a key. Raises `Overloaded` when there is none in time."""
         try:
             async with asyncio.timeout(WAIT_SECONDS_MAX):
                 while not self._has_room(key, size):
                     await self._has_changed.wait()
         except TimeoutError:
-            raise Overloaded("Too many large bodies are under way.") from None
+            raise Overloaded("Too many large bodies are being processed.") from None
         self._taken[key] = self._taken.get(key, 0) + size
-        place = Place()
+        share = Share()
         try:
-            yield place
+            yield share
         finally:
             self._taken[key] -= size
             if not self._taken[key]:
                 del self._taken[key]
-            if place.looked_into_at is not None:
-                self._rest(key, RESTS * (time.monotonic() - place.looked_into_at))
+            if share.arrived_at is not None:
+                self._rest(key, REST_FACTOR * (time.monotonic() - share.arrived_at))
             self._wake()
 
     def _has_room(self, key: bytes, size: int) -> bool:
@@ -77,7 +78,7 @@ class BodyRoom:
         loop.call_at(until, self._end_rest, key, until)
 
     def _end_rest(self, key: bytes, until: float) -> None:
-        if self._resting.get(key) == until:  # otherwise there was another body meanwhile
+        if self._resting.get(key) == until:  # a later body may have made the rest longer
             del self._resting[key]
             self._wake()
 

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from db.rows import Reservation
 from service.domain.commands import RefundUnits, Reserve, merge_lines, reservation_id
 from service.domain.errors import InvalidRequest, ServiceError, sentence
+from service.http.bodies import read_bytes
+from service.http.call import Call
 from service.http.page.sessions import Session
-from service.http.requests import HttpRequest, read_bytes
 from service.input.bodies import Body, LineBody, RefundBody, ReserveBody
 from service.input.parsing import refusal
 
@@ -32,9 +33,9 @@ Form = Mapping[str, str]
 B = TypeVar("B", bound=Body)
 
 
-async def read_form(request: HttpRequest) -> Form:
+async def read_form(call: Call[Any]) -> Form:
     """Return the form that was sent. Raises `InvalidRequest` and what `read_bytes` raises."""
-    raw = await read_bytes(request, "application/x-www-form-urlencoded", FORM_MAX)
+    raw = await read_bytes(call, "application/x-www-form-urlencoded", FORM_MAX)
     try:
         fields = parse_qsl(raw.decode("ascii"), errors="strict", max_num_fields=FIELDS_MAX)
     except ValueError:

@@ -1,5 +1,6 @@
 """What pages show, as far as the key of the session may look."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -8,37 +9,39 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db.queries import lists
 from db.rows import Refund, Reservation
 from service.domain.errors import InvalidRequest, NotFound
+from service.http.call import Call, identifier
+from service.http.cursors import STOCK_BY_CREATION, page_of, read_cursor
 from service.http.page.forms import Form
 from service.http.page.sessions import SEQ_PREFIX, Session
-from service.http.query import Moment, Query, Text, cursor_after
-from service.http.requests import HttpRequest, identifier, services_of
+from service.http.parameters import text_at
+from service.http.query import Query
 from service.input.names import name_at
 
 ROWS_MAX = 50
 
 
-async def stock_of(request: HttpRequest, session: Session, query: Query) -> dict[str, Any]:
+async def stock_of(call: Call[Any], session: Session, query: Query) -> dict[str, Any]:
     """Return the stock that the query searches for, a page of it, if the key may look."""
-    search = {"sku_prefix": query.text("sku_prefix") or "", "low": query.text("low") == "true"}
-    after = query.cursor(tuple[Moment, Text, Text])
+    prefix = query.take("sku_prefix", text_at)
+    search = {"sku_prefix": prefix or "", "low": query.take("low", text_at) == "true"}
+    after = query.take("cursor", partial(read_cursor, STOCK_BY_CREATION))
     if not session.allows("read"):
         return {"rows": None, "search": search, "next_cursor": None}
-    found = await services_of(request).database.read(
+    found = await call.read(
         lambda connection: lists.stock(
             connection,
             limit=ROWS_MAX + 1,
             after=after,
-            sku_prefix=str(search["sku_prefix"]) or None,
+            sku_prefix=prefix or None,
             low=True if search["low"] else None,
         )
     )
-    rows = [row for _, row in found[:ROWS_MAX]]
-    is_more = len(found) > ROWS_MAX
-    last = (found[ROWS_MAX - 1][0], *rows[-1].key) if is_more else None
-    return {"rows": rows, "search": search, "next_cursor": last and cursor_after(last)}
+    page = page_of(found, ROWS_MAX, STOCK_BY_CREATION)
+    rows = [row for _, row in page.rows]
+    return {"rows": rows, "search": search, "next_cursor": page.next_cursor}
 
 
-async def named_reservation(request: HttpRequest, session: Session, form: Form) -> Reservation:
+async def named_reservation(call: Call[Any], session: Session, form: Form) -> Reservation:
     """Return the reservation that a form names by its id or its seq, if the caller may move it.
 
     Raises `InvalidRequest` and `NotFound`.
@@ -55,7 +58,7 @@ async def named_reservation(request: HttpRequest, session: Session, form: Form) 
             return [row]
         return (await lists.reservations(connection, limit=2, source=source, seq=name))[0]
 
-    found = await services_of(request).database.read(work)
+    found = await call.read(work)
     if len(found) > 1:
         raise InvalidRequest.at(
             "reservation", "must be named by its id: several sources have this seq"
@@ -65,10 +68,10 @@ async def named_reservation(request: HttpRequest, session: Session, form: Form) 
     return found[0]
 
 
-async def reservation_of(request: HttpRequest, session: Session) -> Reservation:
+async def reservation_of(call: Call[Any], session: Session) -> Reservation:
     """Return the reservation of the path. Raises `NotFound`, also for another source's."""
-    id_ = identifier(request.scope["path_params"]["id"])
-    row = await services_of(request).database.read(
+    id_ = call.reservation_id
+    row = await call.read(
         lambda connection: lists.reservation(connection, id_, session.caller.only_source)
     )
     if row is None:
@@ -85,7 +88,7 @@ def check_may_look(session: Session, row: Reservation | Refund) -> None:
 
 def _is_id(name: str) -> bool:
     try:
-        identifier(name)
+        identifier(name, "reservation")
     except NotFound:
         return False
     return True

@@ -7,7 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from service.http.answers import Answer, Header
+from service.domain.errors import ServiceError, Unauthenticated
+from service.http.responses import Header, Response
 
 HTML = (b"content-type", b"text/html; charset=utf-8")
 POLICY = (
@@ -34,13 +35,28 @@ ASSETS = {
 """Each asset's media type and bytes."""
 
 
-def page(template: str, status: int, *headers: Header, **values: Any) -> Answer:
+def page(template: str, status: int, *headers: Header, **values: Any) -> Response:
     """Return a page."""
     html = _environment.get_template(template).render(values)
-    return Answer(status, [*HEADERS, *headers], html.encode(), is_secret=True)
+    return Response(status, [*HEADERS, *headers], html.encode(), is_secret=True)
 
 
-def asset(name: str) -> Answer | None:
+def error_page(error: ServiceError, *headers: Header, may_sign_in: bool) -> Response:
+    """Return an error as a page; a visitor without a session is asked to sign in.
+
+    With `may_sign_in` the browser is sent on to do so; a form that was sent is not lost silently.
+    """
+    if isinstance(error, Unauthenticated):
+        if may_sign_in:
+            return see_other("/sign-in")
+        challenge = (b"www-authenticate", b"Bearer")
+        return page("sign_in.html", error.status, challenge, error=error)
+    wait = error.retry_after_seconds
+    more = [*headers] if wait is None else [*headers, (b"retry-after", b"%d" % wait)]
+    return page("error.html", error.status, *more, error=error)
+
+
+def asset(name: str) -> Response | None:
     """Return a file that the pages use; its address changes with its content."""
     if name not in ASSETS:
         return None
@@ -49,13 +65,13 @@ def asset(name: str) -> Answer | None:
         (b"content-type", media_type),
         (b"cache-control", b"public, max-age=31536000, immutable"),
     ]
-    return Answer(200, headers, content)
+    return Response(200, headers, content)
 
 
-def see_other(path: str, *headers: Header) -> Answer:
+def see_other(path: str, *headers: Header) -> Response:
     """Send the browser on to a page, so that a reload repeats no form."""
     location = (b"location", path.encode())
-    return Answer(303, [location, (b"cache-control", b"no-store"), *headers], b"")
+    return Response(303, [location, (b"cache-control", b"no-store"), *headers], b"")
 
 
 def _asset_path(name: str) -> str:

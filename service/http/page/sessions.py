@@ -11,15 +11,15 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from db.queries import credentials as keys
-from db.queries import page_sessions
+from db.queries import credentials, page_sessions
 from db.session.database import Transaction
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
-from service.http import credentials as auth
-from service.http.answers import Header
-from service.http.requests import HttpRequest, header, services_of
+from service.http import authentication
+from service.http.call import Call
+from service.http.responses import Header
 from service.input.headers import cookie
 
 SESSION_LIFETIME = timedelta(hours=10)  # a working day: sign in once each morning
@@ -81,51 +81,52 @@ class FormToken:
     is_expired: bool
 
 
-async def session_of(request: HttpRequest) -> Session:
+async def session_of(call: Call[Any]) -> Session:
     """Return the request's session. Raises `Unauthenticated`: none, over, or its key revoked.
 
     It is looked up each time, so that a revoked key is out at once, and counts as a request of that
     key: raises `RateLimited`.
     """
-    sent = header(request, b"cookie") or b""
-    found = cookie(sent, _cookie_name(request).encode())
+    sent = call.header(b"cookie") or b""
+    found = cookie(sent, _cookie_name(call).encode())
     if found is None:
         raise Unauthenticated("You are not signed in.")
     secret = found.decode()
-    row = await services_of(request).database.read(
+    row = await call.worker.database.read(
         lambda connection: page_sessions.find_session(connection, _digest(secret)),
         is_urgent=True,
     )
     if row is None:
         raise Unauthenticated("Your session is over. Sign in again.")
-    services_of(request).rate_limit.count(row.id)
+    call.worker.rate_limit.count(row.id)
     caller = Caller(row.source, every_source="admin" in row.scopes)
     return Session(secret, caller, frozenset(row.scopes))
 
 
-async def sign_in(request: HttpRequest, key: str) -> Header:
+async def sign_in(call: Call[Any], key: str) -> Header:
     """Begin a session and return the header that sets its cookie.
 
     Raises `Unauthenticated`, and `RateLimited`: it counts as a request of that key.
     """
-    services, secret = services_of(request), secrets.token_urlsafe(32)
-    credential = await services.database.read(
-        lambda connection: keys.find(connection, auth.digest(key.encode())), is_urgent=True
+    worker, secret = call.worker, secrets.token_urlsafe(32)
+    credential = await worker.database.read(
+        lambda connection: credentials.find(connection, authentication.digest(key.encode())),
+        is_urgent=True,
     )
     if credential is None:
         raise Unauthenticated("This key does not exist or was revoked.")
-    services.rate_limit.count(credential.id)
+    worker.rate_limit.count(credential.id)
 
     async def work(transaction: Transaction) -> None:
         await page_sessions.create_session(
             transaction.connection, _digest(secret), credential.id, SESSION_LIFETIME
         )
 
-    await services.database.transact(work)
-    return _cookie(request, secret)
+    await worker.database.transact(work)
+    return _cookie(call, secret)
 
 
-async def sign_out(request: HttpRequest, session: Session, token: str) -> Header:
+async def sign_out(call: Call[Any], session: Session, token: str) -> Header:
     """End the session and return the header that forgets its cookie. Raises `Forbidden`."""
     if session.read_token("sign-out", token).is_expired:
         raise Forbidden(FORM_REFUSED)
@@ -133,22 +134,22 @@ async def sign_out(request: HttpRequest, session: Session, token: str) -> Header
     async def work(transaction: Transaction) -> None:
         await page_sessions.end_session(transaction.connection, _digest(session.secret))
 
-    await services_of(request).database.transact(work)
-    return _cookie(request, "", "; Max-Age=0")
+    await call.worker.database.transact(work)
+    return _cookie(call, "", "; Max-Age=0")
 
 
-def check_same_site(request: HttpRequest) -> None:
+def check_same_site(call: Call[Any]) -> None:
     """Raise `Forbidden` when a page of another site made the browser send this.
 
     Browsers say so in Sec-Fetch-Site; where they don't (plain HTTP), in Origin. Without either it
     is no browser, and has no cookies that somebody else could use.
     """
-    site = header(request, b"sec-fetch-site")
-    origin = header(request, b"origin")
+    site = call.header(b"sec-fetch-site")
+    origin = call.header(b"origin")
     if site is not None:
         is_ours = site in SAME_SITE
     else:
-        is_ours = origin is None or _is_own(origin, header(request, b"host"))
+        is_ours = origin is None or _is_own(origin, call.header(b"host"))
     if not is_ours:
         raise Forbidden("This form was sent from another site.")
 
@@ -159,21 +160,21 @@ def _is_own(origin: bytes, host: bytes | None) -> bool:
     return bool(authority) and authority.lower() == (host or b"").lower()
 
 
-def _cookie(request: HttpRequest, value: str, more: str = "") -> Header:
-    secure = "; Secure" if _is_secure(request) else ""
-    name = _cookie_name(request)
+def _cookie(call: Call[Any], value: str, more: str = "") -> Header:
+    secure = "; Secure" if _is_secure(call) else ""
+    name = _cookie_name(call)
     cookie = f"{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}"
     return b"set-cookie", cookie.encode()
 
 
-def _cookie_name(request: HttpRequest) -> str:
+def _cookie_name(call: Call[Any]) -> str:
     """The prefix has browsers refuse a cookie that another host or plain HTTP would set."""
-    return "__Host-holdfast" if _is_secure(request) else "holdfast"
+    return "__Host-holdfast" if _is_secure(call) else "holdfast"
 
 
-def _is_secure(request: HttpRequest) -> bool:
+def _is_secure(call: Call[Any]) -> bool:
     """True when the browser speaks TLS, to us or to the proxy in front of us."""
-    return request.scope["scheme"] == "https" or header(request, b"x-forwarded-proto") == b"https"
+    return call.scope["scheme"] == "https" or call.header(b"x-forwarded-proto") == b"https"
 
 
 def _digest(secret: str) -> bytes:

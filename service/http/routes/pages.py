@@ -4,30 +4,30 @@ A form is answered by sending the browser on to its result; a refused one by the
 what is wrong, under the status the API would have given.
 """
 
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, cast
 
-import structlog
-from litestar import Router, get, post
-from litestar.types import ASGIApp
+from litestar import Router
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 
 from db.queries import lists
-from db.session.database import DatabaseError
-from service.domain.commands import Command, Done, Outcome, R_co
+from service.domain.commands import Done, Outcome, R_co
 from service.domain.errors import (
     ExceedsRefundable,
     Forbidden,
     IdempotencyMismatch,
     IllegalTransition,
     InsufficientStock,
-    InternalError,
     InvalidRequest,
     NotFound,
     ServiceError,
     Unauthenticated,
-    Unavailable,
     UnknownSku,
 )
-from service.http.answers import REPLAYED, Answer, Header
+from service.http.call import Call
+from service.http.failures import show_failure_on_page, show_page
+from service.http.operation import route
 from service.http.page import rendering
 from service.http.page.forms import Form, complaints, read_form, refund_of, reserve_of
 from service.http.page.lookups import check_may_look, named_reservation, reservation_of, stock_of
@@ -39,150 +39,134 @@ from service.http.page.sessions import (
     sign_in,
     sign_out,
 )
+from service.http.parameters import text_at
 from service.http.query import Query
-from service.http.requests import (
-    HttpRequest,
-    identifier,
-    note_refusal,
-    prefers_html,
-    services_of,
-)
-from service.http.routes.endpoint import endpoint
-
-log = structlog.get_logger()
+from service.http.responses import REPLAYED, Response
 
 CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
 """What the form is shown again for: it was refused as it was typed."""
 
-API = (b"v1", b"health", b"metrics", b"schema", b"problems")
-"""What the API's addresses begin with. All others are the page's, also those that nothing has."""
+Handler: TypeAlias = Callable[[Call[Any]], Awaitable[Response]]
 
 
-@get("/sign-in")
-@endpoint
-async def sign_in_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
+def _page_route(method: str, *paths: str) -> Callable[[Handler], HTTPRouteHandler]:
+    """Return a decorator that makes a route of a handler, whose errors are pages as well."""
+    return lambda handler: route(method, list(paths), handler, show_page)
+
+
+@_page_route("GET", "/sign-in")
+async def sign_in_page(call: Call[Any]) -> Response:  # noqa: ARG001
     """Ask for a key."""
     return rendering.page("sign_in.html", 200, error=None)
 
 
-@post("/sign-in")
-@endpoint
-async def begin_session(request: HttpRequest) -> ASGIApp:
+@_page_route("POST", "/sign-in")
+async def begin_session(call: Call[Any]) -> Response:
     """Begin a session with the key that was typed."""
-    check_same_site(request)
-    form = await read_form(request)
-    return rendering.see_other("/", await sign_in(request, form.get("key", "")))
+    check_same_site(call)
+    form = await read_form(call)
+    return rendering.see_other("/", await sign_in(call, form.get("key", "")))
 
 
-@post("/sign-out")
-@endpoint
-async def end_session(request: HttpRequest) -> ASGIApp:
+@_page_route("POST", "/sign-out")
+async def end_session(call: Call[Any]) -> Response:
     """End the session; one that is over stays so."""
-    check_same_site(request)
+    check_same_site(call)
     try:
-        session = await session_of(request)
+        session = await session_of(call)
     except Unauthenticated:
         return rendering.see_other("/sign-in")
-    form = await read_form(request)
-    cookie = await sign_out(request, session, form.get("token", ""))
+    form = await read_form(call)
+    cookie = await sign_out(call, session, form.get("token", ""))
     return rendering.see_other("/sign-in", cookie)
 
 
-@get("/")
-@endpoint
-async def home(request: HttpRequest) -> ASGIApp:
+@_page_route("GET", "/")
+async def home(call: Call[Any]) -> Response:
     """Show stock and the forms; the query searches, and may fill a form in."""
-    return await _home(request, await session_of(request))
+    return await _home(call, await session_of(call))
 
 
-@get(["/reserve", "/refund", "/sign-out"])
-@endpoint
-async def form_page(request: HttpRequest) -> ASGIApp:  # noqa: ARG001
+@_page_route("GET", "/reserve", "/refund", "/sign-out")
+async def form_page(call: Call[Any]) -> Response:  # noqa: ARG001
     """Send whoever comes back to a form's address to the page that has the form."""
     return rendering.see_other("/")
 
 
-@post("/reserve")
-@endpoint
-async def reserve(request: HttpRequest) -> ASGIApp:
+@_page_route("POST", "/reserve")
+async def reserve(call: Call[Any]) -> Response:
     """Reserve by hand, once for each token."""
-    session, form, seq = await _submitted(request, "reserve")
+    session, form, seq = await _submitted(call, "reserve")
     try:
         command = reserve_of(session, form, seq)
-        done = _accepted(await _submit(request, command))
+        done = _accepted(await call.submit(command))
     except InsufficientStock as refusal:  # it is remembered, so it is a result as well
         return _sent_on(f"/reservations/{refusal.fields['reservation_id']}", refusal.replayed)
     except IdempotencyMismatch as error:
         return _sent_before(session, error, f"/reservations/{command.effective_id}")
     except CORRECTABLE as error:
-        return await _home(request, session, error=error, reserve=form)
+        return await _home(call, session, error=error, reserve=form)
     row = done.value
     return _sent_on(f"/reservations/{row.id}", done.replayed)
 
 
-@post("/refund")
-@endpoint
-async def refund(request: HttpRequest) -> ASGIApp:
+@_page_route("POST", "/refund")
+async def refund(call: Call[Any]) -> Response:
     """Refund by hand, once for each token."""
-    session, form, seq = await _submitted(request, "refund")
+    session, form, seq = await _submitted(call, "refund")
     try:
-        reservation = await named_reservation(request, session, form)
-        done = _accepted(await _submit(request, refund_of(session, form, reservation, seq)))
+        reservation = await named_reservation(call, session, form)
+        done = _accepted(await call.submit(refund_of(session, form, reservation, seq)))
     except IdempotencyMismatch as error:
         return _sent_before(session, error, "/")
     except CORRECTABLE as error:
-        return await _home(request, session, error=error, refund=form)
+        return await _home(call, session, error=error, refund=form)
     row = done.value
     return _sent_on(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
 
 
-@get("/reservations/{id:str}")
-@endpoint
-async def reservation_page(request: HttpRequest) -> ASGIApp:
+@_page_route("GET", "/reservations/{id}")
+async def reservation_page(call: Call[Any]) -> Response:
     """Show a reservation as it is now, and offer to refund what can be."""
-    session = await session_of(request)
-    row = await reservation_of(request, session)
+    session = await session_of(call)
+    row = await reservation_of(call, session)
     check_may_look(session, row)
     return _page(session, "reservation.html", reservation=row)
 
 
-@get("/reservations/{id:str}/refunds/{refund_id:str}")
-@endpoint
-async def refund_page(request: HttpRequest) -> ASGIApp:
+@_page_route("GET", "/reservations/{id}/refunds/{refund_id}")
+async def refund_page(call: Call[Any]) -> Response:
     """Show a refund."""
-    session = await session_of(request)
-    row = await reservation_of(request, session)
-    id_ = identifier(request.scope["path_params"]["refund_id"], "refund")
-    found = await services_of(request).database.read(
-        lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_)
-    )
+    session = await session_of(call)
+    row = await reservation_of(call, session)
+    id_ = call.refund_id
+    found = await call.read(lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_))
     if not found:
         raise NotFound("There is no such refund.")
     check_may_look(session, found[0])
     return _page(session, "refund.html", refund=found[0], reservation=row)
 
 
-@get("/assets/{name:str}")
-@endpoint
-async def asset(request: HttpRequest) -> ASGIApp:
+@_page_route("GET", "/assets/{name}")
+async def asset(call: Call[Any]) -> Response:
     """Return the style sheet or the icon."""
-    found = rendering.asset(str(request.scope["path_params"]["name"]))
+    found = rendering.asset(call.segment("name"))
     if found is None:
         raise NotFound("There is nothing at this address.")
     return found
 
 
 async def _home(
-    request: HttpRequest,
+    call: Call[Any],
     session: Session,
     *,
     error: ServiceError | None = None,
     reserve: Form | None = None,
     refund: Form | None = None,
-) -> Answer:
+) -> Response:
     """The page with stock and both forms, filled in by the query or with what was typed before."""
-    query = Query(request)
-    filled = {name: query.text(name) or "" for name in ("sku", "location")}
+    query = Query(call.scope["query_string"])
+    filled = {name: query.take(name, text_at) or "" for name in ("sku", "location")}
     return _page(
         session,
         "home.html",
@@ -191,36 +175,32 @@ async def _home(
         complaints=complaints(error) if error else [],
         reserve=reserve or filled,
         refund=refund or {},
-        **await stock_of(request, session, query),
+        **await stock_of(call, session, query),
     )
 
 
-def _page(session: Session, template: str, *, status: int = 200, **values: Any) -> Answer:
+def _page(session: Session, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for who is signed in, its forms with a token of their own."""
     actions = ["sign-out", *(("reserve", "refund") if session.allows("reserve") else ())]
     token = session.issue_token(*actions)
     return rendering.page(template, status, session=session, token=token, **values)
 
 
-async def _submitted(request: HttpRequest, action: str) -> tuple[Session, Form, str]:
+async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     """Who sent a form that changes stock, what was typed, and the seq of what it is to do.
 
     Raises what forbids it. A token that has expired still shows what it did before.
     """
-    check_same_site(request)
-    session = await session_of(request)
+    check_same_site(call)
+    session = await session_of(call)
     session.require("reserve")
-    form = await read_form(request)
+    form = await read_form(call)
     token = session.read_token(action, form.get("token", ""))
-    if token.is_expired and not await services_of(request).database.read(
+    if token.is_expired and not await call.read(
         lambda connection: lists.has_happened(connection, session.caller.source, token.seq)
     ):
         raise Forbidden(FORM_REFUSED)
     return session, form, token.seq
-
-
-async def _submit(request: HttpRequest, command: Command[R_co]) -> Outcome[R_co]:
-    return (await services_of(request).coalescer.submit([command]))[0]
 
 
 def _accepted(outcome: Outcome[R_co]) -> Done[R_co]:
@@ -229,45 +209,13 @@ def _accepted(outcome: Outcome[R_co]) -> Done[R_co]:
     return outcome
 
 
-def _sent_on(path: str, replayed: bool) -> Answer:
+def _sent_on(path: str, replayed: bool) -> Response:
     return rendering.see_other(path, *([REPLAYED] if replayed else []))
 
 
-def _sent_before(session: Session, error: IdempotencyMismatch, first: str) -> Answer:
+def _sent_before(session: Session, error: IdempotencyMismatch, first: str) -> Response:
     """The page for a form that has had its effect and comes again with other values."""
     return _page(session, "sent_before.html", status=error.status, error=error, first=first)
-
-
-def wants_page(request: HttpRequest) -> bool:
-    """True when a browser asks for an address of the page's, be there anything or not."""
-    room = request.scope["raw_path"].lstrip(b"/").partition(b"/")[0]
-    return room not in API and prefers_html(request)
-
-
-def refuse(request: HttpRequest, error: ServiceError, *more: Header) -> Answer:
-    """Return an error as a page, with further headers; who is not signed in is asked to."""
-    if isinstance(error, Unauthenticated):
-        if request.method == "GET":
-            return rendering.see_other("/sign-in")
-        challenge = (b"www-authenticate", b"Bearer")
-        return rendering.page("sign_in.html", error.status, challenge, error=error)
-    wait = error.retry_after_seconds
-    headers = [*more] if wait is None else [*more, (b"retry-after", b"%d" % wait)]
-    return rendering.page("error.html", error.status, *headers, error=error)
-
-
-def _refuse_known(request: HttpRequest, error: ServiceError) -> Answer:
-    note_refusal(request, error)
-    return refuse(request, error)
-
-
-def _refuse_database(request: HttpRequest, error: DatabaseError) -> Answer:  # noqa: ARG001
-    return refuse(request, Unavailable("The database did not answer."))
-
-
-def _fail(request: HttpRequest, error: Exception) -> Answer:
-    log.error("page_failed", exc_info=error)
-    return refuse(request, InternalError("The service failed."))
 
 
 ROUTES = [
@@ -287,7 +235,7 @@ ROUTES = [
         ],
         exception_handlers=cast(
             "Any",
-            {ServiceError: _refuse_known, DatabaseError: _refuse_database, Exception: _fail},
+            {HTTPException: show_failure_on_page, Exception: show_failure_on_page},
         ),
     )
 ]

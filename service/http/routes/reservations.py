@@ -3,20 +3,14 @@
 from typing import Any
 from uuid import UUID
 
-from litestar import get, post
-from litestar.types import ASGIApp
-
 from db import rows
 from db.queries import lists
-from db.vocabulary import State
+from db.vocabulary import Scope, State
 from service.domain.commands import (
-    Caller,
     Cancel,
-    Command,
     Confirm,
     Extend,
     Outcome,
-    R_co,
     RefundUnits,
     Reserve,
     merge_lines,
@@ -33,50 +27,22 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
-from service.http.answers import (
-    Answer,
-    json_answer,
-    page_answer,
-    problem,
-    problem_answer,
-    resource_answer,
-    single_answer,
-    status_of,
-)
-from service.http.operation import Parameter, Success, documented
-from service.http.query import Moment, Query, Step, Text, cursor_after
-from service.http.requests import (
-    HttpRequest,
-    caller_of,
-    check_source,
-    header_list,
-    identifier,
-    read_batch,
-    read_body,
-    read_optional_body,
-    seq_of,
-    services_of,
-)
-from service.http.routes.endpoint import endpoint
-from service.http.routes.parameters import (
+from service.http.bodies import batch_body, json_body, optional_json_body
+from service.http.call import Call
+from service.http.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
+from service.http.operation import Found, Success, operation
+from service.http.parameters import (
     IDEMPOTENCY_KEY,
     IF_NONE_MATCH,
-    LIMIT,
+    MOMENT,
     NAME,
-    OF_RESERVATIONS,
-    OF_STEPS,
-    cursor,
+    STOCK_NAME,
+    QueryParameter,
+    choice,
 )
-from service.http.schemas import (
-    BatchAnswer,
-    MovementAnswer,
-    RefundAnswer,
-    ReservationAnswer,
-    refund_answer,
-    reservation_answer,
-)
+from service.http.resources import BATCH, MOVEMENT, REFUND, RESERVATION
+from service.http.responses import problem, status_of
 from service.input.bodies import (
-    BatchBody,
     ConfirmBody,
     ExtendBody,
     LineBody,
@@ -86,349 +52,247 @@ from service.input.bodies import (
 )
 from service.input.parsing import InvalidEntry
 
-MOVED = Success(200, "Done, or done before.", ReservationAnswer, ("ETag", "Idempotency-Replayed"))
 CHOSEN_VERSIONS = (4, 7)  # random and time-ordered; derived ones have version 5
+
+CREATED = ("Location", "ETag")
+REPLAYED = ("Location", "ETag", "Idempotency-Replayed")
+CHANGED = Success(200, "Done, or done before.", RESERVATION, ("ETag", "Idempotency-Replayed"))
+NOT_MODIFIED = Success(304, "The client has this version.")
 LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 
 
-@post(
+@operation(
+    "POST",
     "/v1/reservations",
-    opt=documented(
-        "Reserve",
-        Success(201, "Reserved.", ReservationAnswer, ("Location", "ETag")),
-        Success(
-            200,
-            "Reserved before; as it is now.",
-            ReservationAnswer,
-            ("Location", "ETag", "Idempotency-Replayed"),
-        ),
-        scope="reserve",
-        body=ReserveBody,
-        parameters=(IDEMPOTENCY_KEY,),
-        errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
-    ),
+    "Reserve",
+    Success(201, "Reserved.", RESERVATION, CREATED),
+    Success(200, "Reserved before; as it is now.", RESERVATION, REPLAYED),
+    scope=Scope.RESERVE,
+    body=json_body(ReserveBody),
+    parameters=(IDEMPOTENCY_KEY,),
+    errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
+    waits_for_space=True,
 )
-@endpoint
-async def reserve(request: HttpRequest) -> ASGIApp:
+async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
     """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
-    caller = await caller_of(request, "reserve")
-    waited_seconds = await services_of(request).coalescer.wait_for_space()
-    body = await read_body(request, ReserveBody)
-    command = _reserve(caller, body, seq_of(request, body.seq))
-    return _reserved(await _submit(request, command, waited_seconds), request)
+    return await call.submit(_reserve(call, call.body, call.seq(call.body.seq)))
 
 
-@post(
+@operation(
+    "POST",
     "/v1/reservations/batch",
-    opt=documented(
-        "Reserve many",
-        Success(200, "Each entry's result, in order.", BatchAnswer),
-        scope="reserve",
-        body=BatchBody,
-    ),
+    "Reserve many",
+    Success(200, "Each entry's result, in order.", BATCH),
+    scope=Scope.RESERVE,
+    body=batch_body(),
 )
-@endpoint
-async def reserve_batch(request: HttpRequest) -> ASGIApp:
+async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     """Carry out up to 1,000 reservations as if they were sent one after another."""
-    caller = await caller_of(request, "reserve")
-    entries = [_entry(caller, entry) for entry in await read_batch(request)]
+    entries = [_entry(call, entry) for entry in call.body]
     commands = [entry for entry in entries if isinstance(entry, Reserve)]
-    outcomes = iter(await services_of(request).coalescer.submit(commands) if commands else [])
-    instance = request.scope["path"]
+    outcomes = iter(await call.worker.coalescer.submit(commands) if commands else [])
     results = [
-        _result(entry if isinstance(entry, ServiceError) else next(outcomes), instance)
+        _result(entry if isinstance(entry, ServiceError) else next(outcomes), call.path)
         for entry in entries
     ]
-    return json_answer(200, {"results": results})
+    return Found({"results": results})
 
 
-@get(
+@operation(
+    "GET",
     "/v1/reservations",
-    opt=documented(
-        "List reservations",
-        Success(200, "A page, in order of creation.", ReservationAnswer, is_list=True),
-        scope="read",
-        parameters=(
-            Parameter("source", NAME, "Only of this source."),
-            Parameter("seq", NAME, "Only with this seq."),
-            Parameter("state", {"enum": list(State)}, "Only in this state."),
-            Parameter("sku", NAME, "Only with a line of this SKU."),
-            Parameter("created_after", {"type": "string", "format": "date-time"}, "Exclusive."),
-            Parameter("created_before", {"type": "string", "format": "date-time"}, "Exclusive."),
-            LIMIT,
-            cursor(OF_RESERVATIONS),
-        ),
+    "List reservations",
+    Success(200, "A page, in order of creation.", RESERVATION, is_list=True),
+    scope=Scope.READ,
+    parameters=(
+        QueryParameter("source", "Only of this source.", NAME),
+        QueryParameter("seq", "Only with this seq.", NAME),
+        QueryParameter("state", "Only in this state.", choice(*State)),
+        QueryParameter("sku", "Only with a line of this SKU.", STOCK_NAME),
+        QueryParameter("created_after", "Exclusive.", MOMENT),
+        QueryParameter("created_before", "Exclusive.", MOMENT),
+        *listed(BY_CREATION),
     ),
 )
-@endpoint
-async def list_reservations(request: HttpRequest) -> ASGIApp:
-    """List the caller's reservations; with the scope admin, everybody's."""
-    caller = await caller_of(request, "read")
-    query = Query(request)
-    source = query.name("source")
-    if not caller.every_source:
-        check_source(caller, source)
-        source = caller.source
-    filters: dict[str, Any] = {
-        "source": source,
-        "seq": query.name("seq"),
-        "state": query.choice("state", tuple(State)),
-        "sku": query.place("sku"),
-        "created_after": query.moment("created_after"),
-        "created_before": query.moment("created_before"),
-        "after": query.cursor(tuple[Moment, UUID]),
-    }
-    limit = query.limit()
-    query.end()
-    found, is_more = await services_of(request).database.read(
-        lambda connection: lists.reservations(connection, limit=limit, **filters)
-    )
-    items = [reservation_answer(row) for row in found]
-    last = found[-1] if is_more else None
-    return page_answer(items, cursor_after((last.created_at, last.id)) if last else None)
-
-
-@get(
-    "/v1/reservations/{id:str}",
-    opt=documented(
-        "Read a reservation",
-        Success(200, "As it is stored.", ReservationAnswer, ("ETag",)),
-        Success(304, "The client has this version."),
-        scope="read",
-        parameters=(IF_NONE_MATCH,),
-        errors=(NotFound,),
-    ),
-)
-@endpoint
-async def read_reservation(request: HttpRequest) -> ASGIApp:
-    """Return a reservation; an overdue hold may read `held` until it is released."""
-    row = await _visible(request)
-    return single_answer(
-        reservation_answer(row), row.version, header_list(request, b"if-none-match")
-    )
-
-
-@post(
-    "/v1/reservations/{id:str}/confirm",
-    status_code=200,
-    opt=documented(
-        "Confirm a hold",
-        MOVED,
-        scope="reserve",
-        body=ConfirmBody,
-        body_required=False,
-        errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
-    ),
-)
-@endpoint
-async def confirm(request: HttpRequest) -> ASGIApp:
-    """Sell what is held, or the given lines of it; the rest is released in the same step."""
-    caller = await caller_of(request, "reserve")
-    body = await read_optional_body(request, ConfirmBody)
-    lines = None if body.lines is None else _merged(body.lines)
-    return await _moved(request, Confirm(caller, _id(request), lines))
-
-
-@post(
-    "/v1/reservations/{id:str}/cancel",
-    status_code=200,
-    opt=documented(
-        "Cancel a hold",
-        MOVED,
-        scope="reserve",
-        body=NothingBody,
-        body_required=False,
-        errors=LIFECYCLE_ERRORS,
-    ),
-)
-@endpoint
-async def cancel(request: HttpRequest) -> ASGIApp:
-    """Give all units of a hold back to available."""
-    caller = await caller_of(request, "reserve")
-    await read_optional_body(request, NothingBody)
-    return await _moved(request, Cancel(caller, _id(request)))
-
-
-@post(
-    "/v1/reservations/{id:str}/extend",
-    status_code=200,
-    opt=documented(
-        "Extend a hold",
-        Success(200, "Extended.", ReservationAnswer, ("ETag",)),
-        scope="reserve",
-        body=ExtendBody,
-        errors=LIFECYCLE_ERRORS,
-    ),
-)
-@endpoint
-async def extend(request: HttpRequest) -> ASGIApp:
-    """Move a hold's deadline to `hold_seconds` from now."""
-    caller = await caller_of(request, "reserve")
-    body = await read_body(request, ExtendBody)
-    return await _moved(request, Extend(caller, _id(request), body.hold_seconds))
-
-
-@post(
-    "/v1/reservations/{id:str}/refunds",
-    opt=documented(
-        "Refund",
-        Success(201, "Refunded.", RefundAnswer, ("Location", "ETag")),
-        Success(
-            200,
-            "Refunded before.",
-            RefundAnswer,
-            ("Location", "ETag", "Idempotency-Replayed"),
-        ),
-        scope="reserve",
-        body=RefundBody,
-        parameters=(IDEMPOTENCY_KEY,),
-        errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
-    ),
-)
-@endpoint
-async def refund(request: HttpRequest) -> ASGIApp:
-    """Give units of a sale back to available: the given lines, or all that is left."""
-    caller = await caller_of(request, "reserve")
-    body = await read_body(request, RefundBody)
-    check_source(caller, body.source)
-    lines = None if body.lines is None else _merged(body.lines)
-    seq = seq_of(request, body.seq)
-    command = RefundUnits(caller, _id(request), seq, lines, body.reason)
-    outcome = await _submit(request, command)
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    row = outcome.value
-    address = f"/v1/reservations/{row.reservation_id}/refunds/{row.id}"
-    return resource_answer(outcome, refund_answer(row), version=1, location=address)
-
-
-@get(
-    "/v1/reservations/{id:str}/refunds",
-    opt=documented(
-        "List a reservation's refunds",
-        Success(200, "A page, in order of creation.", RefundAnswer, is_list=True),
-        scope="read",
-        parameters=(LIMIT, cursor(OF_RESERVATIONS)),
-        errors=(NotFound,),
-    ),
-)
-@endpoint
-async def list_refunds(request: HttpRequest) -> ASGIApp:
-    """List what was given back of a reservation."""
-    row = await _visible(request)
-    query = Query(request)
-    after = query.cursor(tuple[Moment, UUID])
-    limit = query.limit()
-    query.end()
-    found = await services_of(request).database.read(
-        lambda connection: lists.refunds(connection, row.id, limit=limit + 1, after=after)
-    )
-    last = found[limit - 1] if len(found) > limit else None
-    return page_answer(
-        [refund_answer(refund_row) for refund_row in found[:limit]],
-        cursor_after((last.created_at, last.id)) if last else None,
-    )
-
-
-@get(
-    "/v1/reservations/{id:str}/refunds/{refund_id:str}",
-    opt=documented(
-        "Read a refund",
-        Success(200, "It never changes.", RefundAnswer, ("ETag",)),
-        Success(304, "The client has it."),
-        scope="read",
-        parameters=(IF_NONE_MATCH,),
-        errors=(NotFound,),
-    ),
-)
-@endpoint
-async def read_refund(request: HttpRequest) -> ASGIApp:
-    """Return one refund."""
-    row = await _visible(request)
-    id_ = identifier(request.scope["path_params"]["refund_id"], "refund")
-    found = await services_of(request).database.read(
-        lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_)
-    )
-    if not found:
-        raise NotFound("There is no such refund.")
-    return single_answer(refund_answer(found[0]), 1, header_list(request, b"if-none-match"))
-
-
-@get(
-    "/v1/reservations/{id:str}/movements",
-    opt=documented(
-        "List a reservation's movements",
-        Success(200, "A page, step by step.", MovementAnswer, is_list=True),
-        scope="read",
-        parameters=(LIMIT, cursor(OF_STEPS)),
-        errors=(NotFound,),
-    ),
-)
-@endpoint
-async def list_movements(request: HttpRequest) -> ASGIApp:
-    """List what a reservation moved, in the ledger's words."""
-    row = await _visible(request)
-    query = Query(request)
-    after = query.cursor(tuple[Step, Text, Text])
-    limit = query.limit()
-    query.end()
-    found = await services_of(request).database.read(
-        lambda connection: lists.reservation_movements(
-            connection, row.id, limit=limit + 1, after=after
+async def list_reservations(call: Call[None]) -> Page:
+    """List the caller's reservations; with the scope admin, those of all sources."""
+    if not call.caller.every_source:
+        call.check_source(call.query["source"])
+    filters = {name: call.query[name] for name in FILTERS}
+    filters["source"] = call.caller.only_source or call.query["source"]
+    found, is_more = await call.read(
+        lambda connection: lists.reservations(
+            connection, limit=call.query["limit"], after=call.query["cursor"], **filters
         )
     )
-    last = found[limit - 1] if len(found) > limit else None
-    return page_answer(
-        [movement._asdict() for movement in found[:limit]],
-        cursor_after((last.reservation_version, last.sku, last.location)) if last else None,
+    return page_before(found, BY_CREATION, is_more=is_more)
+
+
+FILTERS = ("seq", "state", "sku", "created_after", "created_before")
+
+
+@operation(
+    "GET",
+    "/v1/reservations/{id}",
+    "Read a reservation",
+    Success(200, "As it is stored.", RESERVATION, ("ETag",)),
+    NOT_MODIFIED,
+    scope=Scope.READ,
+    parameters=(IF_NONE_MATCH,),
+    errors=(NotFound,),
+)
+async def get_reservation(call: Call[None]) -> Found:
+    """Return a reservation; an overdue hold may read `held` until it is released."""
+    return Found(await _visible(call))
+
+
+@operation(
+    "POST",
+    "/v1/reservations/{id}/confirm",
+    "Confirm a hold",
+    CHANGED,
+    scope=Scope.RESERVE,
+    body=optional_json_body(ConfirmBody),
+    errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
+)
+async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservation]:
+    """Sell what is held, or the given lines of it; the rest is released in the same step."""
+    return await call.submit(Confirm(call.caller, call.reservation_id, _merged(call.body.lines)))
+
+
+@operation(
+    "POST",
+    "/v1/reservations/{id}/cancel",
+    "Cancel a hold",
+    CHANGED,
+    scope=Scope.RESERVE,
+    body=optional_json_body(NothingBody),
+    errors=LIFECYCLE_ERRORS,
+)
+async def cancel_reservation(call: Call[NothingBody]) -> Outcome[rows.Reservation]:
+    """Give all units of a hold back to available."""
+    return await call.submit(Cancel(call.caller, call.reservation_id))
+
+
+@operation(
+    "POST",
+    "/v1/reservations/{id}/extend",
+    "Extend a hold",
+    Success(200, "Extended.", RESERVATION, ("ETag",)),
+    scope=Scope.RESERVE,
+    body=json_body(ExtendBody),
+    errors=LIFECYCLE_ERRORS,
+)
+async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation]:
+    """Move a hold's deadline to `hold_seconds` from now."""
+    return await call.submit(Extend(call.caller, call.reservation_id, call.body.hold_seconds))
+
+
+@operation(
+    "POST",
+    "/v1/reservations/{id}/refunds",
+    "Refund",
+    Success(201, "Refunded.", REFUND, CREATED),
+    Success(200, "Refunded before.", REFUND, REPLAYED),
+    scope=Scope.RESERVE,
+    body=json_body(RefundBody),
+    parameters=(IDEMPOTENCY_KEY,),
+    errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
+)
+async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
+    """Give units of a sale back to available: the given lines, or all that is left."""
+    body = call.body
+    call.check_source(body.source)
+    seq, lines = call.seq(body.seq), _merged(body.lines)
+    return await call.submit(RefundUnits(call.caller, call.reservation_id, seq, lines, body.reason))
+
+
+@operation(
+    "GET",
+    "/v1/reservations/{id}/refunds",
+    "List a reservation's refunds",
+    Success(200, "A page, in order of creation.", REFUND, is_list=True),
+    scope=Scope.READ,
+    parameters=listed(BY_CREATION),
+    errors=(NotFound,),
+)
+async def list_refunds(call: Call[None]) -> Page:
+    """List what was given back of a reservation."""
+    row, limit = await _visible(call), call.query["limit"]
+    found = await call.read(
+        lambda connection: lists.refunds(
+            connection, row.id, limit=limit + 1, after=call.query["cursor"]
+        )
     )
+    return page_of(found, limit, BY_CREATION)
 
 
-async def _submit(
-    request: HttpRequest, command: Command[R_co], waited_seconds: float = 0.0
-) -> Outcome[R_co]:
-    coalescer = services_of(request).coalescer
-    return (await coalescer.submit([command], waited_seconds=waited_seconds))[0]
+@operation(
+    "GET",
+    "/v1/reservations/{id}/refunds/{refund_id}",
+    "Read a refund",
+    Success(200, "It never changes.", REFUND, ("ETag",)),
+    NOT_MODIFIED,
+    scope=Scope.READ,
+    parameters=(IF_NONE_MATCH,),
+    errors=(NotFound,),
+)
+async def get_refund(call: Call[None]) -> Found:
+    """Return one refund."""
+    row, id_ = await _visible(call), call.refund_id
+    found = await call.read(lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_))
+    if not found:
+        raise NotFound("There is no such refund.")
+    return Found(found[0])
 
 
-async def _moved(request: HttpRequest, command: Command[rows.Reservation]) -> Answer:
-    """Carry a transition out and return the reservation."""
-    outcome = await _submit(request, command)
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    row = outcome.value
-    return resource_answer(outcome, reservation_answer(row), version=row.version)
+@operation(
+    "GET",
+    "/v1/reservations/{id}/movements",
+    "List a reservation's movements",
+    Success(200, "A page, step by step.", MOVEMENT, is_list=True),
+    scope=Scope.READ,
+    parameters=listed(BY_STEP),
+    errors=(NotFound,),
+)
+async def list_reservation_movements(call: Call[None]) -> Page:
+    """List what a reservation moved, in the ledger's words."""
+    row, limit = await _visible(call), call.query["limit"]
+    found = await call.read(
+        lambda connection: lists.reservation_movements(
+            connection, row.id, limit=limit + 1, after=call.query["cursor"]
+        )
+    )
+    return page_of(found, limit, BY_STEP)
 
 
-async def _visible(request: HttpRequest) -> rows.Reservation:
+async def _visible(call: Call[None]) -> rows.Reservation:
     """The reservation of the path, if the caller may see it. Raises `NotFound` alike if not."""
-    caller = await caller_of(request, "read")
-    id_ = _id(request)
-    row = await services_of(request).database.read(
-        lambda connection: lists.reservation(connection, id_, caller.only_source)
+    id_ = call.reservation_id
+    row = await call.read(
+        lambda connection: lists.reservation(connection, id_, call.caller.only_source)
     )
     if row is None:
         raise NotFound("There is no such reservation.")
     return row
 
 
-def _id(request: HttpRequest) -> Any:
-    return identifier(request.scope["path_params"]["id"])
-
-
-def _merged(lines: list[LineBody]) -> tuple[rows.Line, ...]:
+def _merged(lines: list[LineBody] | None) -> tuple[rows.Line, ...] | None:
+    if lines is None:
+        return None
     return merge_lines([(line.sku, line.location, line.quantity) for line in lines])
 
 
-def _reserve(caller: Caller, body: ReserveBody, seq: str) -> Reserve:
-    check_source(caller, body.source)
-    derived = reservation_id(caller.source, seq)
+def _reserve(call: Call[Any], body: ReserveBody, seq: str) -> Reserve:
+    call.check_source(body.source)
+    source = call.caller.source
+    derived = reservation_id(source, seq)
     _check_chosen(body.id, derived)
     return Reserve(
-        source=caller.source,
+        source=source,
         seq=seq,
         id=body.id,
-        lines=_merged(body.lines),
+        lines=merge_lines([(line.sku, line.location, line.quantity) for line in body.lines]),
         hold_seconds=body.hold_seconds,
         metadata=body.metadata,
         effective_id=body.id or derived,
@@ -443,55 +307,38 @@ def _check_chosen(id_: UUID | None, derived: UUID) -> None:
         )
 
 
-def _entry(caller: Caller, entry: ReserveBody | InvalidEntry) -> Reserve | ServiceError:
-    """A batch's entry as a command, or why it is none."""
+def _entry(call: Call[Any], entry: ReserveBody | InvalidEntry) -> Reserve | ServiceError:
+    """An entry of a batch as a command, or the error that is wrong with it."""
     if isinstance(entry, InvalidEntry):
         return entry.error
     try:
         if entry.seq is None:
             raise InvalidRequest.at("seq", "is missing")
-        return _reserve(caller, entry, entry.seq)
+        return _reserve(call, entry, entry.seq)
     except ServiceError as error:
         return error.as_value()
 
 
-def _reserved(outcome: Outcome[rows.Reservation], request: HttpRequest) -> Answer:
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    row = outcome.value
-    return resource_answer(
-        outcome,
-        reservation_answer(row),
-        version=row.version,
-        location=f"/v1/reservations/{row.id}",
-    )
-
-
 def _result(outcome: Outcome[rows.Reservation], instance: str) -> dict[str, Any]:
+    """The result of an entry of a batch."""
+    answer: dict[str, Any] = {"status": status_of(outcome), "replayed": outcome.replayed}
     if isinstance(outcome, ServiceError):
-        return {
-            "status": status_of(outcome),
-            "replayed": outcome.replayed,
-            "problem": problem(outcome, instance),
-        }
-    row = outcome.value
-    return {
-        "status": status_of(outcome),
-        "replayed": outcome.replayed,
-        "reservation": reservation_answer(row),
-    }
+        answer["problem"] = problem(outcome, instance)
+    else:
+        answer["reservation"] = RESERVATION.write(outcome.value)
+    return answer
 
 
 ROUTES = [
     reserve,
     reserve_batch,
     list_reservations,
-    read_reservation,
-    confirm,
-    cancel,
-    extend,
-    refund,
+    get_reservation,
+    confirm_reservation,
+    cancel_reservation,
+    extend_reservation,
+    refund_reservation,
     list_refunds,
-    read_refund,
-    list_movements,
+    get_refund,
+    list_reservation_movements,
 ]

@@ -2,347 +2,218 @@
 
 from typing import Any
 
-from litestar import delete, get, post, put
-from litestar.types import ASGIApp
-
+from db import rows
 from db.queries import lists
-from service.domain.commands import (
-    AdjustStock,
-    Command,
-    DeleteStock,
-    Outcome,
-    R_co,
-    SetStock,
-)
+from db.vocabulary import Scope
+from service.domain.commands import AdjustStock, DeleteStock, Outcome, SetStock
 from service.domain.errors import (
     AdjustmentBelowZero,
     IdempotencyMismatch,
     InvalidRequest,
     NotFound,
     PreconditionRequired,
-    ServiceError,
     StockInUse,
     UnknownSku,
     VersionMismatch,
 )
-from service.http.answers import (
-    Answer,
-    page_answer,
-    problem_answer,
-    resource_answer,
-    single_answer,
-    stock_path,
-)
-from service.http.operation import Parameter, Success, documented
-from service.http.query import Moment, Ordinal, Query, Text, cursor_after
-from service.http.requests import (
-    LARGE_BODY_MAX,
-    HttpRequest,
-    caller_of,
-    check_source,
-    header_list,
-    large_body,
-    place,
-    precondition,
-    read_body,
-    seq_of,
-    services_of,
-)
-from service.http.routes.endpoint import endpoint
-from service.http.routes.parameters import (
+from service.http.bodies import CSV, LARGE_BODY_MAX, csv_body, json_body, large_body
+from service.http.call import Call
+from service.http.cursors import BY_VERSION, STOCK_BY_CREATION, Page, listed, page_of
+from service.http.operation import Found, Success, operation
+from service.http.parameters import (
+    CREATE_ONLY,
+    FLAG,
     IDEMPOTENCY_KEY,
     IF_MATCH,
     IF_NONE_MATCH,
-    LIMIT,
     NAME,
-    OF_STOCK,
-    OF_VERSIONS,
     PREFIX,
-    cursor,
+    STOCK_NAME,
+    QueryParameter,
 )
-from service.http.schemas import (
-    AdjustmentAnswer,
-    ImportAnswer,
-    MovementAnswer,
-    StockAnswer,
-    import_answer,
-    stock_answer,
-)
+from service.http.resources import ADJUSTMENT, IMPORT, MOVEMENT, STOCK
 from service.input.bodies import AdjustBody, StockBody
 
 
-@put(
-    "/v1/stock/{sku:str}/{location:str}",
-    opt=documented(
-        "Set stock",
-        Success(201, "Created.", StockAnswer, ("Location", "ETag")),
-        Success(200, "Replaced.", StockAnswer, ("ETag",)),
-        scope="stock",
-        body=StockBody,
-        parameters=(
-            Parameter("If-None-Match", {"const": "*"}, "Create the row.", place="header"),
-            IF_MATCH,
-        ),
-        errors=(VersionMismatch, PreconditionRequired),
-    ),
+@operation(
+    "PUT",
+    "/v1/stock/{sku}/{location}",
+    "Set stock",
+    Success(201, "Created.", STOCK, ("Location", "ETag")),
+    Success(200, "Replaced.", STOCK, ("ETag",)),
+    scope=Scope.STOCK,
+    body=json_body(StockBody),
+    parameters=(CREATE_ONLY, IF_MATCH),
+    errors=(VersionMismatch, PreconditionRequired),
 )
-@endpoint
-async def set_stock(request: HttpRequest) -> ASGIApp:
+async def set_stock(call: Call[StockBody]) -> Outcome[rows.Stock]:
     """Create or replace a stock row, version-checked; `held` stays."""
-    await caller_of(request, "stock")
-    sku, location = _key(request)
-    body = await read_body(request, StockBody)
-    if_match = precondition(request, b"if-match")
-    if_none_match = header_list(request, b"if-none-match")
+    key, body, version = call.stock_key, call.body, _version_to_replace(call)
+    return await call.submit(SetStock(*key, body.available, body.name, body.low_stock_at, version))
+
+
+def _version_to_replace(call: Call[Any]) -> int | None:
+    """The version to replace; None to create the row. Raises `PreconditionRequired`."""
+    version = call.expected_version
+    if_none_match = call.header_list(b"if-none-match")
     if if_none_match is not None and if_none_match.strip() != b"*":
         raise InvalidRequest.at("If-None-Match", "must be *")
-    if if_match is None and if_none_match is None:
+    if version is None and if_none_match is None:
         raise PreconditionRequired(
             "Send If-None-Match: * to create the stock row, or its ETag as If-Match to replace it."
         )
-    if if_match is not None and if_none_match is not None:
+    if version is not None and if_none_match is not None:
         raise InvalidRequest.at("If-Match", "can't be combined with If-None-Match")
-    outcome = await _submit(
-        request,
-        SetStock(sku, location, body.available, body.name, body.low_stock_at, if_match),
-    )
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    row = outcome.value
-    address = stock_path(sku, location) if outcome.effect == "created" else None
-    return resource_answer(outcome, stock_answer(row), version=row.version, location=address)
+    return version
 
 
-@post(
-    "/v1/stock/{sku:str}/{location:str}/adjustments",
-    opt=documented(
-        "Adjust stock",
-        Success(201, "Adjusted.", AdjustmentAnswer, ("Location", "ETag")),
-        Success(
-            200,
-            "Adjusted before.",
-            AdjustmentAnswer,
-            ("Location", "ETag", "Idempotency-Replayed"),
-        ),
-        scope="stock",
-        body=AdjustBody,
-        parameters=(IDEMPOTENCY_KEY,),
-        errors=(AdjustmentBelowZero, UnknownSku, VersionMismatch, IdempotencyMismatch),
-    ),
+@operation(
+    "POST",
+    "/v1/stock/{sku}/{location}/adjustments",
+    "Adjust stock",
+    Success(201, "Adjusted.", ADJUSTMENT, ("Location", "ETag")),
+    Success(200, "Adjusted before.", ADJUSTMENT, ("Location", "ETag", "Idempotency-Replayed")),
+    scope=Scope.STOCK,
+    body=json_body(AdjustBody),
+    parameters=(IDEMPOTENCY_KEY,),
+    errors=(AdjustmentBelowZero, UnknownSku, VersionMismatch, IdempotencyMismatch),
 )
-@endpoint
-async def adjust_stock(request: HttpRequest) -> ASGIApp:
+async def adjust_stock(call: Call[AdjustBody]) -> Outcome[rows.Adjustment]:
     """Correct `available` by `delta`, once. `Location` is the stock row, `ETag` its version."""
-    caller = await caller_of(request, "stock")
-    sku, location = _key(request)
-    body = await read_body(request, AdjustBody)
-    check_source(caller, body.source)
-    seq = seq_of(request, body.seq)
+    key, body = call.stock_key, call.body
+    call.check_source(body.source)
+    seq = call.seq(body.seq)
     if body.delta == 0:
         raise InvalidRequest.at("delta", "must not be 0")
-    command = AdjustStock(
-        caller.source, seq, sku, location, body.delta, body.reason, body.expected_version
-    )
-    outcome = await _submit(request, command)
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    row = outcome.value
-    return resource_answer(
-        outcome, row._asdict(), version=row.version, location=stock_path(row.sku, row.location)
+    source = call.caller.source
+    return await call.submit(
+        AdjustStock(source, seq, *key, body.delta, body.reason, body.expected_version)
     )
 
 
-@delete(
-    "/v1/stock/{sku:str}/{location:str}",
-    opt=documented(
-        "Delete stock",
-        Success(204, "Gone; also when it was gone before."),
-        scope="stock",
-        parameters=(IF_MATCH,),
-        errors=(StockInUse, VersionMismatch),
-    ),
-    status_code=200,  # what Litestar checks; the answer itself says 204
+@operation(
+    "DELETE",
+    "/v1/stock/{sku}/{location}",
+    "Delete stock",
+    Success(204, "The row is gone, now or since an earlier request."),
+    scope=Scope.STOCK,
+    parameters=(IF_MATCH,),
+    errors=(StockInUse, VersionMismatch),
 )
-@endpoint
-async def delete_stock(request: HttpRequest) -> ASGIApp:
+async def delete_stock(call: Call[None]) -> Outcome[None]:
     """Take a stock row away. Deleting twice is deleting once; the history stays."""
-    await caller_of(request, "stock")
-    sku, location = _key(request)
-    command = DeleteStock(sku, location, precondition(request, b"if-match"))
-    outcome = await _submit(request, command)
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    return Answer(204, [], b"")
+    return await call.submit(DeleteStock(*call.stock_key, call.expected_version))
 
 
-@get(
+@operation(
+    "GET",
     "/v1/stock",
-    opt=documented(
-        "List stock",
-        Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
-        scope="read",
-        parameters=(
-            Parameter("sku_prefix", PREFIX, "Only SKUs that begin so."),
-            Parameter("location", NAME, "Only at this location."),
-            Parameter(
-                "low",
-                {"enum": ["true", "false"]},
-                "Only rows whose `available` is at or below `low_stock_at`, or only the others.",
-            ),
-            LIMIT,
-            cursor(OF_STOCK),
+    "List stock",
+    Success(200, "A page, in order of creation.", STOCK, is_list=True),
+    scope=Scope.READ,
+    parameters=(
+        QueryParameter("sku_prefix", "Only SKUs that begin so.", PREFIX),
+        QueryParameter("location", "Only at this location.", STOCK_NAME),
+        QueryParameter(
+            "low",
+            "Only rows whose `available` is at or below `low_stock_at`, or only the others.",
+            FLAG,
         ),
+        *listed(STOCK_BY_CREATION),
     ),
 )
-@endpoint
-async def list_stock(request: HttpRequest) -> ASGIApp:
+async def list_stock(call: Call[None]) -> Page:
     """List stock rows."""
-    await caller_of(request, "read")
-    query = Query(request)
-    filters: dict[str, Any] = {
-        "sku_prefix": query.text("sku_prefix") or None,
-        "location": query.place("location"),
-    }
-    low = query.choice("low", ("true", "false"))
-    filters["low"] = None if low is None else low == "true"
-    return await _stock_page(request, query, filters)
+    filters = {name: call.query[name] for name in ("sku_prefix", "location", "low")}
+    return await _stock_page(call, **filters)
 
 
-@get(
-    "/v1/stock/{sku:str}",
-    opt=documented(
-        "List a SKU's stock",
-        Success(200, "A page, in order of creation.", StockAnswer, is_list=True),
-        scope="read",
-        parameters=(LIMIT, cursor(OF_STOCK)),
-        errors=(NotFound,),
-    ),
+@operation(
+    "GET",
+    "/v1/stock/{sku}",
+    "List a SKU's stock",
+    Success(200, "A page, in order of creation.", STOCK, is_list=True),
+    scope=Scope.READ,
+    parameters=listed(STOCK_BY_CREATION),
+    errors=(NotFound,),
 )
-@endpoint
-async def list_sku(request: HttpRequest) -> ASGIApp:
-    """List where a SKU lies."""
-    await caller_of(request, "read")
-    sku = place(request.scope["path_params"]["sku"], "sku")
-    query = Query(request)
-    return await _stock_page(request, query, {"sku": sku}, must_exist=True)
+async def list_stock_of_sku(call: Call[None]) -> Page:
+    """List the stock rows of a SKU, one for each location."""
+    page = await _stock_page(call, sku=call.sku)
+    if not page.rows and call.query["cursor"] is None:
+        raise NotFound("This SKU is not stocked anywhere.")
+    return page
 
 
-@get(
-    "/v1/stock/{sku:str}/{location:str}",
-    opt=documented(
-        "Read stock",
-        Success(200, "As it is.", StockAnswer, ("ETag",)),
-        Success(304, "The client has this version."),
-        scope="read",
-        parameters=(IF_NONE_MATCH,),
-        errors=(NotFound,),
-    ),
+@operation(
+    "GET",
+    "/v1/stock/{sku}/{location}",
+    "Read stock",
+    Success(200, "As it is.", STOCK, ("ETag",)),
+    Success(304, "The client has this version."),
+    scope=Scope.READ,
+    parameters=(IF_NONE_MATCH,),
+    errors=(NotFound,),
 )
-@endpoint
-async def read_stock(request: HttpRequest) -> ASGIApp:
+async def get_stock(call: Call[None]) -> Found:
     """Return one stock row."""
-    await caller_of(request, "read")
-    sku, location = _key(request)
-    found = await services_of(request).database.read(
+    sku, location = call.stock_key
+    found = await call.read(
         lambda connection: lists.stock(connection, limit=1, sku=sku, location=location)
     )
     if not found:
         raise NotFound("There is no such stock row.")
-    row = found[0][1]
-    return single_answer(stock_answer(row), row.version, header_list(request, b"if-none-match"))
+    return Found(found[0][1])
 
 
-@get(
-    "/v1/stock/{sku:str}/{location:str}/movements",
-    opt=documented(
-        "List a stock row's movements",
-        Success(200, "A page, in order of version.", MovementAnswer, is_list=True),
-        scope="read",
-        parameters=(LIMIT, cursor(OF_VERSIONS)),
-        errors=(NotFound,),
-    ),
+@operation(
+    "GET",
+    "/v1/stock/{sku}/{location}/movements",
+    "List a stock row's movements",
+    Success(200, "A page, in order of version.", MOVEMENT, is_list=True),
+    scope=Scope.READ,
+    parameters=listed(BY_VERSION),
+    errors=(NotFound,),
 )
-@endpoint
-async def list_movements(request: HttpRequest) -> ASGIApp:
+async def list_stock_movements(call: Call[None]) -> Page:
     """List every change of a stock row, also after it was deleted."""
-    await caller_of(request, "read")
-    sku, location = _key(request)
-    query = Query(request)
-    after = query.cursor(Ordinal)
-    limit = query.limit()
-    query.end()
-    database = services_of(request).database
-    found = await database.read(
+    key, limit = call.stock_key, call.query["limit"]
+    found = await call.read(
         lambda connection: lists.stock_movements(
-            connection, sku, location, limit=limit + 1, after=after
+            connection, *key, limit=limit + 1, after=call.query["cursor"]
         )
     )
-    if not found and not await database.read(
-        lambda connection: lists.stock_exists(connection, sku, location)
-    ):
+    if not found and not await call.read(lambda connection: lists.stock_exists(connection, *key)):
         raise NotFound("There is no such stock row.")
-    last = found[limit - 1] if len(found) > limit else None
-    return page_answer(
-        [movement._asdict() for movement in found[:limit]],
-        cursor_after(last.version) if last else None,
-    )
+    return page_of(found, limit, BY_VERSION)
 
 
-@post(
+@operation(
+    "POST",
     "/v1/imports",
-    opt=documented(
-        "Import stock",
-        Success(201, "Imported.", ImportAnswer),
-        Success(200, "Imported before.", ImportAnswer, ("Idempotency-Replayed",)),
-        scope="stock",
-        body_media_type="text/csv",
-        body_example="sku,location,available,name\n85123A,main,100,White hanging heart\n",
-        parameters=(Parameter("job", NAME, "The import's name.", required=True),),
-        errors=(IdempotencyMismatch,),
+    "Import stock",
+    Success(201, "Imported.", IMPORT),
+    Success(200, "Imported before.", IMPORT, ("Idempotency-Replayed",)),
+    scope=Scope.STOCK,
+    body=csv_body("sku,location,available,name\n85123A,main,100,White hanging heart\n"),
+    parameters=(
+        QueryParameter("job", "The import's name.", NAME, required=True, example="monday"),
     ),
+    errors=(IdempotencyMismatch,),
 )
-@endpoint
-async def import_stock(request: HttpRequest) -> ASGIApp:
+async def import_stock(call: Call[None]) -> Outcome[rows.ImportJob]:
     """Create the stock rows that are missing from a CSV file, once for each job name."""
-    caller = await caller_of(request, "stock")
-    query = Query(request)
-    job = query.name("job")
-    query.end()
-    if job is None:
-        raise InvalidRequest.at("job", "is missing: name the import, as /v1/imports?job=monday")
-    async with large_body(request, "text/csv", LARGE_BODY_MAX) as raw:
-        outcome = await services_of(request).imports.run(caller.source, job, raw)
-    if isinstance(outcome, ServiceError):
-        return problem_answer(outcome, request.scope["path"])
-    row = outcome.value
-    return resource_answer(outcome, import_answer(row))
+    async with large_body(call, CSV, LARGE_BODY_MAX) as raw:
+        return await call.worker.imports.run(call.caller.source, call.query["job"], raw)
 
 
-async def _submit(request: HttpRequest, command: Command[R_co]) -> Outcome[R_co]:
-    return (await services_of(request).coalescer.submit([command]))[0]
-
-
-async def _stock_page(
-    request: HttpRequest, query: Query, filters: dict[str, Any], *, must_exist: bool = False
-) -> Answer:
-    after = query.cursor(tuple[Moment, Text, Text])
-    limit = query.limit()
-    query.end()
-    found = await services_of(request).database.read(
+async def _stock_page(call: Call[None], **filters: Any) -> Page:
+    limit, after = call.query["limit"], call.query["cursor"]
+    found = await call.read(
         lambda connection: lists.stock(connection, limit=limit + 1, after=after, **filters)
     )
-    if must_exist and not found and after is None:
-        raise NotFound("This SKU is not stocked anywhere.")
-    items = [stock_answer(row) for _, row in found[:limit]]
-    if len(found) <= limit:
-        return page_answer(items, None)
-    created_at, last = found[limit - 1]
-    return page_answer(items, cursor_after((created_at, last.sku, last.location)))
-
-
-def _key(request: HttpRequest) -> tuple[str, str]:
-    parameters = request.scope["path_params"]
-    return place(parameters["sku"], "sku"), place(parameters["location"], "location")
+    page = page_of(found, limit, STOCK_BY_CREATION)
+    return page._replace(rows=[row for _, row in page.rows])
 
 
 ROUTES = [
@@ -350,8 +221,8 @@ ROUTES = [
     adjust_stock,
     delete_stock,
     list_stock,
-    list_sku,
-    read_stock,
-    list_movements,
+    list_stock_of_sku,
+    get_stock,
+    list_stock_movements,
     import_stock,
 ]

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from db.queries import credentials as keys
+from db.queries import credentials
 from db.session.database import Database, Transaction
 from db.session.database import Unavailable as DatabaseUnavailable
 from db.vocabulary import Scope
@@ -44,7 +44,7 @@ class Credential:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
-class Keys:
+class Credentials:
     """The credentials a worker knows."""
 
     def __init__(self, database: Database, rate_limit: RateLimit) -> None:
@@ -94,7 +94,7 @@ class Keys:
         asked_at = time.monotonic()
         async with asyncio.timeout(LOOKUP_SECONDS_MAX):
             row = await self.database.read(
-                lambda connection: keys.find(connection, digest(key)), is_urgent=True
+                lambda connection: credentials.find(connection, digest(key)), is_urgent=True
             )
         self._known.pop(key, None)
         if row is None:
@@ -131,7 +131,7 @@ async def store_key(
     id_ = uuid4()
 
     async def work(transaction: Transaction) -> None:
-        await keys.create(
+        await credentials.create(
             transaction.connection, id_, digest(key.encode()), source, scopes, is_first=is_first
         )
 
@@ -141,7 +141,9 @@ async def store_key(
 
 async def ensure_admin_key(database: Database, key: str) -> None:
     """Make sure that this key exists, with the scope admin; a revoked one stays revoked."""
-    found = await database.read(lambda connection: keys.find_any(connection, digest(key.encode())))
+    found = await database.read(
+        lambda connection: credentials.find_any(connection, digest(key.encode()))
+    )
     if not found:
         await store_key(database, key, "admin", ["admin"], is_first=True)
 
@@ -154,6 +156,6 @@ async def end_other_first_keys(database: Database, key: str, before: str | None)
     others = [] if before is None else [digest(before.encode())]
 
     async def work(transaction: Transaction) -> bool:
-        return await keys.revoke_first(transaction.connection, digest(key.encode()), others)
+        return await credentials.revoke_first(transaction.connection, digest(key.encode()), others)
 
     return await database.transact(work)

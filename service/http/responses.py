@@ -1,17 +1,15 @@
-"""From outcome to bytes: the one kind of response every route gives, and the problem documents."""
+"""Complete responses as they are sent, and the problem documents of errors."""
 
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from litestar.types import Receive, Scope, Send
 
 from service import metrics
-from service.domain.commands import Done, Outcome
+from service.domain.commands import Outcome
 from service.domain.errors import ServiceError
 from service.http.compression import COMPRESSED_FROM, GZIP, VARY, accepts_gzip, compress
 from service.http.schemas import encode
-from service.input.headers import matches
 
 Header = tuple[bytes, bytes]
 
@@ -27,8 +25,8 @@ REPLAYED = (b"idempotency-replayed", b"true")
 _COUNTERS: dict[tuple[str, str, int], Any] = {}
 
 
-class Answer:
-    """A complete response, sent as it is: Litestar takes any ASGI application as one."""
+class Response:
+    """A complete response, sent as it is: to Litestar it is an ASGI application like any other."""
 
     __slots__ = ("body", "gzipped", "headers", "is_secret", "status")
 
@@ -45,12 +43,12 @@ class Answer:
         self.headers = headers
         self.body = body
         self.gzipped = gzipped
-        """The body as gzip has it, if that is known already."""
+        """The body compressed with gzip, if it was compressed before."""
         self.is_secret = is_secret
-        """It is never compressed: its length would tell what it holds (BREACH, 2013)."""
+        """It is never compressed: its length would give away its content (BREACH, 2013)."""
 
-    def to_asgi_response(self, *_: Any, **__: Any) -> "Answer":
-        """Be what Litestar asks of the response of an exception handler."""
+    def to_asgi_response(self, *_: Any, **__: Any) -> "Response":
+        """Return itself, which is all that Litestar asks of an exception handler's response."""
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -75,28 +73,9 @@ class Answer:
         _COUNTERS[route].inc()
 
 
-def json_answer(status: int, value: Any, *headers: Header) -> Answer:
+def json_response(status: int, value: Any, *headers: Header) -> Response:
     """Return a value as JSON."""
-    return Answer(status, [JSON, *headers], encode(value))
-
-
-def page_answer(items: Sequence[Any], next_cursor: str | None) -> Answer:
-    """Return one page of a list."""
-    return json_answer(200, {"items": items, "next_cursor": next_cursor})
-
-
-def resource_answer(
-    done: Done[Any], value: Any, *, version: int | None = None, location: str | None = None
-) -> Answer:
-    """Return a resource that a command made or moved, with its version as ETag."""
-    headers: list[Header] = []
-    if version is not None:
-        headers.append(etag(version))
-    if location is not None:
-        headers.append((b"location", location.encode()))
-    if done.replayed:
-        headers.append(REPLAYED)
-    return json_answer(status_of(done), value, *headers)
+    return Response(status, [JSON, *headers], encode(value))
 
 
 def status_of(outcome: Outcome[Any]) -> int:
@@ -106,14 +85,6 @@ def status_of(outcome: Outcome[Any]) -> int:
     if outcome.effect == "created":
         return 201
     return 204 if outcome.value is None else 200
-
-
-def single_answer(value: Any, version: int, if_none_match: bytes | None) -> Answer:
-    """Return a resource that was read, or 304 when the client has this version already."""
-    tag = etag(version)
-    if if_none_match is not None and matches(if_none_match, tag[1]):
-        return Answer(304, [tag], b"")
-    return json_answer(200, value, tag)
 
 
 def etag(version: int) -> Header:
@@ -141,8 +112,8 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
     }
 
 
-def problem_answer(error: ServiceError, instance: str, *headers: Header) -> Answer:
-    """Return an error as a response."""
+def problem_response(error: ServiceError, instance: str, *headers: Header) -> Response:
+    """Return an error as a response with its problem document."""
     sent = [PROBLEM, *headers]
     if error.replayed:
         sent.append(REPLAYED)
@@ -150,4 +121,4 @@ def problem_answer(error: ServiceError, instance: str, *headers: Header) -> Answ
         sent.append((b"retry-after", b"%d" % error.retry_after_seconds))
     if error.status == 401:
         sent.append((b"www-authenticate", b"Bearer"))
-    return Answer(error.status, sent, encode(problem(error, instance)))
+    return Response(error.status, sent, encode(problem(error, instance)))

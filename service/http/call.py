@@ -1,0 +1,142 @@
+"""One request on its way through its route: the bytes that were sent and the values read so far."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
+from urllib.parse import unquote_to_bytes
+from uuid import UUID
+
+from litestar.types import Receive, Scope
+
+from service.domain.commands import Caller, Command, Outcome, R_co
+from service.domain.errors import Forbidden, InvalidRequest, NotFound
+from service.http.worker_state import WorkerState
+from service.input import headers
+from service.input.names import place_at
+
+B = TypeVar("B")
+T = TypeVar("T")
+
+UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+UNDECODED = "\ufffd"
+"""The character that a path has, before it is percent-decoded, for bytes that are not UTF-8."""
+
+
+class Call(Generic[B]):
+    """A request, the state of the worker that serves it, and the values that were read from it.
+
+    The route fills in `caller`, `query` and `body` as its operation declares them.
+    """
+
+    __slots__ = ("body", "caller", "query", "receive", "scope", "waited_seconds", "worker")
+
+    caller: Caller
+    body: B
+    query: Mapping[str, Any]
+    """The value of each query parameter that the operation declares; None for an absent one."""
+    waited_seconds: float
+    """The time for which the request has waited for space in the queue already."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.worker: WorkerState = scope["litestar_app"].state.worker
+        self.waited_seconds = 0.0
+
+    @property
+    def path(self) -> str:
+        """The address of the request, without its query, as it was sent."""
+        return path_of(self.scope)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return a header's value, the last one if it was sent twice; `name` in lower case."""
+        value = None
+        for sent, content in self.scope["headers"]:
+            if sent == name:
+                value = content
+        return value
+
+    def header_list(self, name: bytes) -> bytes | None:
+        """Return a header that is a list, all of its lines; `name` in lower case."""
+        values = [content for sent, content in self.scope["headers"] if sent == name]
+        return b",".join(values) if values else None
+
+    def segment(self, name: str) -> str:
+        """Return a segment of the path, still percent-encoded."""
+        return str(self.scope["path_params"][name])
+
+    @property
+    def reservation_id(self) -> UUID:
+        """The id of the reservation in the path. Raises `NotFound` for any other text."""
+        return identifier(self.segment("id"), "reservation")
+
+    @property
+    def refund_id(self) -> UUID:
+        """The id of the refund in the path. Raises `NotFound` for any other text."""
+        return identifier(self.segment("refund_id"), "refund")
+
+    @property
+    def sku(self) -> str:
+        """The SKU in the path. Raises `InvalidRequest`."""
+        return self._decoded("sku")
+
+    @property
+    def stock_key(self) -> tuple[str, str]:
+        """The SKU and the location in the path. Raises `InvalidRequest`."""
+        return self._decoded("sku"), self._decoded("location")
+
+    def seq(self, in_body: str | None) -> str:
+        """Return the request's seq, from its body or from the header Idempotency-Key."""
+        sent = self.header(b"idempotency-key")
+        if sent is None:
+            if in_body is None:
+                raise InvalidRequest.at("seq", "is missing: send it, or an Idempotency-Key header")
+            return in_body
+        key = headers.idempotency_key(sent)
+        if in_body is not None and in_body != key:
+            raise InvalidRequest.at("Idempotency-Key", "differs from seq")
+        return key
+
+    def check_source(self, named: str | None) -> None:
+        """Raise `Forbidden` when the request names another source than the caller's."""
+        if named is not None and named != self.caller.source:
+            raise Forbidden(
+                f"source is not the key's own, {self.caller.source}: send that or none."
+            )
+
+    @property
+    def expected_version(self) -> int | None:
+        """The version that If-Match names; None when the header is absent."""
+        sent = self.header_list(b"if-match")
+        return None if sent is None else headers.version("If-Match", sent)
+
+    async def submit(self, command: Command[R_co]) -> Outcome[R_co]:
+        """Carry a command out and return its outcome once it is durable."""
+        coalescer = self.worker.coalescer
+        outcomes = await coalescer.submit([command], waited_seconds=self.waited_seconds)
+        return outcomes[0]
+
+    async def read(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Return the result of a query."""
+        return await self.worker.database.read(work)
+
+    def _decoded(self, name: str) -> str:
+        try:
+            text = unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest.at(name, "is not UTF-8") from None
+        return place_at(name, text)
+
+
+def path_of(scope: Scope) -> str:
+    """Return the address of a request, without its query, as it was sent."""
+    return scope["raw_path"].decode("utf-8", "replace")
+
+
+def identifier(text: str, kind: str) -> UUID:
+    """Return an id from a path. Raises `NotFound` for a text that no id of ours looks like."""
+    if UUID_FORM.fullmatch(text):
+        return UUID(text)
+    hint = " To find one by its seq, ask /v1/reservations?seq=…" if kind == "reservation" else ""
+    raise NotFound(f"There is no such {kind}: its id would be a UUID.{hint}")

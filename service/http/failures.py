@@ -1,0 +1,103 @@
+"""One mapping of failures to errors, and two renderers: a problem document and a page."""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from litestar import Request
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+
+from db.session import database as db
+from service.domain.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    OutcomeUnknown,
+    ServiceError,
+    Unavailable,
+)
+from service.http.call import Call
+from service.http.nowhere import nothing_at
+from service.http.page.rendering import error_page
+from service.http.responses import Header, Response, problem_response
+from service.input.headers import quality
+
+log = structlog.get_logger()
+
+API = (b"v1", b"health", b"metrics", b"schema", b"problems")
+"""The first segments of the API's addresses. All other addresses are the page's."""
+
+
+def error_of(failure: Exception, path: str) -> ServiceError:
+    """Return the error that a client is told of after a failure at an address."""
+    match failure:
+        case ServiceError():
+            return failure
+        case db.OutcomeUnknown():
+            return OutcomeUnknown("The connection to the database died at COMMIT.")
+        case db.Unavailable():
+            return Unavailable(str(failure) or "The database did not answer.")
+        case db.Conflict():
+            return Unavailable("The database did not answer.")
+        case MethodNotAllowedException():
+            return MethodNotAllowed("The resource does not know this method.")
+        case HTTPException(status_code=404):
+            return NotFound(nothing_at(path))
+        case HTTPException(status_code=status, detail=detail) if status < 500:
+            return InvalidRequest.at("request", detail)
+    return InternalError("The service failed.")
+
+
+def show_failure(request: Request[Any, Any, Any], failure: Exception) -> Response:
+    """Return the response to a failed request: a page for a browser at an address of the page's."""
+    call: Call[Any] = Call(request.scope, request.receive)
+    return _render(show_page if wants_page(call) else show_problem, call, failure)
+
+
+def show_failure_on_page(request: Request[Any, Any, Any], failure: Exception) -> Response:
+    """Return the response to a failed request of the page."""
+    return _render(show_page, Call(request.scope, request.receive), failure)
+
+
+def show_problem(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
+    """Return an error as a problem document."""
+    _note(call, error)
+    return problem_response(error, call.path, *headers)
+
+
+def show_page(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
+    """Return an error as a page."""
+    _note(call, error)
+    return error_page(error, *headers, may_sign_in=call.scope.get("method") == "GET")
+
+
+def wants_page(call: Call[Any]) -> bool:
+    """True when a browser asks for an address of the page's, even one that has nothing."""
+    room = call.scope["raw_path"].lstrip(b"/").partition(b"/")[0]
+    if room in API:
+        return False
+    accept = call.header_list(b"accept") or b"*/*"
+    return quality(accept, "text/html") > quality(accept, "application/json")
+
+
+def allowed_methods(failure: MethodNotAllowedException) -> Header:
+    """Return the header that lists the methods of an address; HEAD is answered where GET is."""
+    methods = (failure.headers or {}).get("allow", "").split(", ")
+    methods += ["HEAD"] if "GET" in methods else []
+    return b"allow", ", ".join(sorted(methods)).encode()
+
+
+def _render(show: Callable[..., Response], call: Call[Any], failure: Exception) -> Response:
+    error = error_of(failure, call.path)
+    if isinstance(error, InternalError):
+        log.error("request_failed", path=call.path, exc_info=failure)
+    headers = [allowed_methods(failure)] if isinstance(failure, MethodNotAllowedException) else []
+    return show(call, error, *headers)
+
+
+def _note(call: Call[Any], error: ServiceError) -> None:
+    """Note a refusal for the lack of a key or of a right, with the address of the client."""
+    if error.status in (401, 403):
+        client = call.scope.get("client")
+        call.worker.refusals.note(client[0] if client else "unknown", error.code)
