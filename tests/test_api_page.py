@@ -6,7 +6,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 
 from service.domain.errors import all_errors
-from service.http import query, requests
+from service.http import body_kinds, parameters
 from service.input import bodies, json_text
 from service.ops import protocol
 from tests import api_page
@@ -121,10 +121,10 @@ async def test_every_member_of_an_object_is_in_its_table(service):
         ("lines of a batch in all", bodies.BATCH_LINES_MAX),
         ("entries of `metadata`", bodies.METADATA_MAX),
         ("characters of a SKU, location, source, seq or job", bodies.NAME_MAX),
-        ("items of a page", query.LIMIT_MAX),
+        ("items of a page", parameters.LIMIT_MAX),
         ("depth of a JSON body", json_text.DEPTH_MAX),
-        ("bytes of a body", requests.BODY_MAX),
-        ("bytes of a batch or an import", requests.LARGE_BODY_MAX),
+        ("bytes of a body", body_kinds.BODY_MAX),
+        ("bytes of a batch or an import", body_kinds.LARGE_BODY_MAX),
         ("bytes of a URL", protocol.URL_BYTES_MAX),
         ("bytes of all headers", protocol.HEAD_BYTES_MAX),
         ("header lines", protocol.HEAD_LINES_MAX),

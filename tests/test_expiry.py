@@ -1,9 +1,11 @@
 """The deadline is exact, with and without a sweeper."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 
+from service.engine import background, sweeper
 from tests.sessions import session
 
 OVERDUE = "UPDATE reservation SET expires_at = clock_timestamp() WHERE seq = $1"
@@ -117,6 +119,27 @@ async def test_the_sweeper_gives_units_back_without_being_asked(service):
             pass
     assert (await service.client.get(address)).json()["state"] == "expired"
     assert await service.on_hand("A") == (3, 0)
+
+
+async def test_a_sweeper_that_dies_of_an_unforeseen_error_starts_again(service, monkeypatch):
+    await service.stock("A", 3)
+    await hold(service, ("A", 3))
+    sweep, died = sweeper.sweep, asyncio.Event()
+
+    async def die_once(*arguments):
+        if not died.is_set():
+            died.set()
+            raise RuntimeError("planned")
+        return await sweep(*arguments)
+
+    monkeypatch.setattr(background, "log", Mock())  # drawing the traceback takes a second
+    monkeypatch.setattr(sweeper, "sweep", die_once)
+    async with asyncio.timeout(20):
+        await died.wait()
+        await service.sql(OVERDUE, "1")
+        while await service.on_hand("A") != (3, 0):
+            pass
+    background.log.exception.assert_called_once()
 
 
 async def test_a_confirm_that_waited_on_a_lock_past_the_deadline_is_refused(

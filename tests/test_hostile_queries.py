@@ -119,7 +119,7 @@ async def test_a_misspelt_parameter_is_told_what_it_is_near(service):
 async def test_a_missing_job_is_told(service):
     error = await refused(service, "POST", "/v1/imports", {})
     assert error == {
-        "path": "job", "message": "is missing: name the import, as /v1/imports?job=monday"
+        "path": "job", "message": "is missing: send it in the query, as ?job=monday"
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The conflict lab: short runs, a broken engine that it must catch, reports that stand alone."""
+"""The conflict lab: it keeps the rules in short runs, finds a broken engine, and writes reports."""
 
 import asyncio
 import json
@@ -22,16 +22,16 @@ from db.session.database import Database, DatabaseError, LockTimeout
 from db.strategies import open_strategy
 from service.cli import cli
 from service.lab.claims import CLAIMS, SETTINGS, judge_claim
+from service.lab.crowd import Exchange
 from service.lab.experiment import LOCATION, PRESETS, Experiment
+from service.lab.experiment_runner import ExperimentRunner, find_reasons_not_to_run
 from service.lab.faults import PAUSE_SECONDS
 from service.lab.holder import freeze_holder
 from service.lab.insertion import insert_everywhere
-from service.lab.load import Answer
+from service.lab.invocation import CHECKS
 from service.lab.processes import quiet, started
 from service.lab.report import LabReport, write_html, write_json, write_markdown, write_plot
 from service.lab.result import SLICE_SECONDS
-from service.lab.run import Lab, runnable
-from service.lab.session import CHECKS
 from service.lab.verdict import judge, judge_budget
 from tests.roles import as_role
 
@@ -40,7 +40,7 @@ SHORT = Experiment(skus=1, clients=24, seconds=0.4, processes=1, twins=0.1)
 
 @pytest.fixture(autouse=True)
 def quietly():
-    """The lab configures logging for its process; the tests' process is not its own."""
+    """The lab configures logging for its process; restore it for the other tests."""
     before = structlog.get_config()
     quiet()
     yield
@@ -48,68 +48,68 @@ def quietly():
 
 
 @pytest.fixture
-async def lab(postgres_url):
+async def runner(postgres_url):
     with started(1) as processes:
         async with Sandbox(postgres_url).opened() as sandbox:
-            yield Lab(sandbox, processes)
+            yield ExperimentRunner(sandbox, processes)
 
 
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize(
     "strategy", ["guard", "version", "pessimistic", "serializable", "advisory"]
 )
-async def test_every_strategy_keeps_the_rules(lab, strategy, merge):
+async def test_every_strategy_keeps_the_rules(runner, strategy, merge):
     crowd = replace(SHORT, strategy=strategy, merge=merge, stock=40, skus=3, lines=2)
-    result = await lab.run(replace(crowd, hold=0.4, refund=0.3))
+    result = await runner.run(replace(crowd, hold=0.4, refund=0.3))
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     assert result.requests > 0
     assert result.outcomes["created"] > 0
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause", "drop"])
-async def test_the_rules_hold_whatever_goes_wrong(lab, fault):
+async def test_the_rules_hold_under_every_fault(runner, fault):
     seconds = 1.0 if fault == "pause" else 2.0
-    result = await lab.run(replace(SHORT, fault=fault, seconds=seconds, merge=fault == "pause"))
+    result = await runner.run(replace(SHORT, fault=fault, seconds=seconds, merge=fault == "pause"))
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     if fault != "pause":
         assert result.conflicts.get("connection_lost")
 
 
 @pytest.mark.parametrize("strategy", ["redis", "zookeeper"])
-async def test_a_frozen_holder_of_a_distributed_lock_keeps_others_out_until_its_expiry(
-    lab, brokers, strategy
+async def test_a_paused_holder_keeps_its_distributed_lock_until_the_lock_expires(
+    runner, brokers, strategy
 ):
     crowd = replace(
         SHORT, strategy=strategy, fault="pause", seconds=9.0, clients=4, **brokers[strategy]()
     )
-    result = await lab.run(crowd)
+    result = await runner.run(crowd)
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     slices = "".join("x" if answers else "." for answers in result.timeline)
     silence = max(slices.split("x"), key=len)
-    assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, "a row's lock is held for less"
-    assert "x" in slices.partition(silence)[2], "after the expiry others have it"
+    assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, "a row lock is held for a shorter time"
+    assert "x" in slices.partition(silence)[2], "after the expiry, others get the lock"
     assert result.conflicts["lock_timeout"] > 0
 
 
 @pytest.mark.parametrize("strategy", ["redis", "zookeeper"])
-async def test_a_holder_is_still_frozen_when_another_has_its_lock(lab, brokers, strategy):
+async def test_the_holder_is_still_paused_when_another_gets_its_lock(runner, brokers, strategy):
     settings = brokers[strategy]()
     experiment = replace(SHORT, strategy=strategy, **settings)
-    async with lab.sandbox.database() as url, asyncio.timeout(60):
+    async with runner.sandbox.database() as url, asyncio.timeout(60):
         freezing = asyncio.create_task(freeze_holder(experiment, url))
         database, other = Database(url, pool_size=1), open_strategy(strategy, **settings)
-        while not frozen_children():
-            await asyncio.sleep(0.01)  # another process' doing; bounded by the timeout
+        while not paused_children():
+            await asyncio.sleep(0.01)  # another process changes it; the timeout limits the wait
         await insist_on_lock(other, database, (experiment.sku_names[0], LOCATION))
-        assert len(frozen_children()) == 1
+        assert len(paused_children()) == 1
         await freezing
-        assert frozen_children() == []
+        assert paused_children() == []
         await other.close()
         await database.close()
 
 
-def frozen_children():
-    """The processes of ours that are stopped."""
+def paused_children():
+    """The stopped child processes."""
     return [
         child
         for child in multiprocessing.active_children()
@@ -124,16 +124,16 @@ async def insist_on_lock(strategy, database, key):
                 return
 
 
-async def test_a_flash_sale_sells_out_exactly(lab):
+async def test_a_flash_sale_sells_out_exactly(runner):
     values = {**PRESETS["flash-sale"], "stock": 30}
-    result = await lab.run(replace(SHORT, **values, twins=0.0))
+    result = await runner.run(replace(SHORT, **values, twins=0.0))
     assert result.verdict
     assert result.outcomes["created"] == 30
     assert result.refusals > 0
 
 
-async def test_in_an_open_loop_orders_arrive_at_their_rate(lab):
-    result = await lab.run(replace(SHORT, rate=50.0, seconds=1.0, twins=0.0))
+async def test_in_an_open_loop_orders_arrive_at_their_rate(runner):
+    result = await runner.run(replace(SHORT, rate=50.0, seconds=1.0, twins=0.0))
     assert result.verdict
     assert 20 < result.requests < 90  # Poisson: 50 give or take seven
 
@@ -141,11 +141,11 @@ async def test_in_an_open_loop_orders_arrive_at_their_rate(lab):
 async def test_services_in_processes_of_their_own_share_one_history(postgres_url):
     with started(2) as processes:
         async with Sandbox(postgres_url).opened() as sandbox:
-            lab = Lab(sandbox, processes)
+            runner = ExperimentRunner(sandbox, processes)
             for merge in (True, False):
-                result = await lab.run(replace(SHORT, processes=2, merge=merge, twins=0.2))
+                result = await runner.run(replace(SHORT, processes=2, merge=merge, twins=0.2))
                 assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
-                assert result.outcomes["unchanged"] > 0, "twins meet across processes"
+                assert result.outcomes["unchanged"] > 0, "equal requests meet across processes"
 
 
 CARELESS = ("stock.available + new.lowest >= 0", "stock.version = new.seen_version")
@@ -153,7 +153,7 @@ CARELESS = ("stock.available + new.lowest >= 0", "stock.version = new.seen_versi
 
 @pytest.fixture
 def without_guards(monkeypatch):
-    """An engine that writes whatever it has planned, however old what it has read is."""
+    """An engine that writes its plan even if the rows it read have changed."""
     part = writes.PARTS["stock_changed"]
     sql = part.sql
     for guard in CARELESS:
@@ -163,24 +163,26 @@ def without_guards(monkeypatch):
     monkeypatch.setattr(writes, "_STATEMENTS", {})
 
 
-RUSH = replace(SHORT, skus=20, stock=5, merge=False, seconds=1.0)  # twenty last units to fight for
+RUSH = replace(
+    SHORT, skus=20, stock=5, merge=False, seconds=1.0
+)  # clients compete for the last units of twenty SKUs
 
 
-async def test_without_its_guards_an_engine_oversells_and_is_caught(lab, without_guards):
-    lab.prepare = "ALTER TABLE stock DROP CONSTRAINT stock_available_check"
-    result = await lab.run(RUSH)
+async def test_an_engine_without_guards_oversells_and_the_lab_finds_it(runner, without_guards):
+    runner.prepare = "ALTER TABLE stock DROP CONSTRAINT stock_available_check"
+    result = await runner.run(RUSH)
     assert not result.verdict
     assert any("oversold" in finding for finding in result.verdict.history)
 
 
-async def test_with_the_constraint_behind_it_it_is_caught_all_the_same(lab, without_guards):
-    result = await lab.run(RUSH)
+async def test_with_the_constraint_too_the_lab_finds_the_missing_guards(runner, without_guards):
+    result = await runner.run(RUSH)
     assert any("internal_error" in finding for finding in result.verdict.answers)
 
 
 def answer(kind="reserve", called=0.0, answered=1.0, outcome="created", **more):
     values = {"reservation": SHORT_ID, "due": called, "is_replayed": False} | more
-    return Answer(kind=kind, called=called, answered=answered, outcome=outcome, **values)
+    return Exchange(kind=kind, called=called, answered=answered, outcome=outcome, **values)
 
 
 SHORT_ID = UUID(int=1)
@@ -191,12 +193,12 @@ def test_a_request_carried_out_twice_is_found():
     assert "carried out 2 times" in verdict.once[0]
 
 
-def test_a_yes_that_moved_nothing_is_found():
+def test_an_accepted_request_that_moved_nothing_is_found():
     verdict = judge(SHORT, [answer()], {}, {})
     assert "moved nothing" in verdict.winners[0]
 
 
-def test_units_missing_from_a_shelf_are_found():
+def test_missing_units_of_a_stock_row_are_found():
     verdict = judge(SHORT, [], {}, {"sku-00000": 5})
     assert "5 units left" in verdict.winners[0]
 
@@ -207,8 +209,8 @@ def test_more_retries_than_the_budget_are_found():
     assert judge_budget(SHORT, retries=1000, commands=10_000, seconds=1.0) == []
 
 
-async def test_select_then_insert_breaks_without_a_unique_index_and_not_with_one(lab):
-    async with lab.sandbox.database() as url:
+async def test_select_then_insert_breaks_without_a_unique_index_and_not_with_one(runner):
+    async with runner.sandbox.database() as url:
         found = {(each.way, each.crowd): each for each in await insert_everywhere(url, seed=1)}
     at_once = "16 clients, the same key at once"
     assert found["select, then insert", "one client"].duplicates == 0
@@ -218,8 +220,8 @@ async def test_select_then_insert_breaks_without_a_unique_index_and_not_with_one
     assert found["unique index, ON CONFLICT DO NOTHING", at_once].errors == 0
 
 
-async def test_a_claim_holds_only_where_every_round_agrees(lab):
-    result = await lab.run(replace(SHORT, seconds=0.1))
+async def test_a_claim_holds_only_where_every_round_agrees(runner):
+    result = await runner.run(replace(SHORT, seconds=0.1))
     fast, slow = replace(result, throughput=200.0), replace(result, throughput=100.0)
     clear, mixed, *_ = SETTINGS
     runs = {
@@ -230,8 +232,10 @@ async def test_a_claim_holds_only_where_every_round_agrees(lab):
     assert verdicts == ["holds", "no clear difference"]
 
 
-async def test_a_report_needs_nothing_but_itself(lab, tmp_path):
-    report = LabReport("holdfast lab", [await lab.run(SHORT)], skipped={"redis": "no --redis-url"})
+async def test_a_report_is_one_file_that_needs_no_other(runner, tmp_path):
+    report = LabReport(
+        "holdfast lab", [await runner.run(SHORT)], skipped={"redis": "no --redis-url"}
+    )
     for name, write in {
         "a.html": write_html, "a.json": write_json, "a.md": write_markdown, "a.svg": write_plot
     }.items():  # fmt: skip
@@ -246,13 +250,13 @@ async def test_a_report_needs_nothing_but_itself(lab, tmp_path):
     assert "redis_url" not in values["runs"][0]["experiment"]
 
 
-async def test_strategies_without_their_service_say_so():
+async def test_a_strategy_without_its_lock_service_is_reported():
     absent = replace(SHORT, redis_url="redis://127.0.0.1:1/0", zookeeper_hosts="127.0.0.1:1")
-    reasons = await runnable(absent, ["guard", "redis", "zookeeper"])
+    reasons = await find_reasons_not_to_run(absent, ["guard", "redis", "zookeeper"])
     assert reasons["guard"] is None
     assert "no Redis answers" in str(reasons["redis"])
     assert reasons["zookeeper"] == "no ZooKeeper answers"
-    reasons = await runnable(SHORT, ["redis", "zookeeper"])
+    reasons = await find_reasons_not_to_run(SHORT, ["redis", "zookeeper"])
     assert reasons == {"redis": "no --redis-url", "zookeeper": "no --zookeeper-hosts"}
 
 
@@ -270,7 +274,7 @@ async def databases(url):
     return {row["datname"] for row in rows}
 
 
-def test_a_check_passes_and_leaves_nothing_behind(postgres_url):
+def test_a_check_passes_and_drops_its_databases(postgres_url):
 
     before = asyncio.run(databases(postgres_url))
     answer = call(postgres_url, "--check")
@@ -286,13 +290,13 @@ def test_a_check_of_a_broken_engine_fails(postgres_url, without_guards):
     assert "FAIL" in answer.output
 
 
-def test_a_check_of_a_strategy_that_cannot_run_is_no_pass(postgres_url):
+def test_a_check_of_a_strategy_that_can_not_run_fails(postgres_url):
     answer = call(postgres_url, "--check", "--strategy", "redis")
     assert answer.exit_code == 1
     assert "NOT CHECKED: redis, no --redis-url" in answer.output
 
 
-def test_a_role_that_may_not_create_databases_is_told(postgres_url):
+def test_a_role_that_may_not_create_databases_is_reported(postgres_url):
     serving = as_role(postgres_url, Role.SERVING)
     if serving == postgres_url:
         pytest.skip("on another server one role does everything")

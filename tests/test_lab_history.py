@@ -1,4 +1,4 @@
-"""The linearizability checker finds what was planted, and nothing in what can be explained."""
+"""The linearizability checker finds planted violations and accepts correct histories."""
 
 import random
 from itertools import accumulate
@@ -10,7 +10,7 @@ def take(called, answered, units=1):
     return Moved(-units, called, answered)
 
 
-def test_takes_within_the_stock_are_explained():
+def test_takes_within_the_stock_are_linearizable():
     assert check_counter(2, [take(0, 1), take(2, 3)], []) == []
 
 
@@ -20,7 +20,7 @@ def test_a_planted_oversell_is_found():
 
 
 def test_a_planted_stale_refusal_is_found():
-    """Nothing had been sold when the refusal was given, and nobody was buying meanwhile."""
+    """Nothing had been sold when the refusal was given, and no purchase was under way."""
     moves = [take(5, 6)]
     assert check_counter(1, moves, [Refused(1, 0, called=1, answered=2)])[0].startswith("stale")
     assert check_counter(1, moves, [Refused(1, 0, called=7, answered=8)]) == []
@@ -33,13 +33,13 @@ def test_a_refusal_after_units_came_back_is_stale():
     assert check_counter(1, moves, [Refused(1, 0, called=2.5, answered=5)]) == []
 
 
-def test_a_refusal_that_misstates_what_was_there_is_found():
+def test_a_refusal_that_reports_a_wrong_number_is_found():
     moves = [take(0, 1)]
     assert check_counter(5, moves, [Refused(9, 4, called=2, answered=3)]) == []
     assert check_counter(5, moves, [Refused(9, 3, called=2, answered=3)])[0].startswith("stale")
 
 
-def test_a_refusal_of_what_there_was_is_found():
+def test_a_refusal_of_available_units_is_found():
     assert check_counter(5, [], [Refused(5, 5, called=2, answered=3)])[0].startswith("stale")
 
 
@@ -48,8 +48,8 @@ def test_an_order_that_contradicts_real_time_is_found():
     assert check_counter(9, [take(0.5, 3), take(0, 1)], []) == []
 
 
-def test_refusals_may_not_go_back_in_time_among_themselves():
-    """Each alone has a moment, but the second was asked for after the first was answered."""
+def test_refusals_must_agree_with_real_time_among_themselves():
+    """Each alone has a moment, but the second was requested after the answer of the first."""
     moves = [take(0, 9), Moved(1, 0, 9), take(0, 9)]
     sold_out, back = Refused(1, 0, 1, 2), Refused(2, 1, 3, 4)
     assert check_counter(1, moves, [sold_out, back]) == []
@@ -57,12 +57,12 @@ def test_refusals_may_not_go_back_in_time_among_themselves():
     assert check_counter(1, moves[:1], [sold_out, back])[0].startswith("stale")
 
 
-def test_an_effect_that_nobody_was_told_of_may_have_come_at_any_time():
+def test_an_effect_without_an_answer_may_happen_at_any_time():
     assert check_counter(1, [Moved(-1, 0)], [Refused(1, 0, called=50, answered=51)]) == []
 
 
 def serial_history(seed):
-    """Moves and refusals as one clerk would make them, each at a known moment of its interval."""
+    """Moves and refusals in a serial order, each at a known moment of its interval."""
     source = random.Random(seed)
     initial = units = source.randint(0, 5)
     moves, refusals = [], []
@@ -80,7 +80,7 @@ def serial_history(seed):
     return initial, moves, refusals
 
 
-def test_every_history_that_was_serial_is_explained():
+def test_every_serial_history_is_linearizable():
     for seed in range(200):
         assert check_counter(*serial_history(seed)) == []
 

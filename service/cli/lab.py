@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 
 from db.vocabulary import StrategyName
-from service.lab.experiment import FAULTS, PRESETS, Experiment
+from service.lab.experiment import FAULT_NAMES, PRESETS, Experiment
+from service.lab.invocation import LabRequest, run_lab
 from service.lab.report import (
     LabReport,
     show,
@@ -20,7 +21,6 @@ from service.lab.report import (
     write_markdown,
     write_plot,
 )
-from service.lab.session import LabRequest, run_lab
 
 STRATEGIES = tuple(name.value for name in StrategyName)
 CHECK_SECONDS = 1.0
@@ -72,7 +72,7 @@ def _value(flag: str, kind: Any, text: str, name: str | None = None) -> Callable
 @_value("twins", SHARE, "Share of orders that are sent several times concurrently.")
 @click.option(
     "--fault",
-    type=click.Choice(FAULTS),
+    type=click.Choice(FAULT_NAMES),
     help="Kill a writing session, pause the holder of a lock, or drop all connections."
     " Default: none.",
 )

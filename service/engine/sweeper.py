@@ -1,8 +1,8 @@
-"""The sweeper: gives the units of overdue holds back, in every process, within two seconds.
+"""The sweeper: gives back the units of overdue holds, in every process, within two seconds.
 
-It only asks which holds are overdue; whether one still is, the ledger decides. Two sweepers that
-find the same hold release it once. A sweeper that is dead sells nothing out: a request that would
-be refused takes overdue holds back itself.
+It only looks for holds that are overdue; the ledger decides whether each one still is. When two
+sweepers find the same hold, it is released once. A dead sweeper never makes stock look sold out: a
+request that would be refused takes back the overdue holds itself.
 """
 
 import asyncio
@@ -13,28 +13,37 @@ from service import metrics
 from service.domain.commands import Done, Expire
 from service.domain.errors import ServiceError, Unavailable
 from service.engine.coalescer import Coalescer
-from service.engine.episodes import Episode
+from service.engine.outages import Outage
 
-INTERVAL_SECONDS = 0.5  # a quarter of what the contract allows, so that one failure is no delay
-HOLDS_MAX = 500  # per round; a full round is followed by the next at once
+INTERVAL_SECONDS = 0.5  # a quarter of the promised time, so that one failed round is no delay
+HOLDS_MAX = 500  # in a round; after a full round the next one begins at once
 
 
-async def sweep_forever(database: Database, coalescer: Coalescer) -> None:
-    """Release overdue holds until cancelled; after a failure try again."""
-    database_outage, trouble = Episode("database"), Episode("sweeper")
-    while True:
-        released_all = True
-        try:
-            released_all = await sweep(database, coalescer) < HOLDS_MAX
-        except (DatabaseError, Unavailable) as error:
-            database_outage.begin(error)
-        except ServiceError as error:
-            trouble.begin(error)
-        else:
-            database_outage.end()
-            trouble.end()
-        if released_all:
-            await asyncio.sleep(INTERVAL_SECONDS)
+class Sweeper:
+    """The background service that releases overdue holds."""
+
+    name = "sweeper"
+
+    def __init__(self, database: Database, coalescer: Coalescer) -> None:
+        self.database = database
+        self.coalescer = coalescer
+
+    async def run(self) -> None:
+        """Release overdue holds until cancelled; after a failed round, try again."""
+        database_outage, sweeper_outage = Outage("database"), Outage("sweeper")
+        while True:
+            released_all = True
+            try:
+                released_all = await sweep(self.database, self.coalescer) < HOLDS_MAX
+            except (DatabaseError, Unavailable) as error:
+                database_outage.begin(error)
+            except ServiceError as error:
+                sweeper_outage.begin(error)
+            else:
+                database_outage.end()
+                sweeper_outage.end()
+            if released_all:
+                await asyncio.sleep(INTERVAL_SECONDS)
 
 
 async def sweep(database: Database, coalescer: Coalescer) -> int:

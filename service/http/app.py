@@ -1,6 +1,5 @@
 """The application: routes, error mapping and what they are built from."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -12,11 +11,12 @@ from db.session import database as db
 from db.strategies import open_strategy
 from service.domain.errors import InvalidRequest
 from service.engine.audits import Audits
+from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
-from service.engine.sweeper import sweep_forever
+from service.engine.sweeper import Sweeper
 from service.http.authentication import Credentials
 from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
@@ -82,24 +82,20 @@ def _without_body(send: Any) -> Any:
 def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
     """Return the application that serves `settings.database_url`, whose schema is up to date.
 
-    Without `sweeps` overdue holds are only released on demand, as if the sweeper had died.
+    Without `sweeps`, overdue holds are only released on demand, as if the sweeper had died.
     """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         worker = build_worker(settings)
         app.state.worker = worker
-        sweeper = (
-            asyncio.create_task(sweep_forever(worker.database, worker.coalescer))
-            if sweeps
-            else None
-        )
+        background = BackgroundServices(background_services(worker, sweeps=sweeps))
+        background.start()
         try:
             yield
         finally:
             worker.draining = True
-            if sweeper is not None:
-                sweeper.cancel()
+            await background.stop()
             await worker.coalescer.drain()
             await worker.coalescer.ledger.strategy.close()
             await worker.database.close()
@@ -147,6 +143,14 @@ def build_worker(settings: Settings) -> WorkerState:
         audits=Audits(database),
         imports=Imports(coalescer),
     )
+
+
+def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
+    """Return the list of all that a worker does besides answering requests."""
+    listed: list[BackgroundService] = []
+    if sweeps:
+        listed.append(Sweeper(worker.database, worker.coalescer))
+    return listed
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

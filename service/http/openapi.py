@@ -31,7 +31,7 @@ from service.domain.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
-from service.http.bodies import BodyKind
+from service.http.body_kinds import BodyKind
 from service.http.operation import Operation, Success, operations
 from service.http.parameters import Parameter
 from service.http.schemas import ProblemAnswer, encode

@@ -71,7 +71,7 @@ def read_query(query_string: bytes, parameters: Sequence[QueryParameter]) -> dic
     for each in parameters:
         if values[each.name] is None:
             if each.required:
-                hint = f"{each.name}={each.example}"
+                hint = f"?{each.name}={each.example}"
                 raise InvalidRequest.at(each.name, f"is missing: send it in the query, as {hint}")
             values[each.name] = each.default
     return values

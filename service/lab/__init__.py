@@ -1,1 +1,1 @@
-"""The conflict lab: contention experiments on a throw-away database, in services without HTTP."""
+"""The conflict lab: contention experiments in a temporary database, in services without HTTP."""

@@ -1,8 +1,8 @@
-"""The preset `claims`: what the literature says of these techniques, put to the test.
+"""The preset `claims` tests claims of the literature about these techniques.
 
-Every strategy runs in every setting, several rounds, interleaved and in another order each round,
-so that a machine that slows down meanwhile slows all of them alike. Figures are medians over the
-rounds; a difference counts when it has the same sign in every round and its median exceeds 10 %.
+Every strategy runs in every setting for several rounds. The runs are interleaved, in a different
+order each round, so that a machine that slows down affects all strategies alike. Figures are
+medians over the rounds. A difference counts when every round agrees and its median exceeds 10 %.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from statistics import median
 from typing import Any
 
 from service.lab.experiment import Experiment
-from service.lab.insertion import Insertion, insert_everywhere
-from service.lab.result import Result
-from service.lab.run import Lab
+from service.lab.experiment_runner import ExperimentRunner
+from service.lab.insertion import InsertionResult, insert_everywhere
+from service.lab.result import RunResult
 
 DIFFERENCE_MIN = 0.1
-"""Smaller ones come and go between runs on a shared machine."""
+"""Smaller differences vary between runs on a shared machine."""
 
 ROUNDS = 3
 STRATEGIES = ("guard", "version", "pessimistic", "redis", "zookeeper")
@@ -27,12 +27,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "1,000 SKUs, merged": {"skus": 1000, "merge": True},
     "1,000 SKUs, one transaction per request": {"skus": 1000, "merge": False},
 }
-"""From the most contended to the least, with and without merging."""
+"""From the most contended setting to the least, with and without merging."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence from the literature, as a comparison of throughput."""
+    """A claim of the literature, as a comparison of throughput."""
 
     sentence: str
     source: str
@@ -64,7 +64,7 @@ CLAIMS = (
 
 @dataclass(slots=True)
 class Comparison:
-    """Two strategies in one setting: throughput of the first over that of the second."""
+    """Two strategies in one setting: the throughput of the first divided by the second's."""
 
     setting: str
     faster: str
@@ -76,7 +76,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return whether the claim holds here."""
+        """Return whether the claim holds in this setting."""
         if self.ratio > 1 + DIFFERENCE_MIN and self.lowest > 1:
             return "holds"
         if self.ratio < 1 / (1 + DIFFERENCE_MIN) and self.highest < 1:
@@ -86,7 +86,7 @@ class Comparison:
 
 @dataclass(slots=True)
 class Judgement:
-    """A claim, what was measured, and where it holds."""
+    """A claim, its comparisons and the settings in which it holds."""
 
     sentence: str
     source: str
@@ -95,45 +95,46 @@ class Judgement:
 
 
 @dataclass(slots=True)
-class Claims:
-    """Everything that the preset measured."""
+class ClaimsResult:
+    """All results of the preset."""
 
     judgements: list[Judgement]
-    medians: dict[str, list[Result]]
-    """For each setting, each strategy's round of median throughput."""
-    insertions: list[Insertion]
+    medians: dict[str, list[RunResult]]
+    """For each setting, the round with the median throughput of each strategy."""
+    insertions: list[InsertionResult]
     insertion_verdict: str
     rounds: int
-    results: list[Result]
-    """Every run there was."""
+    results: list[RunResult]
+    """The result of every run."""
 
 
 async def measure_claims(
-    lab: Lab,
+    runner: ExperimentRunner,
     basis: Experiment,
     strategies: Sequence[str],
     rounds: int = ROUNDS,
-    said: Callable[[str], None] = lambda _: None,
-) -> Claims:
-    """Measure every strategy in every setting and judge each claim. `said` is told how far it is.
+    report_progress: Callable[[str], None] = lambda _: None,
+) -> ClaimsResult:
+    """Measure every strategy in every setting and judge each claim.
 
-    No budget limits retries here: a request that gives up would make its strategy look fast.
+    The retry budget is so large that no request gives up: giving up would make a strategy look
+    fast.
     """
-    runs: dict[str, dict[str, list[Result]]] = {
+    runs: dict[str, dict[str, list[RunResult]]] = {
         setting: {strategy: [] for strategy in strategies} for setting in SETTINGS
     }
     for turn in range(rounds):
         for setting, values in SETTINGS.items():
             for strategy in _rotated(strategies, turn):
-                said(f"round {turn + 1} of {rounds}: {strategy}, {setting}")
+                report_progress(f"round {turn + 1} of {rounds}: {strategy}, {setting}")
                 experiment = replace(
                     basis, strategy=strategy, seed=basis.seed + turn, retry_share=1000.0, **values
                 )
-                runs[setting][strategy].append(await lab.run(experiment))
-    said("select, then insert")
-    async with lab.sandbox.database() as url:
+                runs[setting][strategy].append(await runner.run(experiment))
+    report_progress("select, then insert")
+    async with runner.sandbox.database() as url:
         insertions = await insert_everywhere(url, basis.seed)
-    return Claims(
+    return ClaimsResult(
         judgements=[judge_claim(claim, runs) for claim in CLAIMS],
         medians={
             setting: [_median_run(results) for results in by_strategy.values()]
@@ -146,8 +147,8 @@ async def measure_claims(
     )
 
 
-def judge_claim(claim: Claim, runs: dict[str, dict[str, list[Result]]]) -> Judgement:
-    """Compare what the claim speaks of, wherever both were run."""
+def judge_claim(claim: Claim, runs: dict[str, dict[str, list[RunResult]]]) -> Judgement:
+    """Compare the strategies of a claim in every setting in which both were run."""
     comparisons = []
     for setting, by_strategy in runs.items():
         for faster, slower in claim.pairs:
@@ -163,7 +164,7 @@ def judge_claim(claim: Claim, runs: dict[str, dict[str, list[Result]]]) -> Judge
 
 
 def _overall(comparisons: Sequence[Comparison]) -> str:
-    """Say in a sentence where a claim holds."""
+    """Return a sentence that names the settings in which a claim holds."""
     if not comparisons:
         return "not measured: a strategy of this claim could not be run"
     holds = [each for each in comparisons if each.verdict == "holds"]
@@ -185,8 +186,8 @@ def _where(comparisons: Sequence[Comparison]) -> str:
     return ", ".join(f"“{each.setting}” ({each.faster} : {each.slower})" for each in comparisons)
 
 
-def judge_insertions(insertions: Sequence[Insertion]) -> str:
-    """Say where select-then-insert broke."""
+def judge_insertions(insertions: Sequence[InsertionResult]) -> str:
+    """Return a sentence that names the crowds with which select-then-insert broke."""
     naive = [each for each in insertions if each.way == "select, then insert"]
     broken = [f"{each.crowd} ({each.duplicates} duplicates)" for each in naive if each.duplicates]
     safe = [each.crowd for each in naive if not each.duplicates]
@@ -205,6 +206,6 @@ def _rotated(strategies: Sequence[str], turn: int) -> list[str]:
     return [*strategies[start:], *strategies[:start]]
 
 
-def _median_run(results: Sequence[Result]) -> Result:
+def _median_run(results: Sequence[RunResult]) -> RunResult:
     ordered = sorted(results, key=lambda result: result.throughput)
     return ordered[len(ordered) // 2]

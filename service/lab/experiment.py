@@ -1,4 +1,4 @@
-"""What an experiment is: a crowd, a shop, a strategy, and what goes wrong meanwhile."""
+"""The values that define an experiment: clients, stock, orders, strategy and fault."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,63 +10,64 @@ SOURCE = "lab"
 HOLD_SECONDS = 900
 """Longer than any experiment, so that no hold expires in one."""
 
-FAULTS = ("none", "kill", "pause", "drop")
+FAULT_NAMES = ("none", "kill", "pause", "drop")
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One run. The same values with the same seed ask for the same things in the same order."""
+    """The values of one run. The same values and seed give the same orders."""
 
     strategy: str = "guard"
     clients: int = 64
-    """How many send at once, in all; with `rate` nobody waits for an answer and it is unused."""
+    """Number of clients that send concurrently; unused with `rate`."""
     skus: int = 10
     zipf: float = 0.0
-    """The exponent of popularity: 0 draws all SKUs alike, 1 is the web's (Breslau et al., 1999)."""
+    """The exponent of popularity: with 0 all SKUs are equally popular, 1 is typical of the web
+    (Breslau et al., 1999)."""
     lines: int = 1
-    """Different SKUs in an order, one unit each."""
+    """Number of different SKUs in an order, one unit each."""
     stock: int = 1_000_000
-    """Units of each SKU to begin with."""
+    """Units of each SKU at the start."""
     seconds: float = 5.0
     merge: bool = True
-    """Whether requests that wait together become one transaction."""
+    """Merge waiting requests into one transaction."""
     lanes: int = 4
-    """Transactions under way at once in each service that does not merge; one that does has one."""
+    """Concurrent transactions of a service that does not merge; one that merges has one."""
     hold: float = 0.0
-    """Share of orders that are holds first, then confirmed or cancelled, half of them each."""
+    """Share of orders that begin as holds. Half of them are confirmed, half are cancelled."""
     refund: float = 0.0
-    """Share of sales that are given back."""
+    """Share of sales that are refunded."""
     twins: float = 0.02
-    """Share of orders that are sent through every service at once, under the same seq."""
+    """Share of orders that are sent through every service concurrently, with the same seq."""
     fault: str = "none"
     rate: float = 0.0
-    """Orders arriving a second, in all, whether or not others are answered; 0 is a closed loop."""
+    """Orders per second in total, sent whether others are answered or not; 0 is a closed loop."""
     processes: int = 2
-    """Operating-system processes; one alone has two services, so that services always conflict."""
+    """Operating-system processes. A single one runs two services, so that they compete."""
     seed: int = 1
     retry_share: float = 0.1
-    """The budget for retries, as HOLDFAST_RETRY_SHARE."""
+    """The retry budget, as HOLDFAST_RETRY_SHARE."""
     redis_url: str | None = None
     zookeeper_hosts: str | None = None
 
     @property
     def services_per_process(self) -> int:
-        """Return how many ledgers with pools of their own a process has."""
+        """Return the number of services in a process, each with its own ledger and pool."""
         return 2 if self.processes == 1 else 1
 
     @property
     def services(self) -> int:
-        """Return how many services there are in all."""
+        """Return the total number of services."""
         return self.processes * self.services_per_process
 
     @property
     def sku_names(self) -> list[str]:
-        """Return the SKUs, the most popular first."""
+        """Return the SKUs, the most popular one first."""
         return [f"sku-{number:05}" for number in range(self.skus)]
 
     @property
     def title(self) -> str:
-        """Return what is special about it, in a few words."""
+        """Return the main values in a few words."""
         crowd = f"{self.rate:g} orders/s" if self.rate else f"{self.clients} clients"
         shop = f"{self.skus} SKU{'s' if self.skus > 1 else ''}"
         popularity = f", Zipf {self.zipf:g}" if self.zipf else ""
@@ -83,4 +84,4 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "flash-sale": {"skus": 1, "stock": 500, "clients": 200},
     }
 )
-"""The presets of single experiments; `claims` is a series of them, in `claims.py`."""
+"""The presets of single experiments; `claims.py` has the preset `claims`, a series of them."""

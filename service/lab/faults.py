@@ -1,4 +1,4 @@
-"""What goes wrong during an experiment, again and again until it ends."""
+"""The faults of an experiment, repeated until it ends."""
 
 import asyncio
 import random
@@ -10,14 +10,14 @@ from db.vocabulary import DISTRIBUTED_STRATEGIES
 from service.lab.experiment import Experiment
 from service.lab.holder import freeze_holder
 
-KILL_SECONDS = 0.25  # between two deaths: every one costs a service a new connection
-DROP_SECONDS = 1.0  # a database that loses everybody does so seldom
-PAUSE_SECONDS = 1.5  # longer than the lock timeout of 1 s, so that waiting is given up
+KILL_SECONDS = 0.25  # between two kills: each costs a service a new connection
+DROP_SECONDS = 1.0  # a database that loses all connections does so rarely
+PAUSE_SECONDS = 1.5  # longer than the lock timeout of 1 s, so that waiting transactions give up
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """Where it goes wrong."""
+class FaultContext:
+    """The things that a fault acts on."""
 
     experiment: Experiment
     url: str
@@ -26,39 +26,39 @@ class Scene:
 
 
 async def disturb(experiment: Experiment, url: str, observer: Observer) -> None:
-    """Do the experiment's fault until cancelled."""
+    """Repeat the experiment's fault until cancelled."""
     chance = random.Random(experiment.seed)  # noqa: S311 - repeatable
-    scene = Scene(experiment, url, observer, chance)
+    context = FaultContext(experiment, url, observer, chance)
     while True:
-        await FAULTS[experiment.fault](scene)
+        await _DISTURBANCES[experiment.fault](context)
 
 
-async def _kill(scene: Scene) -> None:
-    """A session dies while it holds locks."""
-    await asyncio.sleep(KILL_SECONDS * scene.chance.uniform(0.5, 1.5))
-    await kill_writer(scene.observer)
+async def _kill(context: FaultContext) -> None:
+    """Kill a session that holds locks."""
+    await asyncio.sleep(KILL_SECONDS * context.chance.uniform(0.5, 1.5))
+    await kill_writer(context.observer)
 
 
-async def _pause(scene: Scene) -> None:
-    """Somebody locks the most popular SKU and freezes: outside the database first, then inside."""
-    await asyncio.sleep(PAUSE_SECONDS * scene.chance.uniform(0.3, 0.6))
-    if scene.experiment.strategy in DISTRIBUTED_STRATEGIES:
-        await freeze_holder(scene.experiment, scene.url)
-    async with locked_rows(scene.observer, scene.experiment.sku_names[0]):
+async def _pause(context: FaultContext) -> None:
+    """Pause the holder of the most popular SKU's lock: first outside the database, then inside."""
+    await asyncio.sleep(PAUSE_SECONDS * context.chance.uniform(0.3, 0.6))
+    if context.experiment.strategy in DISTRIBUTED_STRATEGIES:
+        await freeze_holder(context.experiment, context.url)
+    async with locked_rows(context.observer, context.experiment.sku_names[0]):
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _drop(scene: Scene) -> None:
-    """Every connection breaks at once, as in a failover or behind a proxy that restarts."""
-    await asyncio.sleep(DROP_SECONDS * scene.chance.uniform(0.5, 1.5))
-    await drop_connections(scene.observer)
+async def _drop(context: FaultContext) -> None:
+    """Break all connections at once, as a failover or a restarting proxy does."""
+    await asyncio.sleep(DROP_SECONDS * context.chance.uniform(0.5, 1.5))
+    await drop_connections(context.observer)
 
 
-async def _nothing(_scene: Scene) -> None:
+async def _nothing(_scene: FaultContext) -> None:
     await asyncio.sleep(3600)
 
 
-FAULTS: dict[str, Callable[[Scene], Awaitable[None]]] = {
+_DISTURBANCES: dict[str, Callable[[FaultContext], Awaitable[None]]] = {
     "none": _nothing,
     "kill": _kill,
     "pause": _pause,

@@ -1,10 +1,10 @@
-"""Whether a SKU's history can be explained: a linearizability check of a counter.
+"""Checks that a SKU's history is linearizable, as the history of a counter.
 
-Deciding linearizability is NP-complete in general (Gibbons and Korach, 1997). Here it is not, for
-the ledger names the order in which units moved: that order is the witness, and the check is
-whether it (1) never goes below zero, (2) agrees with real time - what was answered before another
-was asked comes before it (Herlihy and Wing, 1990) - and (3) has a moment for every refusal, between
-its call and its answer, at which the shelf held just what the refusal says.
+To decide linearizability is NP-complete in general (Gibbons and Korach, 1997). Here it is easy,
+because the ledger records the order in which units moved. That order is the witness. It must
+(1) never go below zero, (2) agree with real time: a request that was answered before another was
+sent comes first (Herlihy and Wing, 1990), and (3) contain a moment for every refusal, between its
+call and its answer, at which the number of units was the one that the refusal reports.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,22 +14,22 @@ from itertools import accumulate
 from math import inf
 
 FINDINGS_MAX = 10
-"""How many findings of each kind are told; the first ones say enough."""
+"""The number of findings of each kind that are reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Units taken (negative) or given (positive) between a call and its answer, in seconds."""
+    """Units taken (negative) or returned (positive) between a call and its answer, in seconds."""
 
     delta: int
     called: float = -inf
     answered: float = inf
-    """Infinity when no answer said so."""
+    """Infinity when no answer confirmed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A refusal: `units` were asked for, and `available` is what it says there were."""
+    """A refusal of a request for `units`; it reports that `available` units were left."""
 
     units: int
     available: int
@@ -38,14 +38,14 @@ class Refused:
 
 
 def check_counter(initial: int, moves: Sequence[Moved], refusals: Sequence[Refused]) -> list[str]:
-    """Return what can't be explained of a counter's history; empty when it is linearizable.
+    """Return a sentence for each violation in a counter's history; none if it is linearizable.
 
-    `moves` are in the order in which the ledger says they happened.
+    `moves` are in the order of the ledger.
     """
     states = list(accumulate((move.delta for move in moves), initial=initial))
     findings = [
-        f"oversold: {state} units left after move {place}"
-        for place, state in enumerate(states)
+        f"oversold: {state} units left after move {index}"
+        for index, state in enumerate(states)
         if state < 0
     ][:FINDINGS_MAX]
     findings += _out_of_order(moves)[:FINDINGS_MAX]
@@ -53,65 +53,68 @@ def check_counter(initial: int, moves: Sequence[Moved], refusals: Sequence[Refus
 
 
 def _out_of_order(moves: Sequence[Moved]) -> list[str]:
-    """The moves that were asked for only after one behind them had been answered."""
+    """Return the moves that were requested only after a later move had been answered."""
     findings = []
     earliest_answer = inf
-    for place in range(len(moves) - 1, -1, -1):
-        if earliest_answer < moves[place].called:
-            findings.append(f"out of order: move {place} was asked for after a later one's answer")
-        earliest_answer = min(earliest_answer, moves[place].answered)
+    for index in range(len(moves) - 1, -1, -1):
+        if earliest_answer < moves[index].called:
+            findings.append(
+                f"out of order: move {index} was requested after the answer of a later one"
+            )
+        earliest_answer = min(earliest_answer, moves[index].answered)
     return findings
 
 
 def _unexplained(
     states: Sequence[int], moves: Sequence[Moved], refusals: Sequence[Refused]
 ) -> list[str]:
-    """The refusals that no moment between call and answer explains.
+    """Return the refusals that no moment between call and answer explains.
 
-    State number p is the one after p moves. Refusals take the earliest state they can, in the
-    order of their calls, and none that was asked for after another's answer one before that one's.
+    State n is the one after n moves. In the order of their calls, refusals are assigned the
+    earliest possible state. A refusal that was called after another one's answer can't have an
+    earlier state than that one.
     """
-    places = _Places(states, moves)
+    states_by_refusal = _StateIndex(states, moves)
     findings = []
-    placed: list[tuple[float, int]] = []  # (answer, state) of refusals, answers ascending
+    assigned: list[tuple[float, int]] = []  # (answer, state) of refusals, answers ascending
     for refusal in sorted(refusals, key=lambda refusal: refusal.called):
-        before = bisect_left(placed, (refusal.called, -1))
-        floor = placed[before - 1][1] if before else 0
-        place = places.find(refusal, floor)
-        if place is None:
+        before = bisect_left(assigned, (refusal.called, -1))
+        floor = assigned[before - 1][1] if before else 0
+        state = states_by_refusal.find(refusal, floor)
+        if state is None:
             findings.append(
-                f"stale refusal: asked for {refusal.units}, told there were {refusal.available},"
-                " which was so at no moment between call and answer"
+                f"stale refusal: {refusal.units} units were requested, and the answer reports"
+                f" {refusal.available}, which is true at no moment between call and answer"
             )
         else:
-            _keep(placed, refusal.answered, place)
+            _keep(assigned, refusal.answered, state)
     return findings
 
 
-def _keep(placed: list[tuple[float, int]], answered: float, place: int) -> None:
-    """Note a refusal so that the last entry before any time has the highest state until then."""
-    at = bisect_left(placed, (answered, place))
-    if at and placed[at - 1][1] >= place:
+def _keep(assigned: list[tuple[float, int]], answered: float, state: int) -> None:
+    """Add a refusal; the last entry before any moment keeps the highest state until then."""
+    at = bisect_left(assigned, (answered, state))
+    if at and assigned[at - 1][1] >= state:
         return
     end = at
-    while end < len(placed) and placed[end][1] <= place:
+    while end < len(assigned) and assigned[end][1] <= state:
         end += 1
-    placed[at:end] = [(answered, place)]
+    assigned[at:end] = [(answered, state)]
 
 
-class _Places:
-    """Which states a refusal can have seen."""
+class _StateIndex:
+    """Finds the states that a refusal can have seen."""
 
     def __init__(self, states: Sequence[int], moves: Sequence[Moved]) -> None:
         self._by_units: dict[int, list[int]] = {}
-        for place, units in enumerate(states):
-            self._by_units.setdefault(units, []).append(place)
-        answers = sorted((move.answered, place) for place, move in enumerate(moves, start=1))
+        for state, units in enumerate(states):
+            self._by_units.setdefault(units, []).append(state)
+        answers = sorted((move.answered, state) for state, move in enumerate(moves, start=1))
         self._answers = [answered for answered, _ in answers]
-        self._highest = list(accumulate((place for _, place in answers), max, initial=0))
-        calls = sorted(((move.called, place) for place, move in enumerate(moves)), reverse=True)
+        self._highest = list(accumulate((state for _, state in answers), max, initial=0))
+        calls = sorted(((move.called, state) for state, move in enumerate(moves)), reverse=True)
         self._calls = [-called for called, _ in calls]
-        self._lowest = list(accumulate((place for _, place in calls), min, initial=len(moves)))
+        self._lowest = list(accumulate((state for _, state in calls), min, initial=len(moves)))
 
     def find(self, refusal: Refused, floor: int) -> int | None:
         """Return the earliest state that explains the refusal, from `floor` on, or None."""

@@ -1,8 +1,8 @@
-"""A process of its own that takes a SKU's lock outside the database and is frozen with it.
+"""A separate process that takes a SKU's lock outside the database and is then paused.
 
-It takes the lock as a service would, through the strategy, and is stopped (SIGSTOP) until its lock
-has expired or its session is over: it can neither renew nor answer. Woken, it lets go of what has
-become another's. It writes nothing.
+It takes the lock through the strategy, as a service does. Then it is stopped (SIGSTOP) until its
+lock or its session has expired, because it can neither renew nor answer. When it continues, it
+releases a lock that another client holds by then. It writes nothing.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from db.strategies.guard import Guard
 from db.strategies.names import DEAD_HOLDER_SECONDS
 from service.lab.experiment import LOCATION, Experiment
 
-FROZEN_BEYOND_SECONDS = 2.5  # for the next holder to be at work when the first one wakes
-LOOK_SECONDS = 0.01  # between two looks whether it has the lock
-END_SECONDS_MAX = 5.0  # to let go and disconnect; then it is ended
+FROZEN_BEYOND_SECONDS = 2.5  # so that the next holder is at work when the first one continues
+POLL_SECONDS = 0.01  # between two checks whether the process has the lock
+END_SECONDS_MAX = 5.0  # to release the lock and disconnect; then it is killed
 
 
 async def freeze_holder(experiment: Experiment, url: str) -> None:
-    """Freeze a holder of the most popular SKU's lock past its expiry, then let it go on."""
+    """Pause a holder of the most popular SKU's lock past its expiry, then let it continue."""
     async with _holder(experiment, url) as process:
         os.kill(_pid(process), signal.SIGSTOP)
         try:
@@ -38,16 +38,18 @@ async def freeze_holder(experiment: Experiment, url: str) -> None:
 
 @asynccontextmanager
 async def _holder(experiment: Experiment, url: str) -> AsyncIterator[BaseProcess]:
-    """A process that has the lock when the block begins and is gone when it is over."""
+    """Yield a process that holds the lock; end it after the block."""
     context = multiprocessing.get_context("spawn")
     is_held, may_go = context.Event(), context.Event()
-    process = context.Process(target=_live, args=(experiment, url, is_held, may_go), daemon=True)
+    process = context.Process(
+        target=_run_holder, args=(experiment, url, is_held, may_go), daemon=True
+    )
     process.start()
     try:
         while not is_held.is_set():
             if not process.is_alive():
-                raise RuntimeError("the process that was to be frozen could not take the lock")
-            await asyncio.sleep(LOOK_SECONDS)
+                raise RuntimeError("the process to be paused could not take the lock")
+            await asyncio.sleep(POLL_SECONDS)
         yield process
     finally:
         may_go.set()
@@ -60,13 +62,13 @@ def _pid(process: BaseProcess) -> int:
     return process.pid
 
 
-def _live(experiment: Experiment, url: str, is_held: Event, may_go: Event) -> None:
-    """In the child."""
+def _run_holder(experiment: Experiment, url: str, is_held: Event, may_go: Event) -> None:
+    """The main function of the child process."""
     asyncio.run(_hold(experiment, url, is_held, may_go))
 
 
 async def _hold(experiment: Experiment, url: str, is_held: Event, may_go: Event) -> None:
-    """Take the lock, say so, and keep it until told otherwise."""
+    """Take the lock, report it, and hold it until told to stop."""
     database = Database(url, pool_size=1)
     strategy = open_strategy(
         experiment.strategy,
@@ -76,7 +78,7 @@ async def _hold(experiment: Experiment, url: str, is_held: Event, may_go: Event)
     key = experiment.sku_names[0], LOCATION
     try:
         while not may_go.is_set():
-            with suppress(LockTimeout):  # the crowd wants it too
+            with suppress(LockTimeout):  # the clients want it too
                 await _hold_once(strategy, database, key, is_held, may_go)
     finally:
         await strategy.close()

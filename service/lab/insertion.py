@@ -1,6 +1,6 @@
-"""The experiment on select-then-insert: look whether a key is there, insert it if not.
+"""The experiment on select-then-insert: look for a key, and insert it if it is missing.
 
-On a scratch table, with and without what is to make it safe.
+It runs on a scratch table, with and without a unique index or SERIALIZABLE.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ WAYS = (
 
 
 @dataclass(slots=True)
-class Insertion:
-    """What became of inserting `KEYS` keys, each of them by every client."""
+class InsertionResult:
+    """The result of inserting `KEYS` keys, when every client inserts each of them."""
 
     way: str
     crowd: str
     duplicates: int
-    """Rows too many."""
+    """The number of surplus rows."""
     errors: int
-    """Inserts that the database refused, which the caller must know how to handle."""
+    """Inserts that the database refused; the caller must handle them."""
     seconds: float
 
 
@@ -51,17 +51,17 @@ CROWDS = {
     "16 clients, each in its own order": (16, False),
     "16 clients, the same key at once": (16, True),
 }
-"""How many clients, and whether all of them want the same key at the same time."""
+"""The number of clients, and whether all of them insert the same key at the same time."""
 
 
-async def insert_everywhere(url: str, seed: int) -> list[Insertion]:
+async def insert_everywhere(url: str, seed: int) -> list[InsertionResult]:
     """Run every way with every crowd."""
     clients_max = max(clients for clients, _ in CROWDS.values())
     async with scratch_pool(url, clients_max) as pool:
         return [await _insert(pool, way, crowd, seed) for crowd in CROWDS for way in WAYS]
 
 
-async def _insert(pool: Any, way: Way, crowd: str, seed: int) -> Insertion:
+async def _insert(pool: Any, way: Way, crowd: str, seed: int) -> InsertionResult:
     await make_table(pool, is_unique=way.is_unique)
     started = time.monotonic()
     errors = 0
@@ -69,11 +69,11 @@ async def _insert(pool: Any, way: Way, crowd: str, seed: int) -> Insertion:
         clients = (_insert_as(pool, way, keys, client) for client, keys in enumerate(orders))
         errors += sum(await asyncio.gather(*clients))
     seconds = time.monotonic() - started
-    return Insertion(way.name, crowd, await count_duplicates(pool), errors, seconds)
+    return InsertionResult(way.name, crowd, await count_duplicates(pool), errors, seconds)
 
 
 def _rounds(crowd: str, seed: int) -> list[list[Sequence[int]]]:
-    """The keys that each client wants, in order, round by round: all wait for a round's end."""
+    """Return for each round the keys of each client, in order; a round ends for all together."""
     clients, is_at_once = CROWDS[crowd]
     if is_at_once:
         return [[[key]] * clients for key in range(KEYS)]
@@ -86,7 +86,7 @@ def _rounds(crowd: str, seed: int) -> list[list[Sequence[int]]]:
 
 
 async def _insert_as(pool: Any, way: Way, keys: Sequence[int], client: int) -> int:
-    """Insert keys as one client; return how often the database refused."""
+    """Insert keys as one client; return the number of inserts that the database refused."""
     errors = 0
     async with pool.acquire() as connection:
         for key in keys:

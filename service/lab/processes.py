@@ -1,4 +1,4 @@
-"""The processes that an experiment's services run in, started once and used for many runs."""
+"""The processes that run the services of experiments; they are started once for many runs."""
 
 import asyncio
 import multiprocessing
@@ -11,26 +11,26 @@ from typing import Any
 import structlog
 
 from service.lab.experiment import Experiment
-from service.lab.worker import Report, work
+from service.lab.worker import ProcessReport, work
 
 READY_SECONDS_MAX = 60.0
-"""Until every process has its connections: a busy machine starts a Python in seconds."""
+"""Until every process has its connections: a busy machine needs seconds to start Python."""
 
 _shared: dict[str, Any] = {}
-"""In a child: the counters and the barrier it was born with."""
+"""In a child process: the counters and the barrier that it was started with."""
 
 
 class Processes:
-    """Runs each process's share of an experiment: all in this one, or each in its own."""
+    """Runs the share of each process: all in this process, or each in its own."""
 
     def __init__(self, count: int, pool: Executor | None, counts: MutableSequence[int]) -> None:
         self._count = count
         self._pool = pool
         self.counts = counts
-        """Answers so far, of each process, in the run under way."""
+        """The number of answers of each process in the current run."""
 
-    async def run(self, experiment: Experiment, url: str) -> list[Report]:
-        """Return every process's report when the last one is done."""
+    async def run(self, experiment: Experiment, url: str) -> list[ProcessReport]:
+        """Run an experiment and return the report of every process."""
         self.counts[:] = [0] * self._count
         if self._pool is None:
             return [await work(experiment, url, 0, self.counts, _at_once)]  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ class Processes:
 
 @contextmanager
 def started(count: int) -> Iterator[Processes]:
-    """Yield `count` processes; one alone is this one."""
+    """Yield `count` processes; a single one is this process."""
     if count == 1:
         yield Processes(1, None, [0])
         return
@@ -61,18 +61,18 @@ def started(count: int) -> Iterator[Processes]:
 
 
 def _begin(counts: Any, barrier: multiprocessing.synchronize.Barrier) -> None:
-    """In a child, once."""
+    """Prepare a child process, once."""
     quiet()
     _shared.update(counts=counts, barrier=barrier)
 
 
 def quiet() -> None:
-    """Log nothing below an error: lost races are what the lab is for."""
+    """Log only errors: the lab expects lost races."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
-def _run_share(experiment: Experiment, url: str, process: int) -> Report:
-    """In a child: one share of one run. Waiting for the others keeps each to one share."""
+def _run_share(experiment: Experiment, url: str, process: int) -> ProcessReport:
+    """In a child process: run its share. Waiting for the others keeps each to one share."""
 
     async def ready() -> None:
         await asyncio.to_thread(_shared["barrier"].wait)
@@ -82,11 +82,11 @@ def _run_share(experiment: Experiment, url: str, process: int) -> Report:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop that the service runs on, too."""
+    """Return an event loop of the same kind as the service's."""
     import uvloop  # noqa: PLC0415 - not on every platform
 
     return uvloop.new_event_loop()
 
 
 async def _at_once() -> None:
-    """Nobody else to wait for."""
+    """Do not wait: there is no other process."""

@@ -1,4 +1,4 @@
-"""A report of what the lab did: on screen, as JSON, as Markdown, and as one HTML file."""
+"""The report of the lab: on the screen, as JSON, as Markdown and as one HTML file."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from service.lab import svg, tables
-from service.lab.claims import Claims
-from service.lab.result import SLICE_SECONDS, Result
+from service.lab.claims import ClaimsResult
+from service.lab.result import SLICE_SECONDS, RunResult
 from service.lab.tables import Table
 
 STYLE = """
@@ -31,15 +31,15 @@ pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap }
 
 @dataclass(slots=True)
 class LabReport:
-    """Everything worth telling of one call of the lab."""
+    """The results of one invocation of the lab."""
 
     command: str
-    results: list[Result] = field(default_factory=list)
-    claims: Claims | None = None
+    results: list[RunResult] = field(default_factory=list)
+    claims: ClaimsResult | None = None
     skipped: dict[str, str] = field(default_factory=dict)
-    """Strategies that could not be run, and why."""
+    """The strategies that could not be run, with the reasons."""
     database: str = ""
-    """What the database says it is."""
+    """The version that the database reports."""
     made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
     machine: str = field(
         default_factory=lambda: (
@@ -49,13 +49,13 @@ class LabReport:
     )
 
     @property
-    def runs(self) -> list[Result]:
-        """Return every run, those of the claims too."""
+    def runs(self) -> list[RunResult]:
+        """Return every run, including those of the claims."""
         return self.results + (self.claims.results if self.claims else [])
 
     @property
     def title(self) -> str:
-        """Return what the report is about."""
+        """Return the title of the report."""
         if self.claims is not None:
             return "What the literature says, measured"
         titles = list(self._groups)
@@ -63,14 +63,14 @@ class LabReport:
 
     @property
     def tables(self) -> list[Table]:
-        """Return all figures."""
+        """Return the tables with all figures."""
         if self.claims is not None:
             return tables.of_claims(self.claims)
         return [tables.of_results(title, results) for title, results in self._groups.items()]
 
     @property
     def plots(self) -> list[str]:
-        """Return all plots, as SVG."""
+        """Return all plots as SVG."""
         if self.claims is not None:
             return [
                 plot
@@ -84,15 +84,15 @@ class LabReport:
         ]
 
     @property
-    def _groups(self) -> dict[str, list[Result]]:
-        """Runs that differ in their strategy only, by what they have in common."""
-        groups: dict[str, list[Result]] = {}
+    def _groups(self) -> dict[str, list[RunResult]]:
+        """The runs by their common title; the runs of a group differ only in their strategy."""
+        groups: dict[str, list[RunResult]] = {}
         for result in self.results:
             groups.setdefault(result.experiment.title, []).append(result)
         return groups
 
     def findings(self) -> list[str]:
-        """Return what did not hold, a sentence each."""
+        """Return a sentence for each broken rule."""
         return [
             f"{result.experiment.strategy} ({result.experiment.title}): {rule}: {finding}"
             for result in self.runs
@@ -102,7 +102,7 @@ class LabReport:
 
 
 def show(report: LabReport, console: Console) -> None:
-    """Print the tables and what did not hold."""
+    """Print the tables and the strategies that were not run."""
     for table in report.tables:
         shown = RichTable(
             title=table.title,
@@ -111,11 +111,11 @@ def show(report: LabReport, console: Console) -> None:
             collapse_padding=True,
             pad_edge=False,
         )
-        for place, name in enumerate(table.head):
+        for column, name in enumerate(table.head):
             is_wide = name in tables.WIDE
             shown.add_column(
                 name,
-                justify="right" if place else "left",
+                justify="right" if column else "left",
                 no_wrap=not is_wide,
                 min_width=8 if is_wide else None,
             )
@@ -129,7 +129,7 @@ def show(report: LabReport, console: Console) -> None:
 
 
 def write_json(report: LabReport, file: Path) -> None:
-    """Write every figure."""
+    """Write all figures."""
     values: dict[str, Any] = {
         "command": report.command,
         "made_at": report.made_at,
@@ -150,7 +150,7 @@ def write_json(report: LabReport, file: Path) -> None:
 
 
 def write_html(report: LabReport, file: Path) -> None:
-    """Write one file that needs no other."""
+    """Write one file that needs no other file."""
     sections = [_html(table) for table in [*report.tables, tables.of_verdicts(report.runs)]]
     sections += report.plots
     body = "\n".join([_preface(report), *sections])
@@ -162,7 +162,7 @@ def write_html(report: LabReport, file: Path) -> None:
 
 
 def write_markdown(report: LabReport, file: Path) -> None:
-    """Write the tables for a page of documentation."""
+    """Write the tables as a page of documentation."""
     lines = [f"# {report.title}", "", "```console", f"$ {report.command}", "```", ""]
     lines += [f"{sentence}\n" for sentence in _circumstances(report)]
     for table in report.tables:
@@ -174,11 +174,11 @@ def write_markdown(report: LabReport, file: Path) -> None:
 
 
 def write_plot(report: LabReport, file: Path) -> None:
-    """Write one plot: retries per request, of every run."""
+    """Write one plot: the retries per request of every run."""
     file.write_text(retries_plot(report.results) + "\n")
 
 
-def retries_plot(results: Sequence[Result]) -> str:
+def retries_plot(results: Sequence[RunResult]) -> str:
     """Return conflicts and retries per thousand requests, as bars."""
     per_thousand = [1000 / max(1, result.requests) for result in results]
     return svg.bars(
@@ -198,7 +198,7 @@ def retries_plot(results: Sequence[Result]) -> str:
     )
 
 
-def _bars(results: Sequence[Result], where: str) -> list[str]:
+def _bars(results: Sequence[RunResult], where: str) -> list[str]:
     labels = [result.experiment.strategy for result in results]
     return [
         svg.bars(f"Requests per second — {where}", labels, {"": [r.throughput for r in results]}),
@@ -210,7 +210,7 @@ def _bars(results: Sequence[Result], where: str) -> list[str]:
     ]
 
 
-def _more(results: Sequence[Result]) -> list[str]:
+def _more(results: Sequence[RunResult]) -> list[str]:
     labels = [result.experiment.strategy for result in results]
     waits = {"": [result.lock_waits_ms for result in results]}
     rates = {

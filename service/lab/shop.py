@@ -1,4 +1,4 @@
-"""The shop of an experiment: its shelves filled beforehand, its books looked at afterwards."""
+"""The shop of an experiment: its stock before the run, and the audit of its books afterwards."""
 
 from db.queries.audit import audit
 from db.session.database import Database
@@ -11,8 +11,8 @@ AUDIT_SECONDS_MAX = 120
 STOCK_BATCH = 500
 
 
-async def fill(url: str, experiment: Experiment) -> None:
-    """Put the experiment's stock on the shelves, through the ledger as anybody would."""
+async def create_stock(url: str, experiment: Experiment) -> None:
+    """Create the experiment's stock through the ledger, as a client does."""
     database = Database(url, pool_size=1)
     try:
         names = experiment.sku_names
@@ -29,7 +29,7 @@ async def fill(url: str, experiment: Experiment) -> None:
 
 
 async def find_drift(url: str) -> list[str]:
-    """Return what the audit of the books found, a sentence for each finding."""
+    """Audit the books; return a sentence for each drift."""
     database = Database(url, pool_size=1)
     try:
         found = await audit(database, seconds_max=AUDIT_SECONDS_MAX)

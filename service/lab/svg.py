@@ -1,4 +1,4 @@
-"""Plots as SVG, small enough to be read, with nothing from anywhere else."""
+"""Draws plots as small SVG files that need no other file."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,7 +11,7 @@ COLORS = ("#2a6f97", "#e07a5f", "#5b8e7d", "#8e6c8a", "#d9a441", "#5f6c7b", "#b2
 
 
 def bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
-    """Return horizontal bars, grouped by label, one colour for each of the series."""
+    """Return horizontal bars, grouped by label, with one colour for each series."""
     top = 52 if len(series) > 1 else 30
     group = BAR_HEIGHT * len(series) + 8
     scale = (WIDTH - LABEL_WIDTH - 80) / (max((max(v) for v in series.values()), default=0) or 1)
@@ -20,24 +20,24 @@ def bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]
         y = top + row * group
         middle = y + BAR_HEIGHT * len(series) / 2 + 4
         parts.append(_text(LABEL_WIDTH - 8, middle, label, anchor="end"))
-        for place, values in enumerate(series.values()):
+        for index, values in enumerate(series.values()):
             length = values[row] * scale
-            bar_y = y + place * BAR_HEIGHT
+            bar_y = y + index * BAR_HEIGHT
             parts.append(
                 f'<rect x="{LABEL_WIDTH}" y="{bar_y}" width="{length:.1f}"'
-                f' height="{BAR_HEIGHT - 2}" fill="{_color(place)}"/>'
+                f' height="{BAR_HEIGHT - 2}" fill="{_color(index)}"/>'
             )
-            parts.append(_text(LABEL_WIDTH + length + 5, bar_y + 12, number(values[row])))
+            parts.append(_text(LABEL_WIDTH + length + 5, bar_y + 12, format_number(values[row])))
     return _picture(title, top + len(labels) * group + 4, parts)
 
 
 def lines(
     title: str, step: float, series: Mapping[str, Sequence[float]], *, shares_scale: bool = True
 ) -> str:
-    """Return lines over time; a value stands for `step` seconds.
+    """Return lines over time, with a value every `step` seconds.
 
-    Without `shares_scale` each of the series goes up to its own highest value, which its name in
-    the key then has beside it: for quantities of different units.
+    Without `shares_scale` each series has its own scale, up to its highest value, which the key
+    names. This is for quantities of different units.
     """
     longest = max((len(values) for values in series.values()), default=0)
     highest = {name: max(values, default=0) or 1 for name, values in series.items()}
@@ -46,24 +46,24 @@ def lines(
     across = (WIDTH - 80) / max(1, longest - 1)
     bottom = LINES_HEIGHT - 24
     parts = _key(
-        [name if shares_scale else f"{name}: to {number(highest[name])}" for name in series]
+        [name if shares_scale else f"{name}: to {format_number(highest[name])}" for name in series]
     )
     parts.append(f'<path d="M60 56V{bottom}H{WIDTH - 10}" stroke="#999" fill="none"/>')
     if shares_scale:
-        parts.append(_text(54, 64, number(max(highest.values(), default=1)), anchor="end"))
+        parts.append(_text(54, 64, format_number(max(highest.values(), default=1)), anchor="end"))
     parts.append(_text(54, bottom, "0", anchor="end"))
     parts.append(_text(WIDTH - 10, bottom + 16, f"{longest * step:.1f} s", anchor="end"))
-    for place, (name, values) in enumerate(series.items()):
+    for index, (name, values) in enumerate(series.items()):
         up = (bottom - 60) / highest[name]
         points = " ".join(
             f"{60 + at * across:.1f},{bottom - value * up:.1f}" for at, value in enumerate(values)
         )
-        parts.append(f'<polyline points="{points}" stroke="{_color(place)}" fill="none"/>')
+        parts.append(f'<polyline points="{points}" stroke="{_color(index)}" fill="none"/>')
     return _picture(title, LINES_HEIGHT, parts)
 
 
-def number(value: float) -> str:
-    """Return a figure with as many digits as mean something."""
+def format_number(value: float) -> str:
+    """Return a number with three significant digits or all digits before the point."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
@@ -81,8 +81,8 @@ def _picture(title: str, height: float, parts: Sequence[str]) -> str:
 def _key(names: Sequence[str]) -> list[str]:
     parts = []
     x = 8
-    for place, name in enumerate(names):
-        parts.append(f'<rect x="{x}" y="32" width="10" height="10" fill="{_color(place)}"/>')
+    for index, name in enumerate(names):
+        parts.append(f'<rect x="{x}" y="32" width="10" height="10" fill="{_color(index)}"/>')
         parts.append(_text(x + 14, 41, name))
         x += 28 + 7 * len(name)
     return parts
@@ -95,5 +95,5 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str =
     )
 
 
-def _color(place: int) -> str:
-    return COLORS[place % len(COLORS)]
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]

@@ -1,30 +1,30 @@
-"""The lab's figures as tables: the same cells for the terminal, for HTML and for Markdown."""
+"""The figures of the lab as tables: the same cells for the terminal, HTML and Markdown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.lab.claims import Claims
+from service.lab.claims import ClaimsResult
 from service.lab.insertion import KEYS
-from service.lab.result import Result
-from service.lab.svg import number
+from service.lab.result import RunResult
+from service.lab.svg import format_number
 
 WIDE = frozenset({"conflicts", "setting", "way", "crowd"})
-"""Columns whose cells may be broken into several lines on a narrow screen."""
+"""Columns whose cells may wrap on a narrow screen."""
 
 
 @dataclass(slots=True)
 class Table:
-    """A heading, a head, and rows of cells; the first column is a name, the others are figures."""
+    """A title, column names and rows. The first column is a name, the others are figures."""
 
     title: str
     head: Sequence[str]
     rows: list[Sequence[str]]
     note: str = ""
-    """What the figures come to."""
+    """A conclusion from the figures."""
 
 
-def of_results(title: str, results: Sequence[Result]) -> Table:
-    """Return one row for each run; retries and lock waits are per request.
+def of_results(title: str, results: Sequence[RunResult]) -> Table:
+    """Return a table with a row for each run; retries and lock waits are per request.
 
     Latencies and waits are in milliseconds.
     """
@@ -43,33 +43,33 @@ def of_results(title: str, results: Sequence[Result]) -> Table:
     return Table(title, head, [_row(result) for result in results])
 
 
-def _row(result: Result) -> Sequence[str]:
+def _row(result: RunResult) -> Sequence[str]:
     return (
         result.experiment.strategy,
-        number(result.throughput),
-        number(result.p50_ms),
-        number(result.p99_ms),
+        format_number(result.throughput),
+        format_number(result.p50_ms),
+        format_number(result.p99_ms),
         _counts(result.conflicts),
         f"{result.retries_per_request:.3f}",
         str(result.refusals),
         str(result.failures),
-        number(result.lock_waits_ms),
+        format_number(result.lock_waits_ms),
         "holds" if result.verdict else "BROKEN",
     )
 
 
-def of_verdicts(results: Sequence[Result]) -> Table:
-    """Return what must hold, and for each run whether it did."""
+def of_verdicts(results: Sequence[RunResult]) -> Table:
+    """Return the rules, and for each run whether it kept them."""
     rules = [rule for rule, _ in results[0].verdict.parts] if results else []
     rows: list[Sequence[str]] = []
     for result in results:
         marks = ["yes" if not findings else "NO" for _, findings in result.verdict.parts]
         rows.append((f"{result.experiment.strategy}: {result.experiment.title}", *marks))
-    return Table("What must hold", ("run", *rules), rows)
+    return Table("Rules", ("run", *rules), rows)
 
 
-def of_claims(claims: Claims) -> list[Table]:
-    """Return a table for each claim, and then the figures they rest on."""
+def of_claims(claims: ClaimsResult) -> list[Table]:
+    """Return a table for each claim, then the figures of all settings."""
     tables = [
         Table(
             judgement.sentence,
@@ -93,7 +93,13 @@ def of_claims(claims: Claims) -> list[Table]:
             "Select, then insert breaks under concurrency",
             ("way", "crowd", f"duplicates of {KEYS} keys", "errors", "seconds"),
             [
-                (each.way, each.crowd, str(each.duplicates), str(each.errors), number(each.seconds))
+                (
+                    each.way,
+                    each.crowd,
+                    str(each.duplicates),
+                    str(each.errors),
+                    format_number(each.seconds),
+                )
                 for each in claims.insertions
             ],
             f"Measured: {claims.insertion_verdict}",

@@ -1,4 +1,4 @@
-"""What must hold after any experiment, whatever the strategy, the crowd and the fault."""
+"""Checks the rules that hold after every experiment, for each strategy, crowd and fault."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ from uuid import UUID
 
 from db.lab.observation import Move
 from service.engine.retry import RetryPolicy
+from service.lab.crowd import Exchange
 from service.lab.experiment import Experiment
 from service.lab.history import FINDINGS_MAX, Moved, Refused, check_counter
-from service.lab.load import Answer
 
 YES = frozenset({"created", "changed", "unchanged"})
 TOLD_TO_RETRY = frozenset(
     {"contention", "overloaded", "unavailable", "outcome_unknown"}
-)  # nothing was written, or the same request tells
+)  # nothing was written, or a repeated request tells the outcome
 GIVES_AND_TAKES = ("reserve", "cancel", "refund")
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What did not hold, a sentence for each finding; all empty when everything did."""
+    """A sentence for each broken rule; all lists are empty when everything held."""
 
     books: list[str] = field(default_factory=list)
     winners: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def parts(self) -> list[tuple[str, list[str]]]:
-        """Return each rule and what broke it."""
+        """Return each rule with its findings."""
         return [
             ("the books balance", self.books),
             ("every unit has exactly one winner", self.winners),
@@ -47,12 +47,12 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class _Asked:
-    """Everything that was sent under one identity."""
+class _Identity:
+    """The answers to all requests with one identity."""
 
     called: float = inf
     confirmed_at: float = inf
-    """When the first answer that stands came."""
+    """The moment of the first final exchange."""
     yes: int = 0
     no: int = 0
     fresh: int = 0
@@ -62,47 +62,47 @@ class _Asked:
 
 def judge(
     experiment: Experiment,
-    answers: Sequence[Answer],
+    exchanges: Sequence[Exchange],
     moves: Mapping[str, Sequence[Move]],
     left: Mapping[str, int],
 ) -> Verdict:
-    """Return the verdict on one run; `left` is what each SKU has available at the end."""
-    asked = _by_identity(answers)
+    """Return the verdict on one run; `left` has the available units of each SKU at the end."""
+    asked = _by_identity(exchanges)
     return Verdict(
         winners=_winners(experiment, asked, moves, left),
         once=_once(asked),
         history=_history(experiment, asked, moves),
-        answers=_answers(answers),
+        answers=_unknown_answers(exchanges),
     )
 
 
 def judge_budget(experiment: Experiment, retries: int, commands: int, seconds: float) -> list[str]:
-    """Return a finding when there were more retries than the policy allows this traffic."""
+    """Return a finding if there were more retries than the policy allows for this traffic."""
     policy = RetryPolicy(share_max=experiment.retry_share)
     per_service = policy.burst_max + seconds * policy.spare_per_second
     allowed = experiment.services * per_service + commands * policy.share_max
     if retries <= allowed:
         return []
-    return [f"{retries} retries for {commands} commands; {allowed:.0f} were allowed"]
+    return [f"{retries} retries for {commands} commands, but {allowed:.0f} were allowed"]
 
 
-def _by_identity(answers: Iterable[Answer]) -> dict[tuple[str, UUID], _Asked]:
-    asked: dict[tuple[str, UUID], _Asked] = {}
-    for answer in answers:
-        one = asked.setdefault((answer.kind, answer.reservation), _Asked())
-        one.called = min(one.called, answer.called)
-        if answer.outcome not in YES and answer.outcome != "insufficient_stock":
+def _by_identity(exchanges: Iterable[Exchange]) -> dict[tuple[str, UUID], _Identity]:
+    asked: dict[tuple[str, UUID], _Identity] = {}
+    for exchange in exchanges:
+        one = asked.setdefault((exchange.kind, exchange.reservation), _Identity())
+        one.called = min(one.called, exchange.called)
+        if exchange.outcome not in YES and exchange.outcome != "insufficient_stock":
             one.unclear += 1
             continue
-        one.confirmed_at = min(one.confirmed_at, answer.answered)
-        one.yes += answer.outcome in YES
-        one.no += answer.outcome not in YES
-        one.fresh += not answer.is_replayed
-        one.shortages = answer.shortages
+        one.confirmed_at = min(one.confirmed_at, exchange.answered)
+        one.yes += exchange.outcome in YES
+        one.no += exchange.outcome not in YES
+        one.fresh += not exchange.is_replayed
+        one.shortages = exchange.shortages
     return asked
 
 
-def _once(asked: Mapping[tuple[str, UUID], _Asked]) -> list[str]:
+def _once(asked: Mapping[tuple[str, UUID], _Identity]) -> list[str]:
     findings = []
     for (kind, id_), one in asked.items():
         if one.yes and one.no:
@@ -110,37 +110,39 @@ def _once(asked: Mapping[tuple[str, UUID], _Asked]) -> list[str]:
         if one.fresh > 1:
             findings.append(f"{kind} {id_}: carried out {one.fresh} times")
         if (one.yes or one.no) and not one.fresh and not one.unclear:
-            findings.append(f"{kind} {id_}: answered as a repetition, but of nothing")
+            findings.append(
+                f"{kind} {id_}: answered as a repetition, but nothing was carried out before"
+            )
     return findings[:FINDINGS_MAX]
 
 
 def _winners(
     experiment: Experiment,
-    asked: Mapping[tuple[str, UUID], _Asked],
+    asked: Mapping[tuple[str, UUID], _Identity],
     moves: Mapping[str, Sequence[Move]],
     left: Mapping[str, int],
 ) -> list[str]:
-    """Each yes has moved its units, each unit moved has its request, and the shelves agree."""
+    """Check that accepted requests, movements and stock rows agree."""
     moved = {(move.kind, move.reservation) for each in moves.values() for move in each}
     findings = [
-        f"{kind} {id_}: answered yes, but moved nothing"
+        f"{kind} {id_}: accepted, but moved nothing"
         for (kind, id_), one in asked.items()
         if one.yes and kind in GIVES_AND_TAKES and (kind, id_) not in moved
     ]
     for kind, id_ in moved:
         one = asked.get((kind, id_))
         if one is None or (one.no and not one.yes):
-            findings.append(f"{kind} {id_}: moved units, but nobody was told so")
+            findings.append(f"{kind} {id_}: moved units, but no answer accepted it")
     for sku, units in left.items():
         expected = experiment.stock + sum(move.delta for move in moves.get(sku, ()))
         if units != expected:
-            findings.append(f"{sku}: {units} units left, {expected} by what was sold")
+            findings.append(f"{sku}: {units} units left, but the movements leave {expected}")
     return findings[:FINDINGS_MAX]
 
 
 def _history(
     experiment: Experiment,
-    asked: Mapping[tuple[str, UUID], _Asked],
+    asked: Mapping[tuple[str, UUID], _Identity],
     moves: Mapping[str, Sequence[Move]],
 ) -> list[str]:
     refusals: dict[str, list[Refused]] = {}
@@ -148,7 +150,7 @@ def _history(
         for sku, units, available in one.shortages:
             refused = Refused(units, available, one.called, one.confirmed_at)
             refusals.setdefault(sku, []).append(refused)
-    nobody = _Asked(called=-inf)
+    nobody = _Identity(called=-inf)
     findings = []
     for sku in moves.keys() | refusals.keys():
         history = []
@@ -160,10 +162,10 @@ def _history(
     return findings[:FINDINGS_MAX]
 
 
-def _answers(answers: Iterable[Answer]) -> list[str]:
-    """Answers that a client must never see, or that the lab's requests can't deserve."""
-    strange: dict[str, int] = {}
-    for answer in answers:
-        if answer.outcome not in YES | TOLD_TO_RETRY | {"insufficient_stock"}:
-            strange[answer.outcome] = strange.get(answer.outcome, 0) + 1
-    return [f"{count} answers {outcome}" for outcome, count in strange.items()]
+def _unknown_answers(exchanges: Iterable[Exchange]) -> list[str]:
+    """Return the answers that a client of the lab must never get."""
+    unknown: dict[str, int] = {}
+    for exchange in exchanges:
+        if exchange.outcome not in YES | TOLD_TO_RETRY | {"insufficient_stock"}:
+            unknown[exchange.outcome] = unknown.get(exchange.outcome, 0) + 1
+    return [f"{count} answers {outcome}" for outcome, count in unknown.items()]

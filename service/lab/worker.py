@@ -1,4 +1,4 @@
-"""One process of an experiment: its services, its share of the crowd, and what became of it."""
+"""One process of an experiment: its services, its share of the crowd, and its report."""
 
 import asyncio
 import gc
@@ -18,38 +18,38 @@ from service import metrics
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
+from service.lab.crowd import Crowd, Exchange
 from service.lab.experiment import Experiment
-from service.lab.load import Answer, Crowd
 
 SPARE_CONNECTIONS = 3
-"""Beside the lanes: look-ups before a lock outside, what is set apart, settling a COMMIT."""
+"""Besides the lanes: reads before an outside lock, split batches, the outcome of a COMMIT."""
 
 
 @dataclass(slots=True)
-class Report:
-    """What one process saw. Times are those of the monotonic clock, in seconds."""
+class ProcessReport:
+    """The observations of one process. Times are of the monotonic clock, in seconds."""
 
     started: float
     ended: float
-    answers: list[Answer]
+    exchanges: list[Exchange]
     conflicts: dict[str, int]
     retries: dict[str, int]
     transactions: int
     outside_seconds: float
-    """Spent on taking locks outside the database."""
+    """The time spent on taking locks outside the database."""
 
 
 @dataclass(slots=True)
-class Waited:
-    """Seconds that transactions spent before they could begin."""
+class LockWaits:
+    """The total seconds of waiting for locks."""
 
     seconds: float = field(default=0.0)
 
 
-class Timed(Guard):
-    """A strategy that also notes how long locks outside the database are waited for."""
+class TimedStrategy(Guard):
+    """A strategy that also measures the waits for locks outside the database."""
 
-    def __init__(self, strategy: Guard, waited: Waited) -> None:
+    def __init__(self, strategy: Guard, waited: LockWaits) -> None:
         self.name = strategy.name
         self.isolation = strategy.isolation
         self.pins_rows = strategy.pins_rows
@@ -61,7 +61,7 @@ class Timed(Guard):
 
     @asynccontextmanager
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        """Hold what the strategy holds."""
+        """Hold the locks of the strategy and measure the wait for them."""
         called = time.monotonic()
         async with self._strategy.hold(database, wanted) as held:
             self._waited.seconds += time.monotonic() - called
@@ -74,9 +74,9 @@ async def work(
     process: int,
     counts: list[int],
     ready: Callable[[], Awaitable[None]],
-) -> Report:
-    """Run one process's share; `ready` returns when every process is ready to begin."""
-    waited = Waited()
+) -> ProcessReport:
+    """Run the share of one process; `ready` returns when every process is ready."""
+    waited = LockWaits()
     async with AsyncExitStack() as stack:
         services = [
             await stack.enter_async_context(_service(experiment, url, waited))
@@ -90,10 +90,10 @@ async def work(
         started = time.monotonic()
         await crowd.run()
         ended = time.monotonic()
-    return Report(
+    return ProcessReport(
         started,
         ended,
-        crowd.answers,
+        crowd.exchanges,
         _difference(_counted(metrics.CONFLICTS), before[0]),
         _difference(_counted(metrics.RETRIES), before[1]),
         _transactions() - before[2],
@@ -102,8 +102,8 @@ async def work(
 
 
 @asynccontextmanager
-async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIterator[Coalescer]:
-    """A service as the workers of `holdfast serve` are, but for HTTP, warm and connected."""
+async def _service(experiment: Experiment, url: str, waited: LockWaits) -> AsyncIterator[Coalescer]:
+    """A service like a worker of `holdfast serve` but without HTTP, connected and warmed up."""
     lanes = 1 if experiment.merge else experiment.lanes
     limits = (
         CoalescerLimits(lanes=lanes)
@@ -117,11 +117,11 @@ async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIte
         zookeeper_hosts=experiment.zookeeper_hosts,
     )
     policy = RetryPolicy(share_max=experiment.retry_share)
-    coalescer = Coalescer(Ledger(database, Timed(strategy, waited), policy), limits)
+    coalescer = Coalescer(Ledger(database, TimedStrategy(strategy, waited), policy), limits)
     try:
         await asyncio.gather(*(database.ping() for _ in range(lanes)))
         async with strategy.hold(database, Wanted()):
-            pass  # connects to whatever keeps the locks
+            pass  # connects to the lock service
         yield coalescer
     finally:
         await coalescer.drain()
@@ -130,7 +130,7 @@ async def _service(experiment: Experiment, url: str, waited: Waited) -> AsyncIte
 
 
 def _counted(counter: Counter) -> dict[str, int]:
-    """What a counter with the label `kind` says for each, for this process."""
+    """Return a counter's value in this process for each label `kind`."""
     counts: Counts[str] = Counts()
     for family in counter.collect():
         for sample in family.samples:
@@ -140,7 +140,7 @@ def _counted(counter: Counter) -> dict[str, int]:
 
 
 def _transactions() -> int:
-    """How many transactions this process has begun, retries aside."""
+    """Return the number of transactions that this process has begun, without retries."""
     return sum(
         int(sample.value)
         for family in metrics.BATCH_SIZE.collect()

@@ -13,7 +13,7 @@ from types import FrameType
 import structlog
 
 from db.embedded.server import EmbeddedError, EmbeddedPostgres
-from service.engine.episodes import Episode
+from service.engine.outages import Outage
 from service.ops.metrics_directory import forget_process
 from service.ops.worker import end_with_supervisor, run_worker
 from service.settings import Settings
@@ -68,7 +68,7 @@ class Supervisor:
         self.workers: dict[int, WorkerProcess] = {}
         self.may_start_at: list[float] = []
         """The earliest moments at which ended workers may be replaced."""
-        self.outage = Episode("postgresql")
+        self.outage = Outage("postgresql")
         self.stopping = False
         self.renewing = False
 

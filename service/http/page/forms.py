@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from db.rows import Reservation
 from service.domain.commands import RefundUnits, Reserve, merge_lines, reservation_id
 from service.domain.errors import InvalidRequest, ServiceError, sentence
-from service.http.bodies import read_bytes
+from service.http.body_kinds import read_bytes
 from service.http.call import Call
 from service.http.page.sessions import Session
 from service.input.bodies import Body, LineBody, RefundBody, ReserveBody

@@ -27,7 +27,7 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
-from service.http.bodies import batch_body, json_body, optional_json_body
+from service.http.body_kinds import batch_body, json_body, optional_json_body
 from service.http.call import Call
 from service.http.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
 from service.http.operation import Found, Success, operation

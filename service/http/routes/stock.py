@@ -16,7 +16,7 @@ from service.domain.errors import (
     UnknownSku,
     VersionMismatch,
 )
-from service.http.bodies import CSV, LARGE_BODY_MAX, csv_body, json_body, large_body
+from service.http.body_kinds import CSV, LARGE_BODY_MAX, csv_body, json_body, large_body
 from service.http.call import Call
 from service.http.cursors import BY_VERSION, STOCK_BY_CREATION, Page, listed, page_of
 from service.http.operation import Found, Success, operation

@@ -1,8 +1,9 @@
-"""The crowd: clients that reserve, confirm, cancel and refund, and note what they were answered.
+"""The crowd: clients that reserve, confirm, cancel and refund, and record the answers.
 
-Closed loop: each client sends its next request when the last one is answered, so a slow service is
-asked less. Open loop: orders arrive at a fixed rate whatever happens, and latency counts from the
-moment an order was due (Schroeder, Wierman and Harchol-Balter, "Open Versus Closed", NSDI 2006).
+Closed loop: each client sends its next request when the last one is answered, so a slow service
+gets fewer requests. Open loop: orders arrive at a fixed rate whether earlier ones are answered or
+not, and latency counts from the moment at which an order was due (Schroeder, Wierman and
+Harchol-Balter, "Open Versus Closed", NSDI 2006).
 """
 
 import asyncio
@@ -33,16 +34,16 @@ LabCommand: TypeAlias = Reserve | Confirm | Cancel | RefundUnits
 """The commands that the clients send."""
 
 SENDS_MAX = 6
-"""How often a client sends a request that it is told to retry."""
+"""The number of times that a client sends a request that it is told to retry."""
 RETRY_SECONDS = 0.05
-"""What a client waits before that, jittered; real ones heed Retry-After, a second or so."""
+"""The mean wait before a retry; real clients wait for Retry-After, about a second."""
 
 
-class Answer(NamedTuple):
-    """One request and its answer; times are the monotonic clock's, the same in all processes."""
+class Exchange(NamedTuple):
+    """One request and its answer. Times are of the monotonic clock, the same in all processes."""
 
     kind: str
-    """The movement it asks for: reserve, cancel, refund; or confirm, which moves no unit."""
+    """The requested movement: reserve, cancel or refund; or confirm, which moves no unit."""
     reservation: UUID
     due: float
     called: float
@@ -51,11 +52,11 @@ class Answer(NamedTuple):
     """created, changed, unchanged, or an error's code."""
     is_replayed: bool
     shortages: tuple[tuple[str, int, int], ...] = ()
-    """(SKU, units asked for, units there were), when it was refused."""
+    """(SKU, requested units, available units) of a refusal."""
 
 
 class Crowd:
-    """The clients of one process, and what they saw."""
+    """The clients of one process, and their requests and answers."""
 
     def __init__(
         self,
@@ -64,12 +65,12 @@ class Crowd:
         process: int,
         counts: list[int],
     ) -> None:
-        self.answers: list[Answer] = []
+        self.exchanges: list[Exchange] = []
         self._experiment = experiment
         self._services = services
         self._process = process
         self._counts = counts
-        """Answers so far, for whoever watches, at this process's place."""
+        """The number of answers of each process so far, for the progress display."""
         self._random = random.Random(f"{experiment.seed}/{process}")  # noqa: S311 - repeatable
         self._numbers = itertools.count()
         self._twins = itertools.count()
@@ -79,7 +80,7 @@ class Crowd:
         self._ends_at = 0.0
 
     async def run(self) -> None:
-        """Keep the services busy for the experiment's time; then wait for what is under way."""
+        """Send for the duration of the experiment, then wait for the outstanding answers."""
         self._ends_at = time.monotonic() + self._experiment.seconds
         if self._experiment.rate:
             await self._arrive()
@@ -93,7 +94,7 @@ class Crowd:
             await self._visit(service, time.monotonic())
 
     async def _arrive(self) -> None:
-        """A Poisson process: what many independent buyers look like together."""
+        """Send orders as a Poisson process, like many independent buyers."""
         visits: set[asyncio.Task[None]] = set()
         services = itertools.cycle(self._services)
         due = time.monotonic()
@@ -108,7 +109,7 @@ class Crowd:
         await asyncio.gather(*visits)
 
     async def _visit(self, service: Coalescer, due: float) -> None:
-        """One order, and what its buyer then makes of it."""
+        """Send one order and the requests that follow it."""
         if self._random.random() < self._experiment.twins:
             await self._send_twins(due)
             return
@@ -133,7 +134,7 @@ class Crowd:
         await self._ask(service, "refund", refund, time.monotonic())
 
     async def _send_twins(self, due: float) -> None:
-        """The same order through every service of this process; the other processes send it too."""
+        """Send one order through every service of this process; the other processes send it too."""
         seq = f"twin-{next(self._twins)}"
         order = self._order(seq, random.Random(f"{self._experiment.seed}/{seq}"))  # noqa: S311
         await asyncio.gather(
@@ -149,13 +150,13 @@ class Crowd:
         return Reserve(SOURCE, seq, None, lines, hold, {}, reservation_id(SOURCE, seq))
 
     async def _ask(self, service: Coalescer, kind: str, command: LabCommand, due: float) -> bool:
-        """Send until there is an answer that stands; True when it was yes."""
+        """Send until there is a final answer; True when the request was carried out."""
         id_ = command.effective_id if isinstance(command, Reserve) else command.id
         for _ in range(SENDS_MAX):
             called = time.monotonic()
             outcome = await _outcome(service, command)
             answered = time.monotonic()
-            self.answers.append(_note(kind, id_, due, called, answered, outcome))
+            self.exchanges.append(_note(kind, id_, due, called, answered, outcome))
             self._counts[self._process] += 1
             if isinstance(outcome, Done):
                 return True
@@ -174,13 +175,13 @@ async def _outcome(service: Coalescer, command: LabCommand) -> Outcome[Any]:
 
 def _note(
     kind: str, id_: UUID, due: float, called: float, answered: float, outcome: Outcome[Any]
-) -> Answer:
+) -> Exchange:
     if isinstance(outcome, Done):
-        return Answer(kind, id_, due, called, answered, outcome.effect, outcome.replayed)
+        return Exchange(kind, id_, due, called, answered, outcome.effect, outcome.replayed)
     shortages: tuple[tuple[str, int, int], ...] = ()
     if isinstance(outcome, InsufficientStock):
         shortages = tuple(
             (short["sku"], short["requested"], short["available"])
             for short in outcome.fields["shortages"]
         )
-    return Answer(kind, id_, due, called, answered, outcome.code, outcome.replayed, shortages)
+    return Exchange(kind, id_, due, called, answered, outcome.code, outcome.replayed, shortages)

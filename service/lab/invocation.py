@@ -1,4 +1,4 @@
-"""One call of `holdfast lab`, from the server it runs on to its report."""
+"""One invocation of `holdfast lab`: its request, its server, its runs and its report."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from db.lab.observation import observing, server_version
 from db.lab.sandbox import Sandbox, server
 from service.lab.claims import ROUNDS, STRATEGIES, measure_claims
 from service.lab.experiment import PRESETS, Experiment
+from service.lab.experiment_runner import ExperimentRunner, each_strategy, find_reasons_not_to_run
 from service.lab.processes import new_loop, quiet, started
 from service.lab.report import LabReport
-from service.lab.result import Result
-from service.lab.run import Lab, each_strategy, runnable
+from service.lab.result import RunResult
 
 CHECKS = (
     {**PRESETS["hot"], "refund": 0.3},
@@ -27,16 +27,16 @@ CHECKS = (
     {**PRESETS["zipf"], "fault": "kill"},
     {**PRESETS["zipf"], "fault": "drop", "merge": False},
 )
-"""What `--check` runs: each way to contend, merged and not, selling out and not, and crashes."""
+"""The runs of `--check`: each kind of contention, merged or not, sold out or not, and crashes."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabRequest:
-    """What the lab was asked to do."""
+    """The options of an invocation."""
 
     experiment: Experiment
     strategies: Sequence[str]
-    """Empty for all that the preset speaks of."""
+    """Empty for all strategies of the preset."""
     command: str
     is_check: bool = False
     is_claims: bool = False
@@ -46,25 +46,32 @@ class LabRequest:
 
 
 def run_lab(request: LabRequest, console: Console) -> LabReport:
-    """Carry it out, with progress on the console, and return the report."""
+    """Run the experiments, show the progress on the console, and return the report."""
     quiet()
     count = request.experiment.processes
     with (
         server(request.database_url, request.pg_bin) as url,
         started(count) as processes,
-        asyncio.Runner(loop_factory=new_loop) as runner,
-        _Shown(console) as shown,
+        asyncio.Runner(loop_factory=new_loop) as event_loop,
+        _ProgressDisplay(console) as display,
     ):
 
         async def work() -> LabReport:
             async with Sandbox(url).opened() as sandbox:
-                return await _run(request, Lab(sandbox, processes, shown.watch), url, shown)
+                return await _run(
+                    request,
+                    ExperimentRunner(sandbox, processes, display.show_progress),
+                    url,
+                    display,
+                )
 
-        return runner.run(work())
+        return event_loop.run(work())
 
 
-async def _run(request: LabRequest, lab: Lab, url: str, shown: "_Shown") -> LabReport:
-    reasons = await runnable(request.experiment, request.strategies or STRATEGIES)
+async def _run(
+    request: LabRequest, runner: ExperimentRunner, url: str, display: "_ProgressDisplay"
+) -> LabReport:
+    reasons = await find_reasons_not_to_run(request.experiment, request.strategies or STRATEGIES)
     strategies = [name for name, reason in reasons.items() if reason is None]
     report = LabReport(
         request.command, skipped={name: reason for name, reason in reasons.items() if reason}
@@ -73,15 +80,15 @@ async def _run(request: LabRequest, lab: Lab, url: str, shown: "_Shown") -> LabR
         report.database = await server_version(observer)
     if request.is_claims:
         report.claims = await measure_claims(
-            lab, request.experiment, strategies, request.rounds, shown.say
+            runner, request.experiment, strategies, request.rounds, display.name_run
         )
     else:
-        report.results = await _run_each(lab, planned(request, strategies), shown)
+        report.results = await _run_each(runner, plan_experiments(request, strategies), display)
     return report
 
 
-def planned(request: LabRequest, strategies: Sequence[str]) -> list[Experiment]:
-    """Return the experiments to be run, one after another."""
+def plan_experiments(request: LabRequest, strategies: Sequence[str]) -> list[Experiment]:
+    """Return the experiments to run, in order."""
     basis = request.experiment
     if not request.is_check:
         return each_strategy(basis, strategies)
@@ -92,16 +99,18 @@ def planned(request: LabRequest, strategies: Sequence[str]) -> list[Experiment]:
     ]
 
 
-async def _run_each(lab: Lab, experiments: Sequence[Experiment], shown: "_Shown") -> list[Result]:
+async def _run_each(
+    runner: ExperimentRunner, experiments: Sequence[Experiment], display: "_ProgressDisplay"
+) -> list[RunResult]:
     results = []
-    for place, experiment in enumerate(experiments, start=1):
-        shown.say(f"{place}/{len(experiments)} {experiment.strategy}: {experiment.title}")
-        results.append(await lab.run(experiment))
+    for number, experiment in enumerate(experiments, start=1):
+        display.name_run(f"{number}/{len(experiments)} {experiment.strategy}: {experiment.title}")
+        results.append(await runner.run(experiment))
     return results
 
 
-class _Shown:
-    """Live progress: which run it is, how far, and how fast."""
+class _ProgressDisplay:
+    """Shows the current run, its progress and its rate."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -115,19 +124,19 @@ class _Shown:
         )
         self._task: TaskID = self._progress.add_task("starting", total=None, rate="")
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "_ProgressDisplay":
         self._progress.start()
         return self
 
     def __exit__(self, *_failure: object) -> None:
         self._progress.stop()
 
-    def say(self, what: str) -> None:
-        """Show which run it is."""
-        self._progress.reset(self._task, description=what, total=None, rate="")
+    def name_run(self, description: str) -> None:
+        """Show the name of the current run."""
+        self._progress.reset(self._task, description=description, total=None, rate="")
 
-    def watch(self, experiment: Experiment, seconds: float, answers: int) -> None:
-        """Show how far the run is."""
+    def show_progress(self, experiment: Experiment, seconds: float, answers: int) -> None:
+        """Show the progress of the current run."""
         rate = f"{answers:,} answers, {answers / max(seconds, 0.05):,.0f}/s"
         self._progress.update(
             self._task,

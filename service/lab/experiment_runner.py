@@ -1,4 +1,4 @@
-"""Run experiments: fill a fresh database, let the crowd in, disturb it, and judge what is left."""
+"""Runs experiments: fills a new database, runs the crowd and the fault, and judges the result."""
 
 import asyncio
 import time
@@ -14,41 +14,42 @@ from db.vocabulary import StrategyName
 from service.lab.experiment import Experiment
 from service.lab.faults import disturb
 from service.lab.processes import Processes
-from service.lab.result import Result, summarize
-from service.lab.shop import fill, find_drift
+from service.lab.result import RunResult, summarize
+from service.lab.shop import create_stock, find_drift
 from service.lab.verdict import judge, judge_budget
+from service.lab.worker import LockWaits
 
 SAMPLE_SECONDS = 0.05
-"""Between two looks at who waits for a lock: finer than a lock timeout, and hardly any load."""
+"""Between two samples of the waiting sessions: shorter than a lock timeout, with little load."""
 PROBE_SECONDS = 2.0
-"""For a lock service to answer before it counts as absent."""
+"""The time after which a lock service that does not answer counts as absent."""
 
-Watch = Callable[[Experiment, float, int], None]
-"""Told of a run's progress: the experiment, the seconds since it began, and the answers so far."""
+ProgressCallback = Callable[[Experiment, float, int], None]
+"""Gets the progress of a run: the experiment, the seconds since its start, and the answers."""
 
 
 @dataclass(slots=True)
-class Lab:
-    """A place to run experiments in."""
+class ExperimentRunner:
+    """Runs experiments in a sandbox."""
 
     sandbox: Sandbox
     processes: Processes
-    watch: Watch = field(default=lambda _experiment, _seconds, _answers: None)
+    watch: ProgressCallback = field(default=lambda _experiment, _seconds, _answers: None)
     prepare: str | None = None
-    """SQL to run on each fresh database: how a test takes a safety net away."""
+    """SQL to run on each new database, with which a test removes a safety net."""
 
-    async def run(self, experiment: Experiment) -> Result:
+    async def run(self, experiment: Experiment) -> RunResult:
         """Run one experiment on a database of its own and return its figures and verdict."""
         async with self.sandbox.database() as url:
-            await fill(url, experiment)
+            await create_stock(url, experiment)
             if self.prepare is not None:
                 async with observing(url) as observer:
                     await observer.execute(self.prepare)
             async with self._watched(experiment, url) as waited:
                 reports = await self.processes.run(experiment, url)
-            answers = [answer for report in reports for answer in report.answers]
+            exchanges = [exchange for report in reports for exchange in report.exchanges]
             async with observing(url) as observer:
-                verdict = judge(experiment, answers, await moves(observer), await left(observer))
+                verdict = judge(experiment, exchanges, await moves(observer), await left(observer))
             verdict.books = await find_drift(url)
             result = summarize(experiment, reports, waited.seconds, verdict)
             verdict.budget = judge_budget(
@@ -57,9 +58,9 @@ class Lab:
             return result
 
     @asynccontextmanager
-    async def _watched(self, experiment: Experiment, url: str) -> AsyncIterator["_Waited"]:
-        """Sample, disturb and show progress while the block runs."""
-        waited = _Waited()
+    async def _watched(self, experiment: Experiment, url: str) -> AsyncIterator[LockWaits]:
+        """Sample lock waits, inject the fault and show progress while the block runs."""
+        waited = LockWaits()
         async with observing(url) as sampling, observing(url) as disturbing:
             tasks = [
                 asyncio.create_task(self._sample(experiment, sampling, waited)),
@@ -75,7 +76,7 @@ class Lab:
                     if not task.cancelled():
                         task.result()
 
-    async def _sample(self, experiment: Experiment, observer: Observer, waited: "_Waited") -> None:
+    async def _sample(self, experiment: Experiment, observer: Observer, waited: LockWaits) -> None:
         started = last = time.monotonic()
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
@@ -86,15 +87,10 @@ class Lab:
             self.watch(experiment, now - started, sum(self.processes.counts))
 
 
-@dataclass(slots=True)
-class _Waited:
-    """Seconds that sessions waited for locks, in all."""
-
-    seconds: float = 0.0
-
-
-async def runnable(experiment: Experiment, strategies: Sequence[str]) -> dict[str, str | None]:
-    """Return for each strategy None, or in a sentence why it can't be run here."""
+async def find_reasons_not_to_run(
+    experiment: Experiment, strategies: Sequence[str]
+) -> dict[str, str | None]:
+    """Return for each strategy the reason that it can't run here, or None."""
     reasons: dict[str, str | None] = dict.fromkeys(strategies)
     if "redis" in reasons:
         reasons["redis"] = await _redis_absence(experiment.redis_url)

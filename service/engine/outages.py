@@ -1,4 +1,4 @@
-"""Troubles that last, such as a database that is unreachable: logged when they begin and end."""
+"""Outages, such as an unreachable database: logged when they begin and when they end."""
 
 import time
 
@@ -7,21 +7,21 @@ import structlog
 log = structlog.get_logger()
 
 
-class Episode:
-    """A trouble that begins and ends; what it is called stands before `_lost` and `_regained`."""
+class Outage:
+    """The outage of one thing, whose events in the log are `<name>_lost` and `<name>_regained`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._began_at: float | None = None
 
     def begin(self, error: object) -> None:
-        """Note the trouble; only its beginning is logged."""
+        """Note a failure; only the first of an outage is logged."""
         if self._began_at is None:
             self._began_at = time.monotonic()
             log.warning(f"{self.name}_lost", error=str(error))
 
     def end(self) -> None:
-        """Note that all is well; logged if there was trouble."""
+        """Note a success; it is logged if it ends an outage."""
         if self._began_at is not None:
             seconds = round(time.monotonic() - self._began_at, 1)
             self._began_at = None
