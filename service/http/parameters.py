@@ -94,7 +94,7 @@ def choice(*words: str) -> Kind:
             raise InvalidRequest.at(name, f"must be one of {', '.join(words)}")
         return text
 
-    return Kind({"enum": list(words)}, read)
+    return Kind({"type": "string", "enum": list(words)}, read)
 
 
 def _read_name(name: str, text: str) -> str:
@@ -170,4 +170,9 @@ IF_MATCH = HeaderParameter(
     example='"1"',
 )
 IF_NONE_MATCH = HeaderParameter("If-None-Match", "An ETag the client has.", {"type": "string"})
-CREATE_ONLY = HeaderParameter("If-None-Match", "Create the row.", {"const": "*"})
+CREATE_ONLY = HeaderParameter(
+    "If-None-Match",
+    "`*`: create the row.",
+    {"type": "string", "pattern": r"^\*$"},
+    example="*",
+)

@@ -1,10 +1,9 @@
-"""The schemas of problem documents (RFC 9457): one for each error, and those of a batch's results."""
+"""The schemas of problem documents (RFC 9457), one for each error, and of a batch's results."""
 
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 from uuid import UUID
 
-from pydantic import Field, WithJsonSchema, create_model
+from pydantic import Field, create_model
 
 from db.vocabulary import State
 from service.domain import errors
@@ -21,7 +20,7 @@ from service.http.schemas import (
 
 
 class ProblemAnswer(Answer):
-    """The members that every problem document has."""
+    """Any problem document: the members that all have. Decide by `code`."""
 
     type: str = Field(description="The address of a page that explains the code.")
     title: str = Field(description="The meaning of the code, for people.")
@@ -126,19 +125,23 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
 """The errors whose problem documents have members of their own."""
 
 
-@cache
-def problem_model(error: type[ServiceError]) -> type[ProblemAnswer]:
-    """Return the model of an error's problem document; `code` and the flags are constants."""
+def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
+    """The model of an error's problem documents, in which `code` and the flags are constants."""
     kinds = {"status": int, "code": str, "retryable": bool, "same_seq": bool}
     constants: Any = {
         name: (kind, Field(json_schema_extra={"const": getattr(error, name)}))
         for name, kind in kinds.items()
     }
     base = MEMBERS.get(error, ProblemAnswer)
-    model: type[ProblemAnswer] = create_model(
-        f"{error.__name__}Problem", __base__=base, __doc__=f"{error.title()}.", **constants
-    )
-    return model
+    name, text = f"{error.__name__}Problem", f"{error.title()}."
+    model = create_model(name, __base__=base, __doc__=text, **constants)
+    return cast("type[ProblemAnswer]", model)
+
+
+PROBLEMS: dict[type[ServiceError], type[ProblemAnswer]] = {
+    error: _model(error) for error in [*errors.all_errors(), errors.AdjustmentBelowZero]
+}
+"""The model of each error's problem documents."""
 
 
 def problem_example(error: type[ServiceError]) -> dict[str, Any]:
@@ -152,12 +155,8 @@ def problem_example(error: type[ServiceError]) -> dict[str, Any]:
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,
-        **(problem_model(error).example or {}),
+        **(PROBLEMS[error].example or {}),
     }
-
-
-AnyProblem = Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/components/schemas/Problem"})]
-"""Any problem document; `service.http.openapi` makes this schema of all errors."""
 
 
 class BatchReservationAnswer(Answer):
@@ -173,7 +172,7 @@ class BatchProblemAnswer(Answer):
 
     status: int = Field(description="The status that the entry would get alone.")
     replayed: bool = Field(description="True if this is the answer of an earlier request.")
-    problem: AnyProblem
+    problem: ProblemAnswer
 
 
 class BatchResultsAnswer(Answer):
