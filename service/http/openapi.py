@@ -60,6 +60,9 @@ TAGS = {
 }
 """The groups of operations, in the order of the page."""
 
+METHODS = ("POST", "GET", "PUT", "DELETE")
+"""The order of the operations of a path."""
+
 KEY = {
     "type": "http",
     "scheme": "bearer",
@@ -149,7 +152,7 @@ def description(app: Litestar) -> Description:
 
 def document(app: Litestar) -> dict[str, Any]:
     """Return the OpenAPI document of an application."""
-    declared = list(operations(app))
+    declared = sorted(operations(app), key=lambda each: (each.path, METHODS.index(each.method)))
     paths: dict[str, dict[str, Any]] = {}
     for each in declared:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
@@ -159,7 +162,7 @@ def document(app: Litestar) -> dict[str, Any]:
         "info": INFO,
         "servers": SERVERS,
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
-        "paths": dict(sorted(paths.items())),
+        "paths": paths,
         "components": {
             "schemas": component_schemas(
                 bodies=[each.body.model for each in declared if each.body and each.body.model],
