@@ -1,1 +1,1 @@
-"""Measurements: ratios taken in one run, interleaved, medians of several rounds."""
+"""Measurements: interleaved in one run, with medians and ratios over several rounds."""

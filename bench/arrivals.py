@@ -1,9 +1,9 @@
-"""Open-loop load: requests are due at a fixed rate on average, whatever becomes of them.
+"""Open-loop load: requests are due at a fixed rate on average, whether answered or not.
 
-Latency counts from the moment a request was due, so that a service that stalls is charged for those
-who could not even ask meanwhile (Tene's "coordinated omission"). Arrivals are a Poisson process.
-The client is a process of its own and speaks HTTP over bare sockets, to leave the processor to
-what is measured.
+Latency counts from the moment at which a request was due. So a service that stalls is charged for
+the requests that could not be sent in the meantime (Tene's "coordinated omission"). Arrivals are a
+Poisson process. The client is a separate process and speaks HTTP over plain sockets, to leave the
+CPU to the measured service.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 def measure(
     url: str, *, key: str, prefix: str, sent: Load, rate: float, seconds: float
 ) -> Measured:
-    """Send requests with new seqs at that rate for some seconds; return what came back."""
+    """Send requests with new seqs at that rate for some seconds; return the figures."""
     command = [sys.executable, "-m", "bench.arrivals", "--url", url, "--prefix", prefix]
     command += ["--rate", f"{rate}", "--seconds", f"{seconds}"]
     command += ["--sku", sent.sku, "--skus", f"{sent.skus}"]
@@ -43,16 +43,16 @@ def measure(
 
 @dataclass
 class Arrivals:
-    """Requests on their way: those that wait for a connection, and what became of the others."""
+    """The requests that wait for a connection, and the results of the others."""
 
     head: bytes
     waiting: deque[tuple[float, bytes]] = field(default_factory=deque)
-    idle: list["Connection"] = field(default_factory=list)
+    idle: list["ClientConnection"] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    """From due to answered, of each request that got a 2xx."""
+    """The time from due to answered of each request that got a 2xx."""
     refused: int = 0
     busy: int = 0
-    """Connections that are owed an answer."""
+    """Connections that wait for an answer."""
 
     def send(self, due: float, body: bytes) -> None:
         """Send a request now, or as soon as a connection is free."""
@@ -63,8 +63,8 @@ class Arrivals:
         else:
             self.waiting.append((due, request))
 
-    def answered(self, connection: "Connection", status: int) -> None:
-        """Note an answer and go on with whoever waits."""
+    def answered(self, connection: "ClientConnection", status: int) -> None:
+        """Record an answer and send the next waiting request."""
         if 200 <= status < 300:
             self.seconds.append(time.perf_counter() - connection.due)
         else:
@@ -75,16 +75,16 @@ class Arrivals:
             self.busy -= 1
             self.idle.append(connection)
 
-    def lost(self, connection: "Connection") -> None:
-        """Go on without a connection; what it was owed has failed."""
+    def lost(self, connection: "ClientConnection") -> None:
+        """Continue without a connection; its request has failed."""
         if connection in self.idle:
             self.idle.remove(connection)
         else:
             self.busy -= 1
 
 
-class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+class ClientConnection(asyncio.Protocol):
+    """One connection that sends one request at a time."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self.arrivals = arrivals
@@ -92,16 +92,16 @@ class Connection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: Any) -> None:
-        """Be ready. (uvloop's transports are none of asyncio's classes.)"""
+        """Keep the transport. (uvloop's transports are not subclasses of asyncio's.)"""
         self._transport = transport
 
     def send(self, due: float, request: bytes) -> None:
-        """Send a request that was due then."""
+        """Send a request that was due at that moment."""
         self.due = due
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Collect an answer; tell when it is complete."""
+        """Collect an answer; report it when it is complete."""
         self._received += data
         head, end, body = self._received.partition(HEAD_END)
         length = LENGTH.search(head)
@@ -110,12 +110,12 @@ class Connection(asyncio.Protocol):
             self.arrivals.answered(self, int(head[9:12]))
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Tell that it is gone."""
+        """Report that the connection is lost."""
         self.arrivals.lost(self)
 
 
 async def run(options: argparse.Namespace, key: str) -> Measured:
-    """Let the requests arrive and wait for their answers."""
+    """Send the requests and wait for their answers."""
     host, port = options.url.removeprefix("http://").split(":")
     head = (
         f"POST /v1/reservations HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\n"
@@ -124,7 +124,9 @@ async def run(options: argparse.Namespace, key: str) -> Measured:
     arrivals = Arrivals(head.encode())
     loop = asyncio.get_running_loop()
     for _ in range(min(CONNECTIONS_MAX, int(options.rate))):
-        _, connection = await loop.create_connection(lambda: Connection(arrivals), host, int(port))
+        _, connection = await loop.create_connection(
+            lambda: ClientConnection(arrivals), host, int(port)
+        )
         arrivals.idle.append(connection)
     sent = await _arrive(arrivals, options)
     give_up_at = time.perf_counter() + ANSWER_SECONDS_MAX
@@ -134,7 +136,7 @@ async def run(options: argparse.Namespace, key: str) -> Measured:
 
 
 async def _arrive(arrivals: Arrivals, options: argparse.Namespace) -> int:
-    """Send what is due, as it becomes due; return how many."""
+    """Send each request when it is due; return their number."""
     chance = random.Random(options.prefix)
     due = start = time.perf_counter()
     number = 0
@@ -166,7 +168,7 @@ def _measured(arrivals: Arrivals, sent: int, seconds: float) -> Measured:
 
 
 def main() -> None:
-    """Measure once and print the figures as JSON; the key comes on standard input."""
+    """Measure once and print the figures as JSON; read the key from standard input."""
     parser = argparse.ArgumentParser(prog="bench.arrivals", description=__doc__)
     for name in ("url", "prefix", "sku"):
         parser.add_argument(f"--{name}", required=True)

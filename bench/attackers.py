@@ -1,7 +1,7 @@
-"""Requests that are made to cost more than they are worth, sent again and again.
+"""Requests that are designed to be expensive for the service, sent repeatedly.
 
-A process of its own: `python -m bench.attackers NAME --url … --seconds …`, with the key on standard
-input.
+This is a separate process: `python -m bench.attackers NAME --url … --seconds …`, with the key on
+standard input.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What is sent, by how many at once, and how the connection goes on."""
+    """The bytes of an attack, its number of connections and the end of each connection."""
 
     description: str
     make: Callable[[str, int], bytes]
@@ -36,14 +36,14 @@ class Attack:
 
 @dataclass(slots=True)
 class Tally:
-    """What an attack took, and what it got."""
+    """The requests and bytes that an attack sent, and the answers."""
 
     requests: int = 0
     bytes_sent: int = 0
     answers: dict[str, int] = field(default_factory=dict)
 
     def note(self, answer: str) -> None:
-        """Count an answer's status, or what came in its place."""
+        """Count an answer by its status, or a failure by its name."""
         self.answers[answer] = self.answers.get(answer, 0) + 1
 
 
@@ -64,12 +64,12 @@ def json_of(path: str, body: bytes) -> Callable[[str, int], bytes]:
 
 
 def get(path: str, *lines: str, with_key: bool = True) -> Callable[[str, int], bytes]:
-    """Return an attack that asks for a path."""
+    """Return an attack that gets a path."""
     return lambda key, _: head("GET", path, key if with_key else "", *lines)
 
 
 def csv_of(rows: bytes) -> Callable[[str, int], bytes]:
-    """Return an attack that imports a file, each time as another job."""
+    """Return an attack that imports a file, each time under another job name."""
 
     def make(key: str, number: int) -> bytes:
         path = f"/v1/imports?job=attack-{time.time_ns()}-{number}"
@@ -79,7 +79,7 @@ def csv_of(rows: bytes) -> Callable[[str, int], bytes]:
 
 
 def unknown_members(size: int) -> bytes:
-    """Return as many members as fit into so many bytes, none of them known."""
+    """Return unknown members that fill the given number of bytes."""
     members, total, number = [], 0, 0
     while total < size:
         members.append(f'"u{number}":1')
@@ -89,7 +89,7 @@ def unknown_members(size: int) -> bytes:
 
 
 def import_of(count: int) -> Callable[[str, int], bytes]:
-    """Return an attack that imports new stock rows, other ones each time."""
+    """Return an attack that imports new stock rows, different ones each time."""
 
     def make(key: str, number: int) -> bytes:
         stamp = f"{time.time_ns() % 10**9:x}{number}"
@@ -205,7 +205,7 @@ async def _exchange(chosen: Attack, host: str, port: int, key: str, tally: Tally
 
 
 async def _send(writer: asyncio.StreamWriter, sent: bytes, drips: float, tally: Tally) -> None:
-    """Send until the server has heard enough and hangs up: what it answers is read afterwards."""
+    """Send until the server closes the connection; its answer is read afterwards."""
     step = 1 if drips else PART_BYTES
     with suppress(ConnectionError):
         for start in range(0, len(sent), step):
@@ -217,7 +217,7 @@ async def _send(writer: asyncio.StreamWriter, sent: bytes, drips: float, tally: 
 
 
 def main() -> None:
-    """Attack once and print what it took and got as JSON."""
+    """Attack once and print the tally as JSON."""
     parser = argparse.ArgumentParser(prog="bench.attackers", description=__doc__)
     parser.add_argument("name", choices=ATTACKS)
     parser.add_argument("--url", required=True)

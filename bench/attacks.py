@@ -1,7 +1,7 @@
-"""`make bench-attacks`: what requests that are made to hurt cost the attacker, and all others.
+"""`make bench-attacks`: the effect of expensive requests on the worker and on other clients.
 
-Others reserve at a fixed rate, and their p99 is taken before each attack and during it; the
-worker's memory is taken before and as its largest value during the attack.
+The other clients reserve at a fixed rate, and their p99 is measured before and during each attack.
+The worker's memory is measured before the attack, and its largest value during the attack.
 """
 
 import argparse
@@ -28,13 +28,14 @@ from bench.cases import HOLDFAST
 from bench.filling import fill
 from bench.load import Load, Measured
 from bench.observation import find_workers, resident_bytes
-from bench.page import command_line, load_average, made_by, markdown, output_file, show
+from bench.options import measurement_parser
+from bench.page import command_line, load_average, made_by, markdown, show
 from bench.stand import Stand, serve
-from db.roles import Role
+from db.embedded.roles import Role
 
 OTHERS_PER_SECOND = 100.0
 OTHER_SKUS = 10_000
-HEAD_START_SECONDS = 1.0  # for an attack to have begun before the others are measured
+HEAD_START_SECONDS = 1.0  # the attack begins this long before the others are measured
 STORED_RESERVATIONS = 400_000
 FILES = 16_384
 AT_MOST, MEBIBYTES_AT_MOST = 2.0, 64
@@ -69,7 +70,7 @@ a tenth of the time. One request in ten meets such a step, so the 99th percentil
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One attack, once."""
+    """The figures of one round of an attack."""
 
     before: Measured
     during: Measured
@@ -89,12 +90,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         stand = Stand()
         serve(stack, stand, HOLDFAST, Path(directory))
-        url = stand.database_url(Role.SUPERUSER)  # filling takes the indexes away meanwhile
+        url = stand.database_url(Role.SUPERUSER)  # filling drops the indexes for a while
         asyncio.run(fill(url, OTHER_SKUS, STORED_RESERVATIONS, lambda *_: None))
-        others(stand, "warm", options.seconds)
+        measure_others(stand, "warm", options.seconds)
         turns = [(name, turn) for turn in range(options.rounds) for name in chosen]
         for name, turn in track(turns, "attacking"):
-            rounds.setdefault(name, []).append(one(stand, name, turn, options.seconds))
+            rounds.setdefault(name, []).append(attack_round(stand, name, turn, options.seconds))
     table = [row(name, measured) for name, measured in rounds.items()]
     show(HEADINGS, table)
     if options.json:
@@ -120,10 +121,10 @@ def main() -> None:
         )
 
 
-def one(stand: Stand, name: str, turn: int, seconds: int) -> Round:
-    """Attack once, and measure the others before and meanwhile."""
+def attack_round(stand: Stand, name: str, turn: int, seconds: int) -> Round:
+    """Attack once, and measure the others before and during the attack."""
     (worker,) = find_workers(stand.process_ids[HOLDFAST])
-    before = others(stand, f"{name}/{turn}/before", seconds)
+    before = measure_others(stand, f"{name}/{turn}/before", seconds)
     at_rest, largest, is_over = resident_bytes(worker), [0], threading.Event()
 
     def watch() -> None:
@@ -139,11 +140,11 @@ def one(stand: Stand, name: str, turn: int, seconds: int) -> Round:
     )
     attacking.start()
     time.sleep(HEAD_START_SECONDS)
-    during = others(stand, f"{name}/{turn}/during", seconds)
+    during = measure_others(stand, f"{name}/{turn}/during", seconds)
     attacking.join()
     is_over.set()
     watching.join()
-    time.sleep(HEAD_START_SECONDS)  # for what the attack has left under way
+    time.sleep(HEAD_START_SECONDS)  # for the requests that the attack has left
     return Round(
         before,
         during,
@@ -155,7 +156,7 @@ def one(stand: Stand, name: str, turn: int, seconds: int) -> Round:
 
 
 def attack(stand: Stand, name: str, seconds: float) -> dict[str, Any]:
-    """Attack from a process of its own; return what it took and got."""
+    """Attack from a separate process; return its tally."""
     command = [sys.executable, "-m", "bench.attackers", name, "--url", stand.urls[HOLDFAST]]
     printed = subprocess.run(  # noqa: S603 - our own command line
         [*command, "--seconds", f"{seconds}"],
@@ -169,8 +170,8 @@ def attack(stand: Stand, name: str, seconds: float) -> dict[str, Any]:
     return told
 
 
-def others(stand: Stand, prefix: str, seconds: int) -> Measured:
-    """Have the others reserve for some seconds."""
+def measure_others(stand: Stand, prefix: str, seconds: int) -> Measured:
+    """Let the others reserve for some seconds."""
     return arrivals.measure(
         stand.urls[HOLDFAST],
         key=stand.key,
@@ -182,7 +183,7 @@ def others(stand: Stand, prefix: str, seconds: int) -> Measured:
 
 
 def row(name: str, rounds: list[Round]) -> list[str]:
-    """Return an attack's row: medians, and the largest growth of memory."""
+    """Return the row of an attack: medians, and the largest growth of memory."""
     answers: Counter[str] = Counter()
     for each in rounds:
         answers.update(each.answers)
@@ -201,12 +202,8 @@ def row(name: str, rounds: list[Round]) -> list[str]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.attacks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=8)
+    parser = measurement_parser("bench.attacks", __doc__, rounds=3, seconds=8)
     parser.add_argument("--only", nargs="*", help="only attacks whose names begin so")
-    parser.add_argument("--json", type=output_file, help="write every round's figures here")
-    parser.add_argument("--report", type=output_file, help="write a page with the table here")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What is measured: what is sent, and to whom."""
+"""The cases of `make bench`: the load and the services that get it."""
 
 from dataclasses import dataclass
 
@@ -36,11 +36,11 @@ class Case:
     sent: Load
     services: tuple[str, ...] = (HOLDFAST,)
     is_short: bool = False
-    """Part of `--short` too."""
+    """True when `--short` includes it."""
 
     @property
     def has_several_workers(self) -> bool:
-        """True when Holdfasts with several workers take part."""
+        """True when it includes services with several workers."""
         return not {TWO_WORKERS, FOUR_WORKERS}.isdisjoint(self.services)
 
 

@@ -1,7 +1,7 @@
-"""`make bench-endurance`: one hot row for minutes, one worker, everything as it is by default.
+"""`make bench-endurance`: one hot row for minutes, one worker, all settings at their defaults.
 
-What wears out would show: dead versions of the row, a table that grows, a worker that keeps
-something of every request.
+It would show any wear: dead versions of the row, a growing table, or a worker that keeps memory for
+each request.
 """
 
 import argparse
@@ -20,19 +20,20 @@ from rich.progress import track
 from bench.cases import HOLDFAST
 from bench.load import Load, Measured, check_wrk, load
 from bench.observation import StockTable, find_workers, observe_stock, resident_bytes
-from bench.page import command_line, load_average, made_by, markdown, output_file, show
+from bench.options import output_file
+from bench.page import command_line, load_average, made_by, markdown, show
 from bench.stand import Stand, seed, serve
 from db.queries.audit import Audit, audit
 from db.session.database import Database
 from service.lab import svg
 
 MINUTE_SECONDS = 60
-SETTLED_AFTER = 100_000  # requests: imports, pools and caches are in memory by then
+SETTLED_AFTER = 100_000  # requests: by then imports, pools and caches are in memory
 MANY = 1_000_000
 RATE_AT_LEAST = 0.95
 HOT_AT_LEAST = 0.99
 MEMORY_MB_BELOW = 150
-GROWTH_BYTES_BELOW = 10  # per request: less than a seq, so nothing of a request is kept
+GROWTH_BYTES_BELOW = 10  # per request: less than a seq, so no part of a request is kept
 AUDIT_SECONDS_MAX = 600
 
 GOAL_HEADINGS = ("goal", "asked", "measured")
@@ -71,28 +72,28 @@ that changed no index. *Vacuums* is the number of runs of autovacuum.
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A slice of load, and what there was right after it."""
+    """A slice of load, and the memory and the statistics right after it."""
 
     answered: int
-    """Requests since the beginning."""
+    """Requests since the start."""
     measured: Measured
     memory_bytes: int
-    """Of the worker."""
+    """The worker's memory."""
     stock: StockTable
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the samples come to."""
+    """The results of all samples."""
 
     minute: int
-    """How many slices the first and the last minute have: of a short run, half of them."""
+    """The number of slices in the first and the last minute; in a short run, half of all."""
     last_to_first: float
     unwanted: int
-    """Answers that were not 2xx, and requests without any."""
+    """Answers that were not 2xx, and requests without an answer."""
     hot_share: float
     answered: int
-    """Requests when `memory_bytes` was noted: `MANY`, or as many as there were."""
+    """Requests at the moment of `memory_bytes`: `MANY`, or all if there were fewer."""
     memory_bytes: int
     grown_bytes: int
     """From `SETTLED_AFTER` requests to the end."""
@@ -100,7 +101,7 @@ class Summary:
 
 
 def main() -> None:
-    """Load for so many minutes, look after each slice, audit, and print the tables."""
+    """Load for some minutes, take a sample after each slice, audit, and print the tables."""
     options = _options()
     check_wrk()
     load_before = load_average()
@@ -124,17 +125,17 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.endurance", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seconds", type=int, default=10, help="of a slice")
+    parser.add_argument("--seconds", type=int, default=10, help="length of a slice")
     parser.add_argument("--json", type=output_file, help="write every slice's figures here")
     parser.add_argument("--report", type=output_file, help="write a page with a plot here")
     options = parser.parse_args()
     if 60 * options.minutes < 2 * options.seconds:
-        parser.error("there must be time for two slices: a last one and a first")
+        parser.error("--minutes must be long enough for two slices of --seconds")
     return options
 
 
 def endure(stand: Stand, slices: int, seconds: int) -> list[Sample]:
-    """Load one row, slice after slice; every slice has seqs of its own."""
+    """Load one row, slice after slice; each slice has its own seqs."""
     (worker,) = find_workers(stand.process_ids[HOLDFAST])
     samples: list[Sample] = []
     answered = 0
@@ -150,7 +151,7 @@ def endure(stand: Stand, slices: int, seconds: int) -> list[Sample]:
 
 
 async def check_books(url: str) -> Audit:
-    """Audit everything that was written."""
+    """Audit all written data."""
     database = Database(url, pool_size=1)
     try:
         return await audit(database, seconds_max=AUDIT_SECONDS_MAX)
@@ -159,7 +160,7 @@ async def check_books(url: str) -> Audit:
 
 
 def summarize(samples: Sequence[Sample], seconds: int) -> Summary:
-    """Return what two or more slices come to."""
+    """Return the results of two or more slices."""
     minute = max(1, min(MINUTE_SECONDS // seconds, len(samples) // 2))
     rates = [sample.measured.requests_per_second for sample in samples]
     settled, many, last = _after(samples, SETTLED_AFTER), _after(samples, MANY), samples[-1]
@@ -177,12 +178,12 @@ def summarize(samples: Sequence[Sample], seconds: int) -> Summary:
 
 
 def _after(samples: Sequence[Sample], requests: int) -> Sample:
-    """The first sample with so many requests answered, or the last of all."""
+    """Return the first sample after that many requests, or the last sample."""
     return next((sample for sample in samples if sample.answered >= requests), samples[-1])
 
 
 def goals(summary: Summary) -> list[list[str]]:
-    """Return a row for each goal: what is asked, and what was measured."""
+    """Return a row for each goal with the measured value."""
     return [
         [
             "requests a second, the last minute against the first",
@@ -205,10 +206,10 @@ def goals(summary: Summary) -> list[list[str]]:
 
 
 def rows(samples: Sequence[Sample], seconds: int) -> list[list[str]]:
-    """Return a row for each slice; of a long run for some of them, and always for the last."""
+    """Return a row for each slice; for a long run only some of them, including the last."""
     step = -(-len(samples) // ROWS_MAX)
     chosen = range(len(samples) - 1, -1, -step)
-    return [_row(samples[place], (place + 1) * seconds) for place in reversed(chosen)]
+    return [_row(samples[index], (index + 1) * seconds) for index in reversed(chosen)]
 
 
 def _row(sample: Sample, after_seconds: int) -> list[str]:
@@ -227,7 +228,7 @@ def _row(sample: Sample, after_seconds: int) -> list[str]:
 
 
 def balance(books: Audit) -> str:
-    """Say whether the books balance."""
+    """Return a sentence with the result of the audit."""
     verdict = "balance" if not books.drift else f"DO NOT BALANCE: {books.drift[0]}"
     return f"The books {verdict}: {books.reservations:,} reservations were audited at the end."
 
@@ -235,7 +236,7 @@ def balance(books: Audit) -> str:
 def write(
     path: Path, samples: Sequence[Sample], books: Audit, options: argparse.Namespace, load: str
 ) -> None:
-    """Write the page and, beside it, its plot."""
+    """Write the page, and its plot next to it."""
     plot = path.with_suffix(".svg")
     plot.write_text(draw(samples, options.seconds))
     path.write_text(

@@ -1,9 +1,9 @@
-"""A database that has been in use: stock rows, stored reservations, and books that balance.
+"""Fills a database as years of use do: stock rows, stored reservations and balanced books.
 
-Rows are made by set-based SQL while there are no keys and indexes, which are built afterwards from
-the definitions that the catalogs gave. Reservation n takes one unit of SKU `(n - 1) % skus + 1` and
-its id is an MD5 of its seq: as random as the ids that the service derives, so that its indexes are
-as large and as scattered.
+Set-based SQL inserts the rows without keys and indexes. These are built afterwards from the
+definitions in the catalogs. Reservation n takes one unit of SKU `(n - 1) % skus + 1`. Its id is an
+MD5 of its seq: as random as the ids that the service derives, so that the indexes are as large and
+as scattered.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -13,16 +13,16 @@ from typing import Any
 import asyncpg
 
 TABLES = ("stock", "reservation", "reservation_line", "movement")
-UNITS = 1_000_000_000  # of each SKU: nothing is ever sold out
-SOURCE = "admin"  # as the load's, which is then a caller with a long history
-ROWS_AT_ONCE = 50_000  # a second or so of work: often enough for a progress bar
+UNITS = 1_000_000_000  # of each SKU: no SKU is ever sold out
+SOURCE = "admin"  # the source of the load, which so has a long history
+ROWS_AT_ONCE = 50_000  # about a second of work: often enough for a progress bar
 
-Told = Callable[[str, int, int], None]
-"""Is told of progress: what is being done, how many of how many are done."""
+FillingProgress = Callable[[str, int, int], None]
+"""Gets the progress: the name of the step, the number of finished items and their total."""
 
 NUMBERS = "generate_series($3::bigint, $4::bigint) AS number"
 
-# Parameters of each: SKUs, reservations, the first and the last number to make.
+# The parameters of each statement: SKUs, reservations, the first and the last number to insert.
 SHELVES = f"""
     SELECT 'S' || number AS sku, ($2::bigint - number + $1::bigint) / $1::bigint AS taken,
            now() - interval '1 second' * ($2::bigint + 1) AS created_at
@@ -39,7 +39,7 @@ STOCK = (
     SELECT sku, 'main', 1, 'import', {UNITS}, 0, created_at FROM ({SHELVES}) AS shelf
     """,
 )
-# They came one after another, a second apart, when all stock was there.
+# The reservations were made one second apart, after the stock.
 MADE = f"""
     SELECT number, 'stored-' || number AS seq, md5('stored-' || number)::uuid AS id,
            'S' || ((number - 1) % $1::bigint + 1) AS sku, 2 + (number - 1) / $1::bigint AS version,
@@ -63,7 +63,7 @@ RESERVATIONS = (
     """,
 )
 
-# Both name what there is, how it is taken away and how it is made again.
+# Both return the name of each object and the statements that drop it and create it again.
 CONSTRAINTS = """
     SELECT conname AS name,
            format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS dropped,
@@ -86,33 +86,33 @@ SIZES = """
 """
 
 
-async def fill(url: str, skus: int, reservations: int, told: Told) -> None:
-    """Fill a migrated database that has no stock yet, and leave it vacuumed and on disk."""
+async def fill(url: str, skus: int, reservations: int, progress: FillingProgress) -> None:
+    """Fill a migrated database without stock; vacuum it and write it to disk."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("SET maintenance_work_mem = '512MB'")
-        # What a crash would lose is made again; the CHECKPOINT has all of it on disk.
+        # After a crash the database is filled again; the CHECKPOINT writes everything to disk.
         await connection.execute("SET synchronous_commit = off")
-        async with _without_indexes(connection, told):
+        async with _without_indexes(connection, progress):
             counts = (skus, reservations)
-            await _insert(connection, "stock", STOCK, counts, skus, told)
-            await _insert(connection, "reservations", RESERVATIONS, counts, reservations, told)
-        await settle(connection, told)
+            await _insert(connection, "stock", STOCK, counts, skus, progress)
+            await _insert(connection, "reservations", RESERVATIONS, counts, reservations, progress)
+        await settle(connection, progress)
     finally:
         await connection.close()
 
 
-async def settle(connection: Any, told: Told) -> None:
-    """Vacuum, gather statistics and write everything to disk: nothing is owed any more."""
-    for place, table in enumerate(TABLES):
-        told("VACUUM ANALYZE", place, len(TABLES))
+async def settle(connection: Any, progress: FillingProgress) -> None:
+    """Vacuum, analyze and write everything to disk, so that no work is left for later."""
+    for number, table in enumerate(TABLES):
+        progress("VACUUM ANALYZE", number, len(TABLES))
         await connection.execute(f"VACUUM ANALYZE {table}")
     await connection.execute("CHECKPOINT")
-    told("VACUUM ANALYZE", len(TABLES), len(TABLES))
+    progress("VACUUM ANALYZE", len(TABLES), len(TABLES))
 
 
 async def sizes(url: str) -> list[dict[str, Any]]:
-    """Return how many rows each table has, and the bytes of it and of its indexes."""
+    """Return the number of rows of each table, and the bytes of the table and its indexes."""
     connection = await asyncpg.connect(url)
     try:
         return [dict(row) for row in await connection.fetch(SIZES, TABLES)]
@@ -121,8 +121,8 @@ async def sizes(url: str) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def _without_indexes(connection: Any, told: Told) -> AsyncIterator[None]:
-    """Take keys and indexes away for the block, and build them all at its end."""
+async def _without_indexes(connection: Any, progress: FillingProgress) -> AsyncIterator[None]:
+    """Drop keys and indexes for the block, and build them at its end."""
     parts = [
         *await connection.fetch(CONSTRAINTS, TABLES),
         *await connection.fetch(INDEXES, TABLES),
@@ -130,10 +130,10 @@ async def _without_indexes(connection: Any, told: Told) -> AsyncIterator[None]:
     for part in parts:
         await connection.execute(part["dropped"])
     yield
-    for place, part in enumerate(parts):
-        told("indexes", place, len(parts))
+    for number, part in enumerate(parts):
+        progress("indexes", number, len(parts))
         await connection.execute(part["made"])
-    told("indexes", len(parts), len(parts))
+    progress("indexes", len(parts), len(parts))
 
 
 async def _insert(
@@ -142,11 +142,11 @@ async def _insert(
     statements: tuple[str, ...],
     counts: tuple[int, int],
     total: int,
-    told: Told,
+    progress: FillingProgress,
 ) -> None:
     for first in range(1, total + 1, ROWS_AT_ONCE):
         last = min(total, first + ROWS_AT_ONCE - 1)
         async with connection.transaction():
             for statement in statements:
                 await connection.execute(statement, *counts, first, last)
-        told(name, last, total)
+        progress(name, last, total)

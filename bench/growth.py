@@ -1,7 +1,8 @@
-"""`make bench-growth`: what is stored must not slow down what is asked.
+"""`make bench-growth`: stored data must not slow down requests.
 
-Two databases on one PostgreSQL (fsync and synchronous_commit on), each with a Holdfast of its own:
-one as good as empty, one filled as after years. Both get the same loads in turn, round by round.
+Two databases are on one PostgreSQL (fsync and synchronous_commit on), each with its own service.
+One is almost empty, the other is filled as after years of use. Both get the same loads in turn,
+round by round.
 """
 
 import argparse
@@ -19,13 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.cases import EMPTY, GROWN, Case
-from bench.filling import Told, fill, sizes
+from bench.filling import FillingProgress, fill, sizes
 from bench.load import Load, check_wrk, load
-from bench.page import command_line, load_average, made_by, markdown, output_file, show, spread
+from bench.options import measurement_parser
+from bench.page import command_line, load_average, made_by, markdown, show, spread
 from bench.rounds import CELL_HEADINGS, Results, cells, figures, measure, rate
 from bench.stand import Stand, serve
+from db.embedded.roles import Role
 from db.migrate import upgrade
-from db.roles import Role
 from db.session.database import Database
 
 EMPTY_SKUS = 10_000
@@ -67,15 +69,15 @@ On disk before the rounds, vacuumed, with freshly built indexes:
 
 @dataclass(slots=True)
 class Growth:
-    """What was measured."""
+    """The results of the measurements."""
 
     results: Results = field(default_factory=dict)
     sizes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """The tables of each database."""
+    """The sizes of the tables of each database."""
     checkpoints: int = 0
-    """During the rounds."""
+    """The number of checkpoints during the rounds."""
     reservations: dict[str, int] = field(default_factory=dict)
-    """Of each database at the end."""
+    """The number of reservations of each database at the end."""
 
 
 def main() -> None:
@@ -105,19 +107,15 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.growth", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser = measurement_parser("bench.growth", __doc__, rounds=7, seconds=5)
     parser.add_argument("--skus", type=int, default=1_000_000)
     parser.add_argument("--reservations", type=int, default=5_000_000)
     parser.add_argument("--warm-up-seconds", type=int, default=60)
-    parser.add_argument("--json", type=output_file, help="write every round's figures here")
-    parser.add_argument("--report", type=output_file, help="write a page with the tables here")
     return parser.parse_args()
 
 
 def loads(skus: int) -> tuple[Case, ...]:
-    """Return what both databases get, and what only one with so many SKUs can get."""
+    """Return the loads of both databases, and the one that only the large database can get."""
     return (
         Case(HOT, Load(), (GROWN, EMPTY)),
         Case(MANY, Load(skus=EMPTY_SKUS), (GROWN, EMPTY)),
@@ -130,7 +128,7 @@ def start(
 ) -> tuple[Stand, dict[str, str]]:
     """Start the services on their filled databases; return them and the databases' addresses.
 
-    The addresses are the superuser's, for filling takes the indexes away.
+    The addresses are those of the superuser, because filling drops the indexes.
     """
     stand = Stand()
     serve(stack, stand, EMPTY, directory)  # brings PostgreSQL with it
@@ -145,7 +143,7 @@ def start(
 
 
 async def _create(stand: Stand, name: str) -> None:
-    """Make and migrate another database, and go on with that one."""
+    """Create and migrate another database, and make it the stand's database."""
     connection = await asyncpg.connect(stand.database_url(Role.SUPERUSER))
     await connection.execute(f"CREATE DATABASE {name} OWNER {Role.MIGRATING}")
     await connection.close()
@@ -165,12 +163,12 @@ async def _ask(url: str, select: str) -> int:
 
 @contextlib.contextmanager
 def filling_bars() -> Iterator[Any]:
-    """Show a bar for each step; yields what gives a database's `Told`."""
+    """Show a progress bar for each step; yield a function that returns a database's callback."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         bars: dict[str, Any] = {}
 
-        def of(database: str) -> Told:
+        def of(database: str) -> FillingProgress:
             def told(step: str, done: int, total: int) -> None:
                 name = f"{database}: {step}"
                 if name not in bars:
@@ -183,7 +181,7 @@ def filling_bars() -> Iterator[Any]:
 
 
 def warm_up(stand: Stand, cases: tuple[Case, ...], seconds: int) -> None:
-    """Load both over all their SKUs, uncounted: a page's first touch is logged whole."""
+    """Load both over all SKUs without counting: the first change of a page logs all of it."""
     for case in cases[1:]:
         name = case.services[-1]
         with Console(stderr=True).status(f"warming up {name}"):
@@ -192,14 +190,14 @@ def warm_up(stand: Stand, cases: tuple[Case, ...], seconds: int) -> None:
 
 
 def ratios(results: Results, case: str) -> list[float]:
-    """Return grown to empty, round by round; all of grown's SKUs count against all of empty's."""
+    """Return the ratio of grown to empty for each round, with all SKUs of each if they differ."""
     against = case if (case, EMPTY) in results else MANY
     pairs = zip(results[case, GROWN], results[against, EMPTY], strict=True)
     return [rate(grown) / rate(empty) for grown, empty in pairs]
 
 
 def goals(results: Results) -> list[list[str]]:
-    """Return a row for each load: what is asked, and what was measured."""
+    """Return a row for each load with its goal and the measured ratio."""
     return [
         [
             case if (case, EMPTY) in results else f"{case}, against {MANY}",
@@ -232,7 +230,7 @@ def size_rows(growth: Growth) -> list[list[str]]:
 
 
 def page(growth: Growth, options: argparse.Namespace, load_before: str) -> str:
-    """Return the page with everything in it."""
+    """Return the text of the page."""
     return PAGE.format(
         made_by=made_by(command_line("bench-growth"), load_before),
         empty_skus=EMPTY_SKUS,

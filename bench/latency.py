@@ -1,8 +1,8 @@
-"""`make bench-latency`: how long answers take at a fixed rate of arrivals, and in a flood.
+"""`make bench-latency`: the latency at a fixed rate of arrivals, and in a flood.
 
-Capacity is what 64 connections get out of one worker on one SKU. Below it requests arrive at shares
-of it, whatever becomes of them. Beyond it the crowd has up to eighty times as many connections, of
-which none heeds Retry-After, and a few buyers of other SKUs try to get through.
+The capacity is the rate that 64 connections reach. Below it, requests arrive at shares of that
+rate, whether they are answered or not. Beyond it, the crowd has up to eighty times as many
+connections and ignores Retry-After, while a few other clients reserve other SKUs.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from rich.progress import track
 from bench import arrivals
 from bench.cases import CAREFUL, HOLDFAST
 from bench.load import SKUS_MAX, Load, Measured, check_wrk, load
-from bench.page import command_line, load_average, made_by, markdown, output_file, show, spread
+from bench.options import measurement_parser
+from bench.page import command_line, load_average, made_by, markdown, show, spread
 from bench.rounds import median, rate
 from bench.stand import Stand, running
 
@@ -28,7 +29,7 @@ CROWD = 64
 SHARES = (0.25, 0.5, 0.75, 0.9)
 CROWDS = (64, 640, 1_280, 2_560, 5_120)
 OTHERS_PER_SECOND = 100.0
-HEAD_START_SECONDS = 1.5  # for the crowd to be there before the others are measured
+HEAD_START_SECONDS = 1.5  # the crowd begins this long before the others are measured
 GOODPUT_AT_LEAST, OTHERS_AT_MOST = 0.9, 2.0
 FILES = 16_384
 
@@ -73,7 +74,7 @@ others within {at_most:g} times their own.
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """A crowd, and what it and the others got."""
+    """The figures of a crowd and of the others."""
 
     crowd: Measured
     others: Measured
@@ -81,12 +82,12 @@ class Flood:
 
     @property
     def reserved(self) -> float:
-        """Reservations of the crowd a second."""
+        """Reservations of the crowd per second."""
         return self.crowd.requests_per_second - self.refused
 
     @property
     def refused(self) -> float:
-        """Refusals of the crowd a second."""
+        """Refusals of the crowd per second."""
         return self.crowd.refused / self.seconds
 
 
@@ -125,7 +126,7 @@ def main() -> None:
 
 
 def capacity(stand: Stand, name: str, seconds: int) -> float:
-    """Return what a closed loop gets out of the service, once it is warm."""
+    """Return the rate of a closed loop after a warm-up."""
     for prefix in ("warm", "capacity"):
         sent = Load(skus=SKUS_MAX, connections=CROWD)
         measured = load(stand.urls[name], key=stand.key, prefix=prefix, sent=sent, seconds=seconds)
@@ -135,7 +136,7 @@ def capacity(stand: Stand, name: str, seconds: int) -> float:
 def arrive(
     stand: Stand, capacities: dict[str, float], rounds: int, seconds: int
 ) -> dict[tuple[str, float], list[Measured]]:
-    """Have requests arrive at each share of each service's capacity, round by round."""
+    """Send requests at each share of each service's capacity, round by round."""
     turns = [
         (name, share, number) for number in range(rounds) for share in SHARES for name in capacities
     ]
@@ -154,7 +155,7 @@ def arrive(
 
 
 def flood(stand: Stand, rounds: int, seconds: int) -> dict[int, list[Flood]]:
-    """Have crowds of each size come, round by round."""
+    """Run a crowd of each size, round by round."""
     capacity(stand, HOLDFAST, seconds)  # warm
     results: dict[int, list[Flood]] = {}
     turns = [(size, number) for number in range(rounds) for size in CROWDS]
@@ -164,7 +165,7 @@ def flood(stand: Stand, rounds: int, seconds: int) -> dict[int, list[Flood]]:
 
 
 def one_flood(stand: Stand, size: int, prefix: str, seconds: int) -> Flood:
-    """Measure a crowd, and from its midst on the others."""
+    """Measure a crowd and, while it runs, the others."""
     url, crowds = stand.urls[HOLDFAST], []
     crowd_seconds = seconds + 2 * round(HEAD_START_SECONDS)
 
@@ -248,11 +249,7 @@ def _figures(
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench.latency", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--json", type=output_file, help="write every round's figures here")
-    parser.add_argument("--report", type=output_file, help="write a page with the tables here")
+    parser = measurement_parser("bench.latency", __doc__, rounds=3, seconds=8)
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Load from wrk, which hardly takes the processor from what is measured."""
+"""Load from wrk, which takes little CPU from the measured service."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-SKUS_MAX = 100_000  # that the stand's shelves hold, and that a table of popularity is made for
+SKUS_MAX = 100_000  # in the stand's stock, and in the script's table of popularity
 
 SCRIPT = """
 wrk.method = "POST"
@@ -18,7 +18,7 @@ local skus, zipf, lines, batch = {skus}, {zipf}, {lines}, {batch}
 local number = 0
 math.randomseed({seed})
 
--- Popularity as 1 / rank ^ zipf: cumulated once, then looked up by halving.
+-- Popularity is 1 / rank ^ zipf: summed up once, then found by binary search.
 local cumulated = {{}}
 if zipf > 0 then
   local sum = 0
@@ -56,7 +56,7 @@ function one()
   return wrk.format(nil, nil, nil, order(number, ""))
 end
 
--- Every request is sent twice, so that half of them are answered with what is there.
+-- Every request is sent twice, so that half of them are replays.
 function replayed()
   number = number + 0.5
   local serial = math.ceil(number)
@@ -64,7 +64,7 @@ function replayed()
   return wrk.format(nil, nil, nil, order(serial, ""))
 end
 
--- Hold, confirm, refund. A step follows the one before it so much later that it has been answered.
+-- Hold, confirm, refund. Each step follows so long after the previous one that it was answered.
 local LATER = 1000
 function cycle()
   number = number + 1
@@ -81,9 +81,9 @@ end
 
 function many()
   local orders = {{}}
-  for place = 1, batch do
+  for index = 1, batch do
     number = number + 1
-    orders[place] = order(number, "")
+    orders[index] = order(number, "")
   end
   return wrk.format(nil, "/v1/reservations/batch", nil,
     '{{"reservations":[' .. table.concat(orders, ",") .. ']}}')
@@ -95,10 +95,10 @@ request = {request}
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent: how, to how many SKUs, from how many connections."""
+    """The kind of requests, the number of SKUs and the number of connections."""
 
     request: str = "one"
-    """`one` reservation each; `replayed`: each of them twice; `cycle`: hold, confirm, refund;
+    """`one`: a reservation; `replayed`: each reservation twice; `cycle`: hold, confirm, refund;
     `many`: a batch."""
     skus: int = 1
     zipf: float = 0.0
@@ -107,36 +107,37 @@ class Load:
     """Reservations in a request."""
     connections: int = 64
     sku: str = "S"
-    """What the SKUs' names begin with; `T` is stock that is sold out."""
+    """The beginning of the SKUs' names; `T` is sold out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one round gave: per second, latencies in milliseconds, how many answers not 2xx."""
+    """The figures of one round: the rate, latencies and numbers of answers."""
 
     requests_per_second: float
     p50_milliseconds: float
     p99_milliseconds: float
     refused: int
+    """Answers that were not 2xx."""
     failed: int
     """Requests without an answer."""
     answered: int
-    """How many answers came, of whatever status."""
+    """The number of answers of any status."""
 
 
 def check_wrk() -> None:
-    """Raise `SystemExit` with what to do when wrk is missing."""
+    """Raise `SystemExit` with the remedy if wrk is missing."""
     if shutil.which("wrk") is None:
-        raise SystemExit("bench needs wrk: apt-get install wrk")
+        raise SystemExit("the benchmark needs wrk: apt-get install wrk")
 
 
 def load(url: str, *, key: str, prefix: str, sent: Load, seconds: int) -> Measured:
-    """Send requests with new seqs for some seconds and return what came back."""
+    """Send requests with new seqs for some seconds and return the figures."""
     script_text = SCRIPT.format(
         key=key,
         prefix=prefix,
         uuid=f"{abs(hash(prefix)) % 16**8:08x}",
-        seed=zlib.crc32(prefix.encode()),  # or every round would want the same SKUs in turn
+        seed=zlib.crc32(prefix.encode()),  # so that each round has other SKUs
         request=sent.request,
         skus=sent.skus,
         zipf=sent.zipf,

@@ -1,4 +1,4 @@
-"""What a service and its hot table look like at one moment."""
+"""Observes a service: its workers, their memory and the statistics of its hot table."""
 
 import os
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ STOCK = """
 
 @dataclass(frozen=True, slots=True)
 class StockTable:
-    """The table of the hot rows: updates since it was made, dead rows and bytes as of now."""
+    """Statistics of the stock table: updates since its creation, current dead rows and bytes."""
 
     updates: int
     hot_updates: int
-    """Updates that touched no index."""
+    """Updates that changed no index."""
     dead_rows: int
     autovacuums: int
     table_bytes: int
 
 
 async def observe_stock(url: str) -> StockTable:
-    """Ask PostgreSQL's statistics, which are a second old at most."""
+    """Read PostgreSQL's statistics, which are at most a second old."""
     connection = await asyncpg.connect(url)
     try:
         return StockTable(*await connection.fetchrow(STOCK))
@@ -36,14 +36,14 @@ async def observe_stock(url: str) -> StockTable:
 
 
 def find_workers(supervisor_id: int) -> list[int]:
-    """Return the process ids of a service's workers: forks that have the supervisor's command."""
+    """Return the process ids of a service's workers: children with the supervisor's command."""
     command = _read(supervisor_id, "cmdline")
     children = _read(supervisor_id, f"task/{supervisor_id}/children").split()
     return [int(child) for child in children if _read(int(child), "cmdline") == command]
 
 
 def resident_bytes(process_id: int) -> int:
-    """Return how much of a process lies in memory, what it shares with its parent included."""
+    """Return the resident memory of a process, including memory shared with its parent."""
     return int(_read(process_id, "statm").split()[1]) * PAGE_BYTES
 
 

@@ -1,4 +1,4 @@
-"""What all pages of measurements share: on what machine, tables, medians with their spread."""
+"""Parts that all pages of measurements share: the machine, tables, medians with their range."""
 
 import os
 import platform
@@ -7,7 +7,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,26 +18,19 @@ memory, shared by the load generator (wrk), the services and PostgreSQL 18 (fsyn
 synchronous_commit on), Python {python}, load average {load} at the start."""
 
 
-def output_file(text: str) -> Path:
-    """Return the file to write to; its directory is made at once, not after all measurements."""
-    path = Path(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def load_average() -> str:
-    """Return how many processes wanted a core during the last minute."""
+    """Return the load average of the last minute."""
     return f"{os.getloadavg()[0]:.2f}"
 
 
 def command_line(target: str) -> str:
-    """Return how `make` repeats what is running."""
+    """Return the `make` command that repeats this run."""
     arguments = shlex.join(sys.argv[1:])
     return f"make {target} ARGS='{arguments}'" if arguments else f"make {target}"
 
 
 def made_by(command: str, load: str) -> str:
-    """Return the sentence that says with what command, when and on what machine a page was made."""
+    """Return the sentence that names the command, the day and the machine of a page."""
     return MADE_BY.format(
         command=command,
         day=time.strftime("%Y-%m-%d"),
@@ -50,7 +42,7 @@ def made_by(command: str, load: str) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the median of ratios with the smallest and the largest in brackets."""
+    """Return the median of ratios, with the smallest and the largest one in brackets."""
     return f"{statistics.median(values):.2f} x ({min(values):.2f} to {max(values):.2f})"
 
 
@@ -61,7 +53,7 @@ def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, without lines between columns: ten of them fit into 80 characters."""
+    """Print a table without lines between columns, so that ten columns fit into 80 characters."""
     table = Table(*headings, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     for row in rows:
         table.add_row(*row)

@@ -1,6 +1,6 @@
-"""`make bench-phases`: where a batch's time goes, step by step, without a web server.
+"""`make bench-phases`: the time of each step of a batch, without a web server.
 
-Processor time is the worker's; wall time is what the step took, PostgreSQL and waking up included.
+Processor time is that of the worker. Wall time includes PostgreSQL and the wake-up of the process.
 """
 
 import argparse
@@ -15,13 +15,15 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from db.embedded.roles import Addresses
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.roles import Addresses
 from db.rows import Line
 from db.session.database import Database, Transaction
-from db.strategies.guard import Guard, Held
-from service.domain.commands import Reserve, SetStock, reservation_id, wanted_by
+from db.strategies.guard import Guard
+from db.strategies.strategy import HeldLocks
+from service.domain.commands import Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 
@@ -30,18 +32,18 @@ COMMANDS_PER_SIZE = 6_000  # enough batches for a median, few enough for a minut
 WARM_UP = 10  # batches that prepare statements and fill caches
 
 
-class Clock:
-    """Notes what each phase took, in processor and wall microseconds."""
+class PhaseClock:
+    """Records the processor time and the wall time of each phase, in microseconds."""
 
     def __init__(self) -> None:
         self.taken: dict[str, list[tuple[float, float]]] = {name: [] for name in PHASES}
 
     def begin(self) -> None:
-        """Begin with a batch."""
+        """Start the first phase of a batch."""
         self._last = time.process_time(), time.perf_counter()
 
     def end(self, phase: str) -> None:
-        """Note that this phase is over and the next begins."""
+        """End a phase and start the next one."""
         now = time.process_time(), time.perf_counter()
         self.taken[phase].append((1e6 * (now[0] - self._last[0]), 1e6 * (now[1] - self._last[1])))
         self.begin()
@@ -62,7 +64,7 @@ def main() -> None:
             clock = uvloop.run(measure(postgres.addresses, size, options.skus))
             for phase, taken in clock.taken.items():
                 processor, wall = (
-                    statistics.median(each[place] for each in taken[WARM_UP:]) for place in (0, 1)
+                    statistics.median(each[kind] for each in taken[WARM_UP:]) for kind in (0, 1)
                 )
                 table.add_row(
                     f"{size}", phase, f"{processor:,.0f}", f"{wall:,.0f}", f"{wall / size:,.1f}"
@@ -70,8 +72,8 @@ def main() -> None:
     Console().print(table)
 
 
-async def measure(addresses: Addresses, size: int, skus: int) -> Clock:
-    """Carry out batches of reservations, one after another."""
+async def measure(addresses: Addresses, size: int, skus: int) -> PhaseClock:
+    """Carry out batches of reservations, one after another, and return their times."""
     database = Database(addresses.serving, pool_size=2)
     await upgrade(database, addresses.migrating)
     names = [f"{size}-{number}" for number in range(skus)]
@@ -81,7 +83,7 @@ async def measure(addresses: Addresses, size: int, skus: int) -> Clock:
         )
     gc.collect()
     gc.freeze()
-    clock, chance = Clock(), random.Random(1)
+    clock, chance = PhaseClock(), random.Random(1)
     for number in range(WARM_UP + max(20, COMMANDS_PER_SIZE // size)):
         batch = [reserve(f"{size}/{number}/{each}", chance.choice(names)) for each in range(size)]
         clock.begin()
@@ -90,8 +92,8 @@ async def measure(addresses: Addresses, size: int, skus: int) -> Clock:
     return clock
 
 
-async def carry_out(database: Database, batch: list[Reserve], clock: Clock) -> None:
-    """Do what the ledger does, with a look at the clock after each step."""
+async def carry_out(database: Database, batch: list[Reserve], clock: PhaseClock) -> None:
+    """Do the steps of the ledger, and read the clock after each."""
     wanted = wanted_by(batch)
 
     async def work(transaction: Transaction) -> None:
@@ -100,7 +102,7 @@ async def carry_out(database: Database, batch: list[Reserve], clock: Clock) -> N
         clock.end("load")
         planned = plan(snapshot, batch)
         clock.end("plan")
-        await Guard().apply(transaction, planned.writes, Held())
+        await Guard().apply(transaction, planned.writes, HeldLocks())
         clock.end("apply")
 
     await database.transact(work)

@@ -1,6 +1,6 @@
 """`make bench-pooler`: PgBouncer in transaction mode beside a direct connection.
 
-Two services on one PostgreSQL, loaded in turn.
+Two services run on one PostgreSQL and are loaded in turn.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def main() -> None:
         stand = Stand()
         serve(stack, stand, HOLDFAST, Path(directory) / "direct")
         seed(stand, 1_000)
-        pooler = running_pgbouncer(stand.database_url, default_pool_size=SESSIONS)
-        stand.database_url = stack.enter_context(pooler)
-        serve(stack, stand, POOLED, Path(directory) / "pooled")
+        pooler = running_pgbouncer(stand.database_url(), default_pool_size=SESSIONS)
+        pooled = stack.enter_context(pooler)
+        serve(stack, stand, POOLED, Path(directory) / "pooled", database_url=pooled)
         results = measure(stand, CASES, options.rounds, options.seconds)
     console = Console()
     console.print(table(results))
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def table(results: Results) -> Table:
-    """Return each case's figures, with how much of the direct connection's rate a pooler leaves."""
+    """Return the figures of each case, and the pooled rate as a share of the direct one."""
     shown = Table("case", "service", *CELL_HEADINGS, "of the direct one")
     for case in CASES:
         direct = results[case.name, HOLDFAST]

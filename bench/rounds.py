@@ -1,4 +1,4 @@
-"""Rounds: every service is loaded in turn, again and again, and what came out."""
+"""Loads every service in turn, round by round, and returns the figures."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.progress import track
 
-from bench import statement
+from bench import bare_statement
 from bench.cases import STATEMENT, Case
 from bench.load import Measured, load
 from bench.stand import Stand
@@ -24,7 +24,7 @@ def measure(stand: Stand, cases: Sequence[Case], rounds: int, seconds: int) -> R
         for name in case.services
         if name in stand.urls or name == STATEMENT
     ]
-    # Every other round goes backwards, so that none has always the same one before it.
+    # Every other round runs backwards, so that a service does not always follow the same one.
     turns = [turn for number in range(rounds) for turn in order[:: (-1) ** number]]
     results: Results = {}
     for number, (case, name) in enumerate(track(turns, "measuring")):
@@ -36,7 +36,7 @@ def measure(stand: Stand, cases: Sequence[Case], rounds: int, seconds: int) -> R
 def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) -> Measured:
     """Load one service once."""
     if name == STATEMENT:
-        return statement.measure(
+        return bare_statement.measure(
             stand.database_url(), prefix=prefix, sent=case.sent, seconds=seconds
         )
     return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
@@ -56,7 +56,7 @@ def rate(one: Measured) -> float:
 
 
 def median(measured: Sequence[Measured], by: Callable[[Measured], float]) -> float:
-    """Return what half of the rounds stayed below."""
+    """Return the median over the rounds."""
     return statistics.median(map(by, measured))
 
 
@@ -64,7 +64,7 @@ CELL_HEADINGS = ("requests/s", "p50 ms", "p99 ms", "not 2xx")
 
 
 def cells(measured: Sequence[Measured], digits: int = 0) -> list[str]:
-    """Return the medians of some rounds, as `CELL_HEADINGS` has them."""
+    """Return the medians of some rounds for the columns of `CELL_HEADINGS`."""
     return [
         f"{median(measured, rate):,.{digits}f}",
         f"{median(measured, lambda one: one.p50_milliseconds):.2f}",

@@ -1,4 +1,4 @@
-"""The stand: every service side by side on one PostgreSQL, for as long as the measurements take."""
+"""The stand: runs all services side by side on one PostgreSQL during the measurements."""
 
 import contextlib
 import os
@@ -28,8 +28,8 @@ from bench.cases import (
     TWO_WORKERS,
 )
 from bench.load import SKUS_MAX
+from db.embedded.roles import DATABASE, Addresses, Role
 from db.embedded.server import find_addresses
-from db.roles import DATABASE, Addresses, Role
 
 PORTS = {
     HOLDFAST: 8101,
@@ -52,25 +52,25 @@ START_SECONDS_MAX = 120
 
 @dataclass
 class Stand:
-    """Running services: their addresses, the key that works for all, PostgreSQL's addresses."""
+    """The running services: their addresses, their common key and PostgreSQL's addresses."""
 
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     addresses: Addresses | None = None
-    """Of the private PostgreSQL, once there is one."""
+    """The addresses of the private PostgreSQL, once it runs."""
     database: str = DATABASE
     urls: dict[str, str] = field(default_factory=dict)
     process_ids: dict[str, int] = field(default_factory=dict)
-    """The supervisor of each Holdfast."""
+    """The supervisor of each `holdfast serve`."""
 
     def database_url(self, role: Role = Role.SERVING) -> str:
         """Return the database's address for a role."""
-        assert self.addresses is not None, "no service has brought its PostgreSQL yet"
+        assert self.addresses is not None, "no service has started its PostgreSQL yet"
         return self.addresses.address_of(role, self.database)
 
 
 @contextlib.contextmanager
 def running(directory: Path, names: set[str]) -> Iterator[Stand]:
-    """Start the named services and fill the shelves; without Redis `Redis + Lua` is left out."""
+    """Start the named services and create stock; leave out `Redis + Lua` without Redis."""
     stand = Stand()
     with contextlib.ExitStack() as stack:
         serve(stack, stand, HOLDFAST, directory)
@@ -92,14 +92,22 @@ def running(directory: Path, names: set[str]) -> Iterator[Stand]:
 
 
 def serve(
-    stack: contextlib.ExitStack, stand: Stand, name: str, directory: Path, workers: int = 1
+    stack: contextlib.ExitStack,
+    stand: Stand,
+    name: str,
+    directory: Path,
+    workers: int = 1,
+    database_url: str | None = None,
 ) -> None:
-    """Start a Holdfast on the stand's database; the first one brings its PostgreSQL with it."""
+    """Start `holdfast serve` on the stand's database; the first one starts its PostgreSQL.
+
+    `database_url` is another way to the same database, such as through a pooler.
+    """
     command = [sys.executable, "-m", "service", "serve", "--port", str(PORTS[name])]
     command += ["--data-dir", str(directory), "--workers", str(workers)]
     environment = {"HOLDFAST_ADMIN_KEY": stand.key}
     if stand.addresses is not None:
-        environment["HOLDFAST_DATABASE_URL"] = stand.database_url()
+        environment["HOLDFAST_DATABASE_URL"] = database_url or stand.database_url()
         environment["HOLDFAST_MIGRATE_DATABASE_URL"] = stand.database_url(Role.MIGRATING)
     started = stack.enter_context(_process(command, **environment))
     stand.process_ids[name] = started.pid
@@ -118,7 +126,7 @@ def _redis(directory: Path) -> list[str]:
 
 
 def _environment(stand: Stand) -> dict[str, str]:
-    # The others make their tables as they start.
+    # The other services create their tables when they start.
     url = stand.database_url(Role.SUPERUSER).replace("postgresql://", "postgresql+asyncpg://")
     return {
         "BENCH_DATABASE_URL": url,
@@ -141,14 +149,14 @@ def _process(command: list[str], **environment: str) -> Iterator[subprocess.Pope
 
 
 def _await(stand: Stand, name: str) -> None:
-    """Note the service's address once anything answers there."""
+    """Record the service's address once it answers."""
     url = f"http://127.0.0.1:{PORTS[name]}"
     give_up_at = time.monotonic() + START_SECONDS_MAX
     while time.monotonic() < give_up_at:
         try:
             urllib.request.urlopen(f"{url}/health/ready", timeout=1).close()  # noqa: S310 - loopback
         except urllib.error.HTTPError as error:
-            if error.code != 404:  # Holdfast, not ready yet; the others have no such address
+            if error.code != 404:  # Holdfast that is not ready; the others have no such path
                 time.sleep(0.1)
                 continue
         except OSError:
@@ -156,11 +164,11 @@ def _await(stand: Stand, name: str) -> None:
             continue
         stand.urls[name] = url
         return
-    raise SystemExit(f"nothing answers at {url}")
+    raise SystemExit(f"no service answers at {url}: see its log lines above")
 
 
 def seed(stand: Stand, skus: int) -> None:
-    """Import plenty of stock, and one SKU of which there is none."""
+    """Import plenty of stock, and one SKU without units."""
     rows = "".join(f"S{number},main,1000000000\n" for number in range(1, skus + 1))
     request = urllib.request.Request(  # noqa: S310 - loopback
         f"{stand.urls[HOLDFAST]}/v1/imports?job=bench",

@@ -1,7 +1,7 @@
-"""`make bench-statements`: what PostgreSQL does for a reservation, as pg_stat_statements counts it.
+"""`make bench-statements`: PostgreSQL's work for a reservation, counted by pg_stat_statements.
 
-Time is the server's own, without parsing, planning and the network, and without what a COMMIT does
-after its statement: the flush to disk. Figures are per reservation unless they say something else.
+Time is that of the server, without parsing, planning and the network, and without the flush to disk
+that follows the statement COMMIT. Figures are per reservation unless the column names another unit.
 """
 
 import argparse
@@ -39,7 +39,7 @@ KINDS = """
 
 
 def main() -> None:
-    """Load one SKU, then many, and print what each statement took."""
+    """Load one SKU, then many, and print the time of each statement."""
     parser = argparse.ArgumentParser(prog="bench.statements", description=__doc__)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--skus", type=int, nargs="+", default=[1, 10_000])
@@ -50,7 +50,7 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         postgres = stack.enter_context(EmbeddedPostgres(directory / "pg", settings=COUNTING))
         stand = Stand(addresses=postgres.addresses)
-        url = postgres.addresses.superuser  # as others may not forget what was counted
+        url = postgres.addresses.superuser  # other roles may not reset the statistics
         serve(stack, stand, HOLDFAST, directory)
         seed(stand, SKUS_MAX)
         for skus in options.skus:

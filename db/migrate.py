@@ -10,9 +10,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.grants import grant
-from db.session.checks import refuse_unfit
 from db.session.database import Database, DatabaseError, Transaction
 from db.session.failures import sqlstate
+from db.session.fitness import refuse_unfit
 
 LOCK = 0x686F6C64  # "hold": the key of the advisory lock that migrations take
 WAIT = "60s"  # for another process to finish its migration

@@ -1,8 +1,10 @@
-"""Tables and constraints. The books' rules stand here as CHECKs, behind the guards in the SQL.
+"""The tables and their constraints. CHECKs repeat the rules of the books, behind the SQL's guards.
 
-Keys lead with the SKU or with the reservation's id and no foreign key crosses the two, so that the
-tables can be sharded; text is compared byte for byte (collation "C"). A movement's key is the
-version that it gave its stock row: the ledger has no gaps and no line can be written twice.
+Every key leads with the SKU or with the reservation's id, and no foreign key crosses the two, so
+that the tables can be sharded. Text is compared byte by byte (collation "C"). The key of a movement
+is the version that it gave its stock row, so the ledger has no gaps and no line is written twice.
+
+`db.rows` has the rows of these tables as plain values.
 """
 
 from datetime import datetime
@@ -32,7 +34,7 @@ MOMENT = DateTime(timezone=True)
 
 
 class Base(DeclarativeBase):
-    """The schema."""
+    """The base of all tables; its metadata is the schema."""
 
     metadata = MetaData(
         naming_convention={
@@ -44,8 +46,8 @@ class Base(DeclarativeBase):
     )
 
 
-class Stock(Base):
-    """Units of a SKU at a location. Half-filled pages keep updates HOT: no index ever changes."""
+class StockTable(Base):
+    """Units of a SKU at a location. Half-filled pages and unchanged indexes keep updates HOT."""
 
     __tablename__ = "stock"
     __table_args__ = (
@@ -71,8 +73,8 @@ class Stock(Base):
     fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
-class Reservation(Base):
-    """An order's claim on stock; its state machine is in service/lifecycle.py."""
+class ReservationTable(Base):
+    """An order's claim on stock; its state machine is in service/domain/lifecycle.py."""
 
     __tablename__ = "reservation"
     __table_args__ = (
@@ -106,8 +108,8 @@ class Reservation(Base):
     updated_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class ReservationLine(Base):
-    """What a reservation asks of one stock row, what was confirmed of it and what came back."""
+class ReservationLineTable(Base):
+    """The units of one stock row in a reservation: ordered, confirmed and refunded."""
 
     __tablename__ = "reservation_line"
     __table_args__ = (
@@ -125,8 +127,8 @@ class ReservationLine(Base):
     refunded: Mapped[int] = mapped_column(BigInteger)
 
 
-class Refund(Base):
-    """Units of a reservation given back to `available`, by one request."""
+class RefundTable(Base):
+    """Units of a reservation that one request gave back to `available`."""
 
     __tablename__ = "refund"
     __table_args__ = (UniqueConstraint("source", "seq"),)
@@ -140,7 +142,7 @@ class Refund(Base):
     created_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class RefundLine(Base):
+class RefundLineTable(Base):
     """Units of one stock row that a refund gave back."""
 
     __tablename__ = "refund_line"
@@ -153,8 +155,8 @@ class RefundLine(Base):
     quantity: Mapped[int] = mapped_column(BigInteger)
 
 
-class Adjustment(Base):
-    """A correction of `available`, with its reason; `version` names its movement."""
+class AdjustmentTable(Base):
+    """A correction of `available`, with its reason; `version` identifies its movement."""
 
     __tablename__ = "adjustment"
     __table_args__ = (
@@ -173,8 +175,8 @@ class Adjustment(Base):
     created_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class ImportJob(Base):
-    """The record of a stock import, by its name; `digest` is the SHA-256 of its bytes."""
+class ImportJobTable(Base):
+    """A stock import and its progress; `digest` is the SHA-256 of its bytes."""
 
     __tablename__ = "import_job"
     __table_args__ = (CheckConstraint("created + skipped <= rows_in_all", name="rows_in_all"),)
@@ -188,7 +190,7 @@ class ImportJob(Base):
     created_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class Movement(Base):
+class MovementTable(Base):
     """One append-only line of the ledger: the change that took a stock row to `version`."""
 
     __tablename__ = "movement"
@@ -220,8 +222,8 @@ class Movement(Base):
     created_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class PageSession(Base):
-    """A browser that has signed in with a key; only the SHA-256 of its cookie is stored."""
+class PageSessionTable(Base):
+    """A browser that has signed in with a key; of its cookie only the SHA-256 is stored."""
 
     __tablename__ = "page_session"
     __table_args__ = (Index("page_session_expires_at_idx", "expires_at"),)
@@ -232,8 +234,8 @@ class PageSession(Base):
     expires_at: Mapped[datetime] = mapped_column(MOMENT)
 
 
-class ApiKey(Base):
-    """A credential: only the SHA-256 of the key is stored, for a key is random and long."""
+class ApiKeyTable(Base):
+    """A credential. Of its key, which is long and random, only the SHA-256 is stored."""
 
     __tablename__ = "api_key"
     __table_args__ = (
@@ -249,6 +251,6 @@ class ApiKey(Base):
     source: Mapped[str] = mapped_column(BYTEWISE)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     is_first: Mapped[bool]
-    """It is the admin key that a service was started with."""
+    """True for the admin key that a service was started with."""
     created_at: Mapped[datetime] = mapped_column(MOMENT)
     revoked_at: Mapped[datetime | None] = mapped_column(MOMENT)

@@ -1,20 +1,20 @@
-"""What the database holds, as plain values: the snapshot a plan reads and the writes it asks for.
+"""The contents of the database as plain values: the snapshot that a plan is made from, its writes.
 
-No SQL, no driver and no clock live here, so that the planner can be pure and a test can build any
-of it by hand.
+No SQL, no driver and no clock live here, so the planner can be pure and a test can build each of
+these values by hand.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-Key = tuple[str, str]
+StockKey = tuple[str, str]
 """The key of a stock row: (sku, location)."""
 
 Identity = tuple[str, str]
-"""Who asked, and under which serial number: (source, seq)."""
+"""The identity of a request: (source, seq); for an import (source, job)."""
 
 
 class Stock(NamedTuple):
@@ -30,16 +30,16 @@ class Stock(NamedTuple):
     updated_at: datetime
     deleted: bool = False
     created_at: datetime | None = None
-    """Known of a row that a plan creates."""
+    """Known only of a row that a plan creates."""
 
     @property
-    def key(self) -> Key:
+    def key(self) -> StockKey:
         """The row's primary key."""
         return self.sku, self.location
 
 
 class Line(NamedTuple):
-    """What a reservation asks of one stock row, in units; `refunded <= confirmed <= quantity`."""
+    """The units that a reservation takes of one stock row; `refunded <= confirmed <= quantity`."""
 
     sku: str
     location: str
@@ -48,8 +48,8 @@ class Line(NamedTuple):
     refunded: int = 0
 
     @property
-    def key(self) -> Key:
-        """The stock row the line is about."""
+    def key(self) -> StockKey:
+        """The key of the stock row."""
         return self.sku, self.location
 
 
@@ -70,8 +70,19 @@ class Reservation(NamedTuple):
     lines: tuple[Line, ...]
 
 
+class StoredAnswer(Protocol):
+    """A row that answers the same request again; `db.ledger.answers` lists the kinds."""
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of the request."""
+
+
+Answer = TypeVar("Answer", bound=StoredAnswer)
+
+
 class Refund(NamedTuple):
-    """Units given back; `entire` when the request named no lines and so meant all that was left."""
+    """Units that were given back; `entire` when the request named no lines: all that was left."""
 
     id: UUID
     reservation_id: UUID
@@ -81,6 +92,11 @@ class Refund(NamedTuple):
     reason: str | None
     created_at: datetime
     lines: tuple[Line, ...]
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of the request."""
+        return self.source, self.seq
 
 
 class Adjustment(NamedTuple):
@@ -96,27 +112,37 @@ class Adjustment(NamedTuple):
     version: int
     created_at: datetime
 
+    @property
+    def identity(self) -> Identity:
+        """The identity of the request."""
+        return self.source, self.seq
+
 
 class ImportJob(NamedTuple):
-    """The record of a stock import; `digest` is the SHA-256 of the bytes it was made from."""
+    """The record of a stock import; `digest` is the SHA-256 of the imported bytes."""
 
     source: str
     job: str
     digest: str
     rows_in_all: int
-    """An import is carried out a part at a time."""
+    """An import is carried out one part after another; this counts the rows of all parts."""
     created: int
     skipped: int
     created_at: datetime
 
     @property
+    def identity(self) -> Identity:
+        """The identity of the request."""
+        return self.source, self.job
+
+    @property
     def rows_done(self) -> int:
-        """How many rows have been carried out."""
+        """The number of rows that have been carried out."""
         return self.created + self.skipped
 
     @property
     def is_done(self) -> bool:
-        """True when all have been."""
+        """True when all rows have been carried out."""
         return self.rows_done == self.rows_in_all
 
 
@@ -137,8 +163,8 @@ class Movement(NamedTuple):
 class StockChange(NamedTuple):
     """One guarded change of one stock row, relative to what is there.
 
-    It holds only if the row is not deleted and `available + lowest >= 0`; with `seen_version` only
-    if the row still has that version, and only then are name, threshold and deletion written too.
+    It holds only if the row is not deleted and `available + lowest >= 0`. With `seen_version` it
+    holds only if the row still has that version; then name, threshold and deletion are written too.
     """
 
     sku: str
@@ -156,16 +182,6 @@ class StockChange(NamedTuple):
     """The token of the lock under which the change is made: a row refuses all lower ones."""
 
 
-class ImportProgress(NamedTuple):
-    """One guarded change of an import's record: it holds only with `seen` rows done."""
-
-    source: str
-    job: str
-    seen: int
-    created: int
-    skipped: int
-
-
 class ReservationChange(NamedTuple):
     """One guarded change of a reservation's state: it holds only at `seen_version`."""
 
@@ -179,51 +195,61 @@ class ReservationChange(NamedTuple):
 
 @dataclass(slots=True)
 class Wanted:
-    """Which rows a batch of commands must see. Sets of keys; a key may lead nowhere."""
+    """The keys of the rows that a batch of commands must see. A row may be missing."""
 
     reservations: set[UUID] = field(default_factory=set)
     own_reservations: set[tuple[UUID, str]] = field(default_factory=set)
     """(id, source): only if the reservation is that source's."""
     identities: set[Identity] = field(default_factory=set)
-    stock: set[Key] = field(default_factory=set)
-    refunds: set[Identity] = field(default_factory=set)
-    adjustments: set[Identity] = field(default_factory=set)
-    import_jobs: set[tuple[str, str]] = field(default_factory=set)
-    overdue: set[Key] = field(default_factory=set)
+    """The identities of reservations."""
+    stock: set[StockKey] = field(default_factory=set)
+    answers: dict[type[Any], set[Identity]] = field(default_factory=dict)
+    """For each kind of stored answer the identities."""
+    overdue: set[StockKey] = field(default_factory=set)
+    """The stock rows whose overdue holds must be seen."""
+
+    def want(self, kind: type[Any], identity: Identity) -> None:
+        """Name the stored answer to a request."""
+        self.answers.setdefault(kind, set()).add(identity)
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """The rows a plan is made from, as they stood at `now`, the database's clock."""
+    """The rows that a plan is made from, as they were at `now`, the database's clock."""
 
     now: datetime
-    stock: dict[Key, Stock] = field(default_factory=dict)
+    stock: dict[StockKey, Stock] = field(default_factory=dict)
     reservations: dict[UUID, Reservation] = field(default_factory=dict)
-    refunds: dict[Identity, Refund] = field(default_factory=dict)
-    adjustments: dict[Identity, Adjustment] = field(default_factory=dict)
-    import_jobs: dict[tuple[str, str], ImportJob] = field(default_factory=dict)
-    overdue: frozenset[Key] = frozenset()
+    answers: dict[type[Any], dict[Identity, Any]] = field(default_factory=dict)
+    overdue: frozenset[StockKey] = frozenset()
     """The stock rows whose overdue holds are among `reservations`."""
+
+    def answer(self, kind: type[Answer], identity: Identity) -> Answer | None:
+        """Return the stored answer to a request; None when there is none."""
+        answer: Answer | None = self.answers.get(kind, {}).get(identity)
+        return answer
 
 
 @dataclass(slots=True)
 class Writes:
-    """The net effect of a plan, one entry a row, every list in the order rows are locked in."""
+    """The net effect of a plan, one entry a row, every list in the order in which rows are locked.
+
+    A kind of answer has a list only if there is something in it.
+    """
 
     reservations_created: list[Reservation] = field(default_factory=list)
     reservations_changed: list[ReservationChange] = field(default_factory=list)
     lines_changed: list[tuple[UUID, Line]] = field(default_factory=list)
-    refunds_created: list[Refund] = field(default_factory=list)
-    adjustments_created: list[Adjustment] = field(default_factory=list)
-    import_jobs_created: list[ImportJob] = field(default_factory=list)
-    import_jobs_changed: list[ImportProgress] = field(default_factory=list)
+    answers_created: dict[type[Any], list[Any]] = field(default_factory=dict)
+    answers_changed: dict[type[Any], list[tuple[Any, Any]]] = field(default_factory=dict)
+    """The answer that was seen, and the one that takes its place."""
     stock_created: list[Stock] = field(default_factory=list)
     stock_changed: list[StockChange] = field(default_factory=list)
     stock_pinned: list[tuple[str, str, int]] = field(default_factory=list)
     """Rows (sku, location, version) that are not changed but must not have changed either."""
     movements: list[Movement] = field(default_factory=list)
     apply_before: datetime | None = None
-    """The earliest deadline the plan relied on: at or after it the writes must not stand."""
+    """The earliest deadline that the plan relied on: the writes must be complete before it."""
 
     def __bool__(self) -> bool:
         """True when there is anything to write."""
@@ -232,6 +258,6 @@ class Writes:
             or self.reservations_changed
             or self.stock_created
             or self.stock_changed
-            or self.import_jobs_created
-            or self.import_jobs_changed
+            or self.answers_created
+            or self.answers_changed
         )

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus. Names and labels are those of the API and the schema."""
+"""The Prometheus metrics. Names and labels are those of the API and the schema."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -8,11 +8,13 @@ OUTCOMES = Counter(
 )  # outcome: created, changed, unchanged or an error's code
 CONFLICTS = Counter(
     "holdfast_conflicts", "Transactions that lost a race.", ["kind", "sku_class"]
-)  # sku_class: hot, cold or none, see service/contention.py
+)  # sku_class: hot, cold or none, see service/engine/contention.py
 RETRIES = Counter(
-    "holdfast_retries", "Transactions run again, by what they lost to.", ["kind", "sku_class"]
+    "holdfast_retries", "Transactions run again after a lost race.", ["kind", "sku_class"]
 )
-RETRIES_REFUSED = Counter("holdfast_retries_refused", "Retries the process had no budget for.")
+RETRIES_REFUSED = Counter(
+    "holdfast_retries_refused", "Retries not made because the worker's retry budget was spent."
+)
 BATCH_SIZE = Histogram(
     "holdfast_batch_commands",
     "Commands merged into one transaction.",
@@ -20,10 +22,10 @@ BATCH_SIZE = Histogram(
 )
 TRANSACTION_SECONDS = Histogram(
     "holdfast_transaction_seconds",
-    "From load to COMMIT, retries included.",
+    "Time from loading the rows to COMMIT, retries included.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 QUEUED = Gauge(
-    "holdfast_queued_commands", "Commands waiting for a lane.", multiprocess_mode="livesum"
+    "holdfast_queued_commands", "Commands that wait for a lane.", multiprocess_mode="livesum"
 )
 EXPIRED = Counter("holdfast_holds_expired", "Overdue holds that the sweeper released.")

@@ -194,7 +194,7 @@ async def written(page: str, service: Any) -> str:
 def operations_table(document: dict[str, Any]) -> str:
     rows = ["| operation | request | scope | summary |", "|---|---|---|---|"]
     for path, methods in document["paths"].items():
-        for method, operation in methods.items():
+        for method, operation in sorted(methods.items()):
             scope = re.search(r"scope `(\w+)`", operation["description"])
             rows.append(
                 f"| `{operation['operationId']}` | `{method.upper()} {path}` |"

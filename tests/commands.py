@@ -18,8 +18,8 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     SetStock,
-    reservation_id,
 )
+from service.domain.identifiers import reservation_id
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SKUS = ("A", "B", "C")

@@ -1,4 +1,4 @@
-"""What the metrics of this process say."""
+"""Reads the metrics of this process."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from service import metrics
 
 
 def counted(counter: Any) -> dict[tuple[str, ...], float]:
-    """A counter's values by their labels."""
+    """The values of a counter by their labels."""
     return {
         tuple(sample.labels.values()): sample.value
         for sample in counter.collect()[0].samples
@@ -15,5 +15,5 @@ def counted(counter: Any) -> dict[tuple[str, ...], float]:
 
 
 def conflicts(kind: str) -> float:
-    """How many transactions have lost in that way."""
+    """The number of transactions that lost a race of that kind."""
     return sum(value for labels, value in counted(metrics.CONFLICTS).items() if labels[0] == kind)

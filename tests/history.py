@@ -1,10 +1,10 @@
-"""What many clients asked of a few SKUs and were answered, and whether that can be explained.
+"""Histories: the calls and answers of many clients at a few SKUs, and a model that explains them.
 
-The history of each SKU is held against `Shelf`, the contract for one SKU and one request at a time:
-it is linearizable (Herlihy and Wing, 1990) when every answer is what the shelf says at some moment
-between call and answer. An answer that never came may stand for an effect at any later time or for
-none; one that says that nothing was written stands for none. The search is detangle's, after Wing
-and Gong (1993) and Lowe (2017).
+The history of each SKU is compared with `Shelf`, the contract for one SKU and one request at a
+time. The history is linearizable (Herlihy and Wing, 1990) if `Shelf` gives every answer at some
+moment between the call and the answer. A call without an answer may have had its effect at any
+later time, or none. An answer which says that nothing was written means no effect. The search for
+an order is detangle's, after Wing and Gong (1993) and Lowe (2017).
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from typing import Any
 import httpx
 from detangle import lin
 
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 
 NOTHING_WRITTEN = ("contention", "overloaded", "unavailable")
 
 Orders = frozenset[tuple[str, tuple[int, str]]]
-"""Each order's seq with its units and state; one that was refused has what there was instead."""
+"""The seq of each order with its units and state; a refused order has the units then available."""
 
 
 class Shelf(lin.Model):
-    """One SKU of which there were `units`. A state is what is available and all orders."""
+    """One SKU with `units` units at the start. A state is the available units and all orders."""
 
     name = "shelf"
 
@@ -110,7 +110,7 @@ def answer_of(response: httpx.Response) -> tuple[Any, ...]:
 
 
 class Crowd:
-    """Clients that meet at a few SKUs; all that they ask and are answered is in `history`."""
+    """Clients that order the same few SKUs; `history` has all their calls and answers."""
 
     def __init__(self, doors: Sequence[httpx.AsyncClient], source: str, seed: str) -> None:
         self.history = lin.History()
@@ -118,7 +118,7 @@ class Crowd:
         self.orders: dict[str, list[tuple[str, int, str]]] = {}
 
     async def shop(self, skus: Sequence[str], units: int, clients: int, requests: int) -> None:
-        """Stock the SKUs, let the clients ask in turn through every door, and look at the end."""
+        """Stock the SKUs, divide the clients among the doors, and read the stock at the end."""
         self.orders = {sku: [] for sku in skus}
         for sku in skus:
             await _stock(self.doors[0], sku, units)
@@ -134,7 +134,7 @@ class Crowd:
             await self._insist(door, client, f, arguments)
 
     def _wish(self, chance: random.Random, seq: str) -> tuple[str, tuple[Any, ...]]:
-        """What to ask next: something new, or about an order of anybody's."""
+        """The next call: a new order, or a request about an order of any client."""
         sku = chance.choice(sorted(self.orders))
         known = self.orders[sku]
         if not known or chance.random() < 0.4:
@@ -155,7 +155,7 @@ class Crowd:
     async def _insist(
         self, http: httpx.AsyncClient, client: Any, f: str, arguments: tuple[Any, ...]
     ) -> None:
-        """Ask until there is an answer; every try is a call of its own."""
+        """Repeat a request until it is answered; every attempt is a call of its own."""
         while not await self._ask(http, client, f, arguments):
             await asyncio.sleep(0.02)
 
@@ -193,7 +193,7 @@ class Crowd:
 
 
 async def _stock(http: httpx.AsyncClient, sku: str, units: int) -> None:
-    """Nothing is known of the SKU before it is there, so no history begins here."""
+    """Create the stock row. This is no part of the history, which begins with the row."""
     while True:
         try:
             answer = await http.put(

@@ -1,4 +1,4 @@
-"""`python -m tests.hurried serve`: Holdfast, but what clients may take seconds for is soon over."""
+"""`python -m tests.hurried serve`: Holdfast with short time limits for slow clients."""
 
 from service.cli import main
 from service.ops import protocol

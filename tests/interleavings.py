@@ -18,7 +18,7 @@ from db.rows import Snapshot, Wanted, Writes
 from db.session.database import Transaction, sqlstate
 from db.session.engine import driver_of
 from db.session.failures import FAILURES
-from db.strategies.guard import Guard, Held
+from db.strategies.strategy import HeldLocks, Strategy
 from service.domain.commands import Command, Outcome
 from service.domain.errors import ServiceError
 
@@ -107,10 +107,10 @@ class Side:
         self.changed.set()
 
 
-class Stepped(Guard):
+class Stepped(Strategy):
     """A strategy whose every step waits for its turn."""
 
-    def __init__(self, strategy: Guard, side: Side, clock: "Clock") -> None:
+    def __init__(self, strategy: Strategy, side: Side, clock: "Clock") -> None:
         self.name, self.isolation = strategy.name, strategy.isolation
         self.pins_rows = strategy.pins_rows
         self.strategy, self.side, self.clock = strategy, side, clock
@@ -122,7 +122,7 @@ class Stepped(Guard):
         self.side.read_at, self.side.applied_at = snapshot.now, None
         return snapshot
 
-    async def apply(self, transaction: Transaction, planned: Writes, held: Held) -> None:
+    async def apply(self, transaction: Transaction, planned: Writes, held: HeldLocks) -> None:
         await self.side.turn("apply")
         try:
             await self.strategy.apply(transaction, planned, held)

@@ -20,7 +20,7 @@ values = st.recursive(
 
 
 def written(draw, value):
-    """A JSON text of a value, in any spelling, with members that may be named twice."""
+    """A JSON text of a value, in any spelling, perhaps with repeated members."""
     space = draw(st.sampled_from(["", "", " ", "\n\t "]))
     if isinstance(value, dict):
         members = [*value.items()] * (2 if draw(st.integers(0, 9)) == 0 else 1)

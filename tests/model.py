@@ -7,7 +7,7 @@ status and what the client is told: a resource, a problem's code with its fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 
 
 class Refused(Exception):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import asyncpg
 
+from db.embedded.roles import Role
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.roles import Role
 from db.session.database import Database
 from tests.roles import as_role, as_superuser, known, owner_clause
 

@@ -1,4 +1,4 @@
-"""Requests byte by byte, as no client library would send them, and what comes back."""
+"""Sends requests byte by byte, as no client library does, and reads the answers."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ SECONDS_MAX = 20.0  # for an answer; only a hang takes so long
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """An answer as it came over the wire."""
+    """An answer as it was received."""
 
     status: int
     headers: dict[str, str]
@@ -32,7 +32,7 @@ class Wire:
         self.writer = writer
 
     async def send(self, *packets: bytes) -> None:
-        """Send packets, each in a segment of its own."""
+        """Send each packet in its own TCP segment."""
         with suppress(ConnectionError):
             for packet in packets:
                 self.writer.write(packet)
@@ -40,7 +40,7 @@ class Wire:
                 await asyncio.sleep(0.02)
 
     def finish(self) -> None:
-        """Send no more, and go on reading."""
+        """Close the sending side; reading is still possible."""
         self.writer.write_eof()
 
     async def answer(self, *, to: str = "GET") -> RawAnswer | None:
@@ -79,7 +79,7 @@ async def dial(server: Server) -> AsyncIterator[Wire]:
 
 
 async def exchange(server: Server, *packets: bytes, finishes: bool = False) -> RawAnswer:
-    """Send packets on a connection of their own and return the first answer."""
+    """Send packets on a new connection and return the first answer."""
     async with dial(server) as wire:
         await wire.send(*packets)
         if finishes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from db.roles import Addresses, Role
+from db.embedded.roles import Addresses, Role
 
 _SERVERS: dict[int, Addresses] = {}
 """The private servers that run, by their ports."""

@@ -1,7 +1,7 @@
 """A database in which one case after another is played, and what each must come to.
 
 The clock is a sequence, which knows no transactions: it moves when it is told to, and is seen at
-once by whoever reads it. That the deadline passes is one more step among the others.
+once by every reader. That the deadline passes is one more step among the others.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from db.ledger import apply as writes
 from db.ledger import load as reads
 from db.queries.audit import audit
 from db.rows import Wanted
+from db.session.configuration import Timeouts
 from db.session.database import Database
-from db.session.driver import Timeouts
 from db.session.engine import driver_of
 from db.strategies import open_strategy
 from service.domain.commands import Cancel, Confirm, Extend
@@ -120,7 +120,7 @@ class Stage:
         side.end()
 
     async def settled(self, sides: list[Side], changed: asyncio.Event) -> list[Side]:
-        """Who waits for its turn, once everybody does, is over, or waits for another's lock."""
+        """The sides that wait for a turn, once each side waits for a turn or a lock, or ended."""
         async with asyncio.timeout(30):
             while True:
                 changed.clear()

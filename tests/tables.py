@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from db.rows import Adjustment, Refund, Reservation, Snapshot, Stock, Wanted, Writes
+from db.rows import Adjustment, ImportJob, Refund, Reservation, Snapshot, Stock, Wanted, Writes
 from service.domain.commands import Outcome, wanted_by
 from service.domain.errors import ServiceError
 from service.domain.planner import Plan, plan
@@ -20,9 +20,8 @@ from service.http.responses import status_of
 class Tables:
     stock: dict[Any, Stock] = field(default_factory=dict)
     reservations: dict[Any, Any] = field(default_factory=dict)
-    refunds: dict[Any, Any] = field(default_factory=dict)
-    adjustments: dict[Any, Any] = field(default_factory=dict)
-    import_jobs: dict[Any, Any] = field(default_factory=dict)
+    answers: dict[Any, Any] = field(default_factory=dict)
+    """By kind and identity."""
     movements: dict[Any, Any] = field(default_factory=dict)
 
     def load(self, wanted: Wanted, now: datetime) -> Snapshot:
@@ -33,11 +32,6 @@ class Tables:
             if row.id in wanted.reservations
             or (row.id, row.source) in wanted.own_reservations
             or (row.source, row.seq) in wanted.identities
-            or any(
-                refund.reservation_id == row.id
-                for identity, refund in self.refunds.items()
-                if identity in wanted.refunds
-            )
             or (
                 row.state == "held"
                 and row.expires_at <= now
@@ -50,9 +44,14 @@ class Tables:
             now=now,
             stock={key: self.stock[key] for key in keys & self.stock.keys()},
             reservations=reservations,
-            refunds=_chosen(self.refunds, wanted.refunds),
-            adjustments=_chosen(self.adjustments, wanted.adjustments),
-            import_jobs=_chosen(self.import_jobs, wanted.import_jobs),
+            answers={
+                kind: {
+                    identity: self.answers[kind, identity]
+                    for identity in identities
+                    if (kind, identity) in self.answers
+                }
+                for kind, identities in wanted.answers.items()
+            },
             overdue=frozenset(wanted.overdue),
         )
 
@@ -73,16 +72,14 @@ class Tables:
                 row.id not in self.reservations and (row.source, row.seq) not in identities
                 for row in writes.reservations_created
             )
-            and all((row.source, row.seq) not in self.refunds for row in writes.refunds_created)
             and all(
-                (row.source, row.seq) not in self.adjustments for row in writes.adjustments_created
+                (kind, answer.identity) not in self.answers
+                for kind, answers in writes.answers_created.items()
+                for answer in answers
             )
             and all(
-                (row.source, row.job) not in self.import_jobs for row in writes.import_jobs_created
-            )
-            and all(
-                self.import_jobs[row.source, row.job].rows_done == row.seen
-                for row in writes.import_jobs_changed
+                self.answers[ImportJob, job.identity].rows_done == seen.rows_done
+                for seen, job in writes.answers_changed.get(ImportJob, ())
             )
             and all(
                 self.reservations[row.id].version == row.seen_version
@@ -134,13 +131,11 @@ class Tables:
             row = self.reservations[id_]
             lines = tuple(line if old.key == line.key else old for old in row.lines)
             self.reservations[id_] = row._replace(lines=lines)
-        self.refunds |= {(row.source, row.seq): row for row in writes.refunds_created}
-        self.adjustments |= {(row.source, row.seq): row for row in writes.adjustments_created}
-        self.import_jobs |= {(row.source, row.job): row for row in writes.import_jobs_created}
-        for change in writes.import_jobs_changed:
-            row = self.import_jobs[change.source, change.job]
-            row = row._replace(created=change.created, skipped=change.skipped)
-            self.import_jobs[change.source, change.job] = row
+        for kind, answers in writes.answers_created.items():
+            self.answers |= {(kind, answer.identity): answer for answer in answers}
+        for seen_job, job in writes.answers_changed.get(ImportJob, ()):
+            assert (job.rows_in_all, job.digest) == (seen_job.rows_in_all, seen_job.digest)
+            self.answers[ImportJob, job.identity] = job
         for move in writes.movements:
             key = (move.sku, move.location, before.get(move[:2], 0) + move.ordinal)
             assert key not in self.movements
@@ -200,7 +195,3 @@ def _facts(error: ServiceError) -> dict[str, Any]:
     if "reservation_id" in facts:
         facts["reservation_id"] = UUID(facts["reservation_id"])
     return facts
-
-
-def _chosen(rows: dict[Any, Any], keys: Any) -> dict[Any, Any]:
-    return {key: rows[key] for key in keys & rows.keys()}

@@ -1,4 +1,4 @@
-"""Who may do what, and what another source may know."""
+"""The permissions of keys, and the data that one source may know of another."""
 
 import functools
 import uuid
@@ -6,16 +6,9 @@ import uuid
 import pytest
 
 from db.ledger.load import load
-from db.queries import lists
-from service.domain.commands import (
-    Caller,
-    Cancel,
-    Confirm,
-    Extend,
-    RefundUnits,
-    reservation_id,
-    wanted_by,
-)
+from db.queries import records
+from service.domain.commands import Caller, Cancel, Confirm, Extend, RefundUnits, wanted_by
+from service.domain.identifiers import reservation_id
 
 HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}], "hold_seconds": 900}
 EXTEND = {"hold_seconds": 60}
@@ -238,5 +231,5 @@ async def test_nothing_of_another_sources_reservation_is_read(service, database)
         assert (own.reservations.keys(), own.stock.keys()) == ({id_}, {("A", "main")})
         assert (foreign.reservations, foreign.stock) == ({}, {})
     for source, is_seen in (("shop-eu", True), ("stranger", False), (None, True)):
-        read = functools.partial(lists.reservation, id_=id_, source=source)
+        read = functools.partial(records.find_reservation, id_=id_, source=source)
         assert (await database.read(read) is not None) is is_seen

@@ -15,7 +15,7 @@ from sqlalchemy import text as sql
 
 from db.migrate import upgrade
 from db.session.address import AddressError, connection_arguments, read_address
-from db.session.database import Database, Unavailable
+from db.session.database import Database, StoreUnavailable
 from tests.brokers import running_pgbouncer
 from tests.conftest import named
 
@@ -273,10 +273,10 @@ async def test_a_socket_leads_to_the_database(postgres_url, open_directory):
 @pytest.mark.parametrize(
     ("parameters", "failure", "says"),
     [
-        ("sslmode=require", Unavailable, "rejected SSL upgrade"),
-        ("requiressl=1", Unavailable, "rejected SSL upgrade"),
-        ("sslrootcert=system", Unavailable, "rejected SSL upgrade"),
-        ("sslmode=verify-full&sslrootcert=/nowhere", Unavailable, "No such file"),
+        ("sslmode=require", StoreUnavailable, "rejected SSL upgrade"),
+        ("requiressl=1", StoreUnavailable, "rejected SSL upgrade"),
+        ("sslrootcert=system", StoreUnavailable, "rejected SSL upgrade"),
+        ("sslmode=verify-full&sslrootcert=/nowhere", StoreUnavailable, "No such file"),
         ("sslmode=prefer&sslnegotiation=direct", AddressError, "direct TLS requires"),
     ],
 )

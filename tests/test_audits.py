@@ -1,4 +1,4 @@
-"""Audits take the database from nobody: one at a time, shared by all who ask."""
+"""Audits leave the database to other requests: one runs at a time, and callers share it."""
 
 import asyncio
 
@@ -7,13 +7,13 @@ import pytest
 
 from db.queries import audit as audits
 from db.queries.audit import LOCK, audit
-from db.session.database import Unavailable
-from service.engine.audits import Audits
+from db.session.database import StoreUnavailable
+from service.engine.audits import SharedAudits
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many audits are under way, at the most and in all; each waits to be let go."""
+    """Counts audits: now under way, most at once, begun. Each waits for `may_end`."""
 
     class Counted:
         now = most = begun = 0
@@ -38,9 +38,9 @@ async def begun(counted, number):
             await asyncio.sleep(0.005)
 
 
-async def test_who_asks_while_one_is_under_way_shares_the_next(database, counted):
-    """Not the one under way: what the caller has done since it began would be missing."""
-    shared = Audits(database)
+async def test_callers_that_ask_during_an_audit_share_the_next_one(database, counted):
+    """The running audit would miss the changes that the caller made after the audit began."""
+    shared = SharedAudits(database)
     first = asyncio.create_task(shared.run())
     await begun(counted, 1)
     others = [asyncio.create_task(shared.run()) for _ in range(20)]
@@ -52,8 +52,8 @@ async def test_who_asks_while_one_is_under_way_shares_the_next(database, counted
     assert (await shared.run()).stock == 3
 
 
-async def test_a_caller_that_goes_away_ends_nobody_elses_audit(database, counted):
-    shared = Audits(database)
+async def test_a_caller_that_disconnects_does_not_end_the_audit_of_the_others(database, counted):
+    shared = SharedAudits(database)
     first = asyncio.create_task(shared.run())
     await begun(counted, 1)
     second, third = (asyncio.create_task(shared.run()) for _ in range(2))
@@ -65,8 +65,8 @@ async def test_a_caller_that_goes_away_ends_nobody_elses_audit(database, counted
     assert counted.most == 1
 
 
-async def test_one_audit_runs_at_a_time_in_all_of_a_databases_services(database, counted):
-    each = [asyncio.create_task(Audits(database).run()) for _ in range(3)]
+async def test_one_audit_runs_at_a_time_among_all_services_of_a_database(database, counted):
+    each = [asyncio.create_task(SharedAudits(database).run()) for _ in range(3)]
     counted.may_end.set()
     assert sorted([found.stock for found in await asyncio.gather(*each)]) == [1, 2, 3]
     assert counted.most == 1
@@ -76,6 +76,6 @@ async def test_the_wait_for_another_audit_is_bounded(database, database_url):
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
-        with pytest.raises(Unavailable, match="audit"):
+        with pytest.raises(StoreUnavailable, match="audit"):
             await audit(database, seconds_max=1)
     await other.close()

@@ -103,7 +103,7 @@ async def test_the_idempotency_key_is_ignored(service):
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-async def test_none_or_too_many_entries_are_400_for_the_whole(service, count):
+async def test_no_entries_or_too_many_are_400_for_the_whole_batch(service, count):
     await service.stock("A", 9)
     response = await send(service, *(entry(f"{n}", ("A", 1)) for n in range(count)))
     assert response.status_code == 400
@@ -111,7 +111,7 @@ async def test_none_or_too_many_entries_are_400_for_the_whole(service, count):
     assert await service.on_hand("A") == (9, 0)
 
 
-async def test_more_than_10_000_lines_are_400_for_the_whole(service):
+async def test_more_than_10_000_lines_are_400_for_the_whole_batch(service):
     await service.stock("A", 100_000)
     most = [entry(f"{n}", *[("A", 1)] * 1000) for n in range(10)]
     response = await send(service, *most, entry("x", ("A", 1)))
@@ -120,14 +120,14 @@ async def test_more_than_10_000_lines_are_400_for_the_whole(service):
     assert [r["status"] for r in await results(service, *most)] == [201] * 10
 
 
-async def test_1000_entries_are_taken_at_once(service):
+async def test_a_batch_may_have_1000_entries(service):
     await service.stock("A", 600)
     found = await results(service, *(entry(f"{n}", ("A", 1)) for n in range(1000)))
     assert [r["status"] for r in found] == [201] * 600 + [409] * 400
     assert await service.on_hand("A") == (0, 0)
 
 
-async def test_a_sum_too_large_fails_alone(service):
+async def test_an_entry_with_too_large_a_sum_fails_alone(service):
     await service.stock("A", 1_000_000_000_000)
     await service.stock("B", 1)
     huge = entry("b", *[("A", 1_000_000)] * 1000, ("B", 2))
@@ -136,7 +136,7 @@ async def test_a_sum_too_large_fails_alone(service):
     assert [r["status"] for r in found] == [201, 409, 201]
 
 
-async def test_a_batch_takes_overdue_holds_back_too(service_without_sweeper):
+async def test_a_batch_takes_back_overdue_holds_too(service_without_sweeper):
     service = service_without_sweeper
     await service.stock("A", 3)
     await service.reserve("1", ("A", 3), hold_seconds=900)
@@ -175,7 +175,7 @@ def random_entries(seed):
 
 
 def comparable(value):
-    """An answer without its moments and its address."""
+    """An answer without its timestamps and its address."""
     if isinstance(value, dict):
         moving = ("created_at", "updated_at", "expires_at", "instance")
         return {name: comparable(item) for name, item in value.items() if name not in moving}
@@ -191,7 +191,7 @@ async def one_by_one(service, entries):
 
 
 async def everything(service):
-    """All that can be read, in the order it is listed in."""
+    """Everything that can be read, in the order of the lists."""
     paths = ["/v1/reservations?limit=500", "/v1/stock"]
     paths += [f"/v1/stock/{sku}/main/movements?limit=500" for sku in SKUS[:3]]
     return [comparable((await service.client.get(path)).json()) for path in paths]

@@ -1,4 +1,4 @@
-"""The measurements' own parts: a filled database is sound, a summary says what was measured."""
+"""The parts of the benchmarks: a filled database is sound, and a summary has the right figures."""
 
 import os
 
@@ -27,7 +27,7 @@ STORED = """
 
 
 def ignore(step, done, total):
-    """Nobody watches the progress."""
+    """Ignore the progress."""
 
 
 async def ask(url, select):
@@ -67,8 +67,8 @@ async def test_the_sizes_are_those_of_all_tables_that_were_filled(database_url):
     assert rows == {"stock": 7, "reservation": 30, "reservation_line": 30, "movement": 37}
 
 
-async def test_what_is_stored_is_what_the_service_would_have_stored(service):
-    """Its own caller's repetition is a replay, and a stock row's next movement follows."""
+async def test_the_filled_rows_equal_the_rows_that_the_service_would_store(service):
+    """A repeated request is a replay, and the next movement of a stock row continues its ledger."""
     await fill(as_superuser(service.url), 7, 30, ignore)
     service.client.headers.update(await service.key("admin", "admin"))
     repeated = await service.reserve("stored-30", ("S2", 1))
@@ -78,7 +78,7 @@ async def test_what_is_stored_is_what_the_service_would_have_stored(service):
 
 
 def samples_of(rates, *, memory, seconds=10, refused=0):
-    """A run whose slices had these rates and left the worker with so many bytes each."""
+    """A run with these rates in its slices, and this memory of the worker after each, in bytes."""
     made, answered = [], 0
     for number, (rate, memory_bytes) in enumerate(zip(rates, memory, strict=True), start=1):
         measured = Measured(rate, 1.0, 2.0, refused=refused, failed=1, answered=rate * seconds)
@@ -94,30 +94,30 @@ def test_the_last_minute_is_compared_with_the_first():
     assert summary.last_to_first == pytest.approx(1400 * 6 / 7000)
 
 
-def test_of_a_short_run_its_halves_are_compared():
+def test_the_halves_of_a_short_run_are_compared():
     summary = summarize(samples_of([100, 7, 50], memory=[1] * 3), seconds=10)
     assert summary.last_to_first == pytest.approx(0.5)
 
 
-def test_memory_counts_when_a_million_requests_have_been_answered():
+def test_memory_is_measured_after_a_million_requests():
     memory = [1_000_000, 2_000_000, 3_000_000, 4_000_000]
     summary = summarize(samples_of([50_000] * 4, memory=memory), seconds=10)
     assert (summary.answered, summary.memory_bytes) == (1_000_000, 2_000_000)
 
 
-def test_memory_counts_at_the_end_of_a_run_without_a_million_requests():
+def test_memory_is_measured_at_the_end_of_a_run_with_fewer_requests():
     summary = summarize(samples_of([100] * 4, memory=[1, 2, 3, 4]), seconds=10)
     assert (summary.answered, summary.memory_bytes) == (4000, 4)
 
 
-def test_growth_counts_from_the_first_hundred_thousand_requests():
+def test_growth_is_measured_from_the_first_hundred_thousand_requests_on():
     memory = [10, 1_000_000, 1_500_000, 3_000_000]
     summary = summarize(samples_of([5_000] * 4, memory=memory), seconds=10)
     assert summary.grown_bytes == 2_000_000
     assert summary.grown_per_request == pytest.approx(20)
 
 
-def test_updates_and_unwanted_answers_of_the_whole_run_count():
+def test_updates_and_unwanted_answers_are_counted_over_the_whole_run():
     summary = summarize(samples_of([100] * 4, memory=[1] * 4, refused=2), seconds=10)
     assert (summary.hot_share, summary.unwanted) == (0.999, 12)
 
@@ -133,7 +133,7 @@ async def test_the_stock_table_is_observed(database_url):
     assert found.updates == found.hot_updates == 0
 
 
-def test_workers_are_found_and_the_private_postgresql_is_not_taken_for_one():
+def test_the_workers_are_found_without_the_private_postgresql():
     with running_server(None, workers=2) as server:
         assert len(find_workers(server.process.pid)) == 2
 

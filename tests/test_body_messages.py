@@ -1,4 +1,4 @@
-"""What is wrong with a body is said in words, with its path."""
+"""Each error of a body has a message in plain English and a path."""
 
 import json
 
@@ -23,7 +23,7 @@ def encoded(value):
 
 
 def refused(model, raw):
-    """What is wrong with a body: {path: message}, and whether that is all."""
+    """The errors of a body: {path: message}, and whether these are all."""
     with pytest.raises(InvalidRequest) as caught:
         parse(model, raw)
     fields = caught.value.fields
@@ -33,11 +33,11 @@ def refused(model, raw):
 
 SPACE = "must not begin with a space"
 NUMBER = "must be a whole number, without quotes, fraction or exponent"
-OTHERS = "is not a member here: there are available, name and low_stock_at"
+OTHERS = "is not a known member; known: available, name, low_stock_at"
 SAID = [
     (ReserveBody, "", {"body": "is not JSON: it is empty"}),
     (ReserveBody, " \n", {"body": "is not JSON: it is empty"}),
-    (ReserveBody, '{"seq": "1"', {"body": "is not JSON: it ends too soon"}),
+    (ReserveBody, '{"seq": "1"', {"body": "is not JSON: it is incomplete"}),
     (ReserveBody, '{"seq": "1",}', {"body": "is not JSON: trailing comma in object (byte 12)"}),
     (ReserveBody, "[]", {"body": "must be an object"}),
     (ReserveBody, "null", {"body": "must be an object"}),
@@ -49,29 +49,33 @@ SAID = [
         ReserveBody,
         '{"lines": [{"sku": "A", "qty": 1}]}',
         {
-            "lines[0].qty": "is not a member here; did you mean quantity?",
-            "lines[0].quantity": "is missing; qty is not a member here",
+            "lines[0].qty": "is not a known member; did you mean quantity?",
+            "lines[0].quantity": "is missing; qty is not a known member",
         },
     ),
     (
         ReserveBody,
         {**GOOD, "holdSeconds": 900},
-        {"holdSeconds": "is not a member here; did you mean hold_seconds?"},
+        {"holdSeconds": "is not a known member; did you mean hold_seconds?"},
     ),
     (
         ReserveBody,
         {**GOOD, "lines": [{"sku": "A", "quantity": 1, "price": 1}]},
-        {"lines[0].price": "is not a member here: there are sku, location and quantity"},
+        {"lines[0].price": "is not a known member; known: sku, location, quantity"},
     ),
-    (NothingBody, '{"lines": []}', {"lines": "is not a member here: there is none"}),
+    (NothingBody, '{"lines": []}', {"lines": "is not a known member; there are no members"}),
     (ReserveBody, {**GOOD, "": 1}, None),
     (ReserveBody, {**GOOD, "seq": " 1"}, {"seq": SPACE}),
     (
         ReserveBody,
         {**GOOD, "seq": "1\u00a0"},
-        {"seq": "must not end with U+00A0, which can't be seen"},
+        {"seq": "must not end with the invisible U+00A0"},
     ),
-    (ReserveBody, {**GOOD, "seq": "a\nb"}, {"seq": "must not have the control character U+000A"}),
+    (
+        ReserveBody,
+        {**GOOD, "seq": "a\nb"},
+        {"seq": "must not contain the control character U+000A"},
+    ),
     (ReserveBody, {**GOOD, "seq": ""}, {"seq": "must not be empty"}),
     (ReserveBody, {**GOOD, "seq": 1}, {"seq": "must be text, in quotes"}),
     (ReserveBody, {**GOOD, "seq": "x" * 129}, {"seq": "has more than 128 characters"}),
@@ -104,13 +108,13 @@ SAID = [
     (
         ReserveBody,
         '{"seq": "1", "seq": "1", "lines": []}',
-        {"seq": "is named twice", "lines": "must not be empty"},
+        {"seq": "appears twice", "lines": "must not be empty"},
     ),
     (AdjustBody, '{"delta": 1}', {"reason": "is missing"}),
     (
         AdjustBody,
         {"delta": 1, "reason": "\0"},
-        {"reason": "must not have the control character U+0000"},
+        {"reason": "must not contain the control character U+0000"},
     ),
     (StockBody, '{"available": -1}', {"available": "must be at least 0"}),
     (StockBody, '{"on_hand": 1}', {"on_hand": OTHERS, "available": "is missing"}),
@@ -124,7 +128,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("model", "body", "said"), SAID)
-def test_what_is_wrong_is_said_in_words(model, body, said):
+def test_each_error_has_a_message_in_plain_english(model, body, said):
     errors, _ = refused(model, body.encode() if isinstance(body, str) else encoded(body))
     assert said is None or errors == said
     for message in errors.values():
@@ -132,21 +136,21 @@ def test_what_is_wrong_is_said_in_words(model, body, said):
         assert not any(word in message for word in ("Input", "should", "valid", "pydantic"))
 
 
-def test_the_detail_says_the_first_mistakes_in_sentences():
+def test_the_detail_names_the_first_errors_in_sentences():
     with pytest.raises(InvalidRequest) as caught:
         parse(ReserveBody, b'{"lines": [{"sku": "A", "qty": 1}], "seq": 1, "hold_seconds": 0}')
     assert caught.value.detail == (
         "seq must be text, in quotes. hold_seconds must be at least 1."
-        " lines[0].qty is not a member here; did you mean quantity? See errors for more."
+        " lines[0].qty is not a known member; did you mean quantity? See errors for more."
     )
 
 
-def test_a_long_name_is_not_told_in_full():
+def test_a_long_name_is_shortened_in_the_path():
     errors, _ = refused(ReserveBody, encoded({**GOOD, "x" * 9_999: 1}))
     assert list(errors) == ["x" * 64 + "…"]
 
 
-def test_every_error_of_the_models_has_words_of_ours():
+def test_every_error_of_the_models_has_a_message_of_this_service():
     for model in (ReserveBody, RefundBody, AdjustBody, StockBody, ConfirmBody):
         for value in (None, 1, -1, 1.5, True, "", "x", [], {}, [None], {"x": 1}, 10**40):
             body = dict.fromkeys(model.model_fields, value)

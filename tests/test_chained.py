@@ -10,7 +10,8 @@ from db.rows import Line
 from db.session.database import Database, DatabaseError, Transaction
 from db.session.engine import driver_of
 from db.strategies.guard import Guard
-from service.domain.commands import Reserve, SetStock, reservation_id
+from service.domain.commands import Reserve, SetStock
+from service.domain.identifiers import reservation_id
 from service.engine.ledger import Ledger
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 from tests.brokers import missing
 from tests.conftest import assert_books_balance, fresh_database
 from tests.nginx import running_nginx

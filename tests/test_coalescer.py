@@ -1,4 +1,4 @@
-"""The coalescer: requests merge, and none of them suffers for another one in its batch."""
+"""The coalescer merges requests, and no request suffers from another one in its batch."""
 
 import asyncio
 import random
@@ -14,8 +14,9 @@ from db.rows import Line
 from db.session.database import Database, Timeouts
 from db.strategies.guard import Guard
 from service.domain import planner
-from service.domain.commands import Command, Done, Reserve, SetStock, reservation_id, verdict_of
+from service.domain.commands import Command, Done, Reserve, SetStock, verdict_of
 from service.domain.errors import Contention, InternalError, OutcomeUnknown, Overloaded, Unavailable
+from service.domain.identifiers import reservation_id
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger, RetryPolicy
 from service.engine.sweeper import sweep
@@ -30,7 +31,7 @@ def reserve(seq: Any, sku: str = "A") -> Reserve:
 
 
 class Gate:
-    """Stands before a ledger: notes each batch's size and lets none through while it is shut."""
+    """Wraps a ledger: notes the size of each batch, and holds batches until `opened` is set."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.batches: list[int] = []
@@ -48,7 +49,7 @@ class Gate:
 
 @asynccontextmanager
 async def working(url: str, **limits: Any) -> AsyncIterator[Any]:
-    """A coalescer; what it was given is answered in the end."""
+    """A coalescer; at the end it answers all that was submitted."""
     database = Database(url, pool_size=4, timeouts=IMPATIENT)
     ledger = Ledger(database, Guard(), RetryPolicy(attempts_max=4))
     coalescer = Coalescer(ledger, CoalescerLimits(**limits))
@@ -65,8 +66,8 @@ async def coalescer(database_url: str) -> AsyncIterator[Coalescer]:
         yield made
 
 
-def begin(coalescer: Coalescer, *jobs: list[Command[Any]]) -> list[asyncio.Task[Any]]:
-    return [asyncio.create_task(coalescer.submit(job)) for job in jobs]
+def begin(coalescer: Coalescer, *submissions: list[Command[Any]]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(coalescer.submit(commands)) for commands in submissions]
 
 
 async def settled(tasks: list[asyncio.Task[Any]]) -> list[Any]:
@@ -79,7 +80,7 @@ def verdicts(outcomes: list[Any]) -> list[str]:
     return [verdict_of(outcome) for outcome in outcomes]
 
 
-async def test_what_queues_while_a_batch_is_under_way_is_the_next_batch(coalescer):
+async def test_requests_that_queue_during_a_batch_are_the_next_batch(coalescer):
     gate = Gate(coalescer.ledger)
     first = begin(coalescer, [reserve(0)])
     await gate.reached.wait()
@@ -90,26 +91,26 @@ async def test_what_queues_while_a_batch_is_under_way_is_the_next_batch(coalesce
     assert gate.batches == [1, 50]
 
 
-async def test_a_batch_is_no_larger_than_its_bound_and_keeps_a_job_together(database_url):
+async def test_a_batch_stays_within_its_bound_and_keeps_a_submission_together(database_url):
     async with working(database_url, batch_lines_max=4) as coalescer:
         gate = Gate(coalescer.ledger)
         gate.opened.set()
-        jobs = [[reserve(f"{n}/{m}") for m in range(3)] for n in range(3)]
-        jobs.append([reserve(f"large/{m}") for m in range(9)])
-        answers = await settled(begin(coalescer, *jobs))
+        submissions = [[reserve(f"{n}/{m}") for m in range(3)] for n in range(3)]
+        submissions.append([reserve(f"large/{m}") for m in range(9)])
+        answers = await settled(begin(coalescer, *submissions))
         assert [len(outcomes) for outcomes in answers] == [3, 3, 3, 9]
         assert sorted(gate.batches) == [3, 3, 3, 9]
 
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails on purpose needs no traceback: drawing one takes a second."""
+    """No tracebacks of planned failures in the log: drawing one takes a second."""
     monkeypatch.setattr("service.engine.ledger.log", Mock())
 
 
 @pytest.fixture(params=[AssertionError, ValueError])
 def poison(request: Any, quiet: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A seq that no reservation can be made with."""
+    """A seq with which every reservation fails."""
     rule = planner.RULES[Reserve]
 
     def poisoned(books: Any, command: Reserve, at: Any) -> Any:
@@ -135,7 +136,7 @@ async def test_a_poison_entry_of_a_batch_fails_alone(coalescer, poison):
 
 @asynccontextmanager
 async def locked(url: str, sku: str) -> AsyncIterator[None]:
-    """Another session holds the row's lock."""
+    """Have another session hold the lock of the row."""
     connection = await asyncpg.connect(url)
     async with connection.transaction():
         await connection.execute("SELECT 1 FROM stock WHERE sku = $1 FOR UPDATE", sku)
@@ -143,29 +144,31 @@ async def locked(url: str, sku: str) -> AsyncIterator[None]:
     await connection.close()
 
 
-async def test_who_waits_for_a_locked_row_holds_nobody_else_up(coalescer, database_url):
+async def test_a_request_that_waits_for_a_locked_row_does_not_delay_others(coalescer, database_url):
     async with locked(database_url, "A"):
-        stuck = begin(coalescer, *([reserve(f"A{n}")] for n in range(8)))
+        blocked = begin(coalescer, *([reserve(f"A{n}")] for n in range(8)))
         others = begin(coalescer, *([reserve(f"{sku}{n}", sku)] for sku in "BC" for n in range(8)))
         assert all(outcomes[0].effect == "created" for outcomes in await settled(others))
         later = begin(coalescer, [reserve("late", "A")], [reserve("late too", "B")])
         assert (await later[1])[0].effect == "created"
-        assert not any(task.done() for task in [*stuck, later[0]])
-    assert all(outcomes[0].effect == "created" for outcomes in await settled([*stuck, later[0]]))
+        assert not any(task.done() for task in [*blocked, later[0]])
+    assert all(outcomes[0].effect == "created" for outcomes in await settled([*blocked, later[0]]))
 
 
-async def test_a_batch_that_is_all_stuck_holds_nobody_up_either(coalescer, database_url):
+async def test_a_batch_in_which_all_wait_for_a_locked_row_does_not_delay_others(
+    coalescer, database_url
+):
     async with locked(database_url, "A"):
-        stuck = begin(coalescer, *([reserve(f"A{n}")] for n in range(16)))
-        stuck += begin(coalescer, [reserve(f"many{n}") for n in range(16)])
-        await asyncio.sleep(0)  # they are a batch of their own
+        blocked = begin(coalescer, *([reserve(f"A{n}")] for n in range(16)))
+        blocked += begin(coalescer, [reserve(f"many{n}") for n in range(16)])
+        await asyncio.sleep(0)  # so that they are a batch of their own
         others = begin(coalescer, *([reserve(f"B{n}", "B")] for n in range(16)))
         assert all(outcomes[0].effect == "created" for outcomes in await settled(others))
-        assert not any(task.done() for task in stuck)
-    assert {verdict for o in await settled(stuck) for verdict in verdicts(o)} == {"created"}
+        assert not any(task.done() for task in blocked)
+    assert {verdict for o in await settled(blocked) for verdict in verdicts(o)} == {"created"}
 
 
-async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
+async def test_a_lock_that_is_never_released_is_contention_and_nothing_is_written(
     coalescer, database_url
 ):
     async with locked(database_url, "A"):
@@ -180,7 +183,7 @@ async def test_a_lock_that_is_never_let_go_is_contention_and_nothing_is_written(
 
 
 async def filled(coalescer: Coalescer) -> tuple[Gate, list[asyncio.Task[Any]]]:
-    """A batch under way that goes on when the gate is opened, and one more command that waits."""
+    """Fill a queue of one command: a batch waits at the gate, and one more command is queued."""
     gate = Gate(coalescer.ledger)
     taken = begin(coalescer, [reserve("first")])
     await gate.reached.wait()
@@ -189,7 +192,7 @@ async def filled(coalescer: Coalescer) -> tuple[Gate, list[asyncio.Task[Any]]]:
     return gate, taken
 
 
-async def test_more_than_may_wait_is_refused(database_url):
+async def test_a_request_that_finds_the_queue_full_is_refused(database_url):
     async with working(database_url, queued_commands_max=5, full_wait_seconds=0) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
@@ -203,7 +206,7 @@ async def test_more_than_may_wait_is_refused(database_url):
         assert (await coalescer.submit([reserve(6)]))[0].effect == "created"
 
 
-async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
+async def test_a_request_that_finds_the_queue_full_waits_briefly(database_url):
     async with working(database_url, queued_commands_max=2, full_wait_seconds=0.5) as coalescer:
         gate = Gate(coalescer.ledger)
         taken = begin(coalescer, [reserve("first")])
@@ -218,24 +221,24 @@ async def test_who_finds_no_room_waits_for_it_a_moment(database_url):
         assert {verdict for o in await settled(taken + late) for verdict in verdicts(o)} == {
             "created"
         }
-        assert await expecting >= 0.25  # half of what was asked for, the least that jitter leaves
+        assert await expecting >= 0.25  # half of the wait, the least that jitter leaves
         assert await coalescer.wait_for_space() == 0
 
 
-async def test_the_more_wait_for_room_the_longer_they_wait(database_url):
-    """So that many are not refused at a higher rate than few."""
+async def test_the_more_requests_wait_for_space_the_longer_each_waits(database_url):
+    """So the rate of refusals does not grow with the number of requests."""
     limits = {"full_wait_seconds": 0, "refusals_per_second": 10, "full_wait_seconds_max": 0.4}
     async with working(database_url, queued_commands_max=1, **limits) as coalescer:
         gate, taken = await filled(coalescer)
         began_at = asyncio.get_running_loop().time()
         refused = await settled(begin(coalescer, *([reserve(n)] for n in range(10, 30))))
-        assert asyncio.get_running_loop().time() - began_at >= 0.2  # half of the longest
+        assert asyncio.get_running_loop().time() - began_at >= 0.2  # half of the longest wait
         assert {type(answer) for answer in refused} == {Overloaded}
         gate.opened.set()
         await settled(taken)
 
 
-async def test_who_has_waited_for_room_waits_less_for_the_answer(database_url):
+async def test_time_already_waited_is_deducted(database_url):
     async with working(database_url, answer_seconds_max=60) as coalescer:
         gate = Gate(coalescer.ledger)
         with pytest.raises(OutcomeUnknown):
@@ -244,7 +247,7 @@ async def test_who_has_waited_for_room_waits_less_for_the_answer(database_url):
         gate.opened.set()
 
 
-async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
+async def test_a_full_queue_accepts_the_sweeper(database_url):
     async with working(database_url, queued_commands_max=1, full_wait_seconds=0) as coalescer:
         await coalescer.submit([reserve("overdue")])
         connection = await asyncpg.connect(database_url)
@@ -252,13 +255,13 @@ async def test_the_sweeper_finds_room_in_a_full_queue(database_url):
         await connection.close()
         gate, taken = await filled(coalescer)
         sweeping = asyncio.create_task(sweep(coalescer.ledger.database, coalescer))
-        await asyncio.wait([sweeping], timeout=0.5)  # until it waits in the queue
+        await asyncio.wait([sweeping], timeout=0.5)  # so that it waits in the queue
         gate.opened.set()
         assert await sweeping == 1
         await settled(taken)
 
 
-async def test_who_expects_room_and_finds_none_is_refused(database_url):
+async def test_waiting_for_space_in_a_queue_that_stays_full_is_refused(database_url):
     async with working(database_url, queued_commands_max=1, full_wait_seconds=0) as coalescer:
         gate, taken = await filled(coalescer)
         with pytest.raises(Overloaded):
@@ -267,7 +270,7 @@ async def test_who_expects_room_and_finds_none_is_refused(database_url):
         await settled(taken)
 
 
-async def test_who_has_waited_too_long_is_refused_and_leaves_nothing_behind(database_url):
+async def test_a_request_that_is_queued_too_long_is_refused_and_has_no_effect(database_url):
     async with working(database_url, queued_seconds_max=0.01) as coalescer:
         gate = Gate(coalescer.ledger)
         first = begin(coalescer, [reserve("first")])
@@ -280,23 +283,23 @@ async def test_who_has_waited_too_long_is_refused_and_leaves_nothing_behind(data
 
 
 @pytest.mark.parametrize(
-    ("jobs", "bound"), [(1, "answer_seconds_max"), (3, "large_answer_seconds_max")]
+    ("commands", "bound"), [(1, "answer_seconds_max"), (3, "large_answer_seconds_max")]
 )
-async def test_who_has_waited_too_long_for_an_answer_is_told_and_finds_it_later(
-    database_url, jobs, bound
+async def test_a_request_that_takes_too_long_is_answered_and_its_retry_finds_the_outcome(
+    database_url, commands, bound
 ):
-    """It has begun, and perhaps it is done: nobody knows yet."""
+    """The work has started, and nobody knows yet whether it is done."""
     async with working(database_url, lane_lines_max=2, **{bound: 0.01}) as coalescer:
         gate = Gate(coalescer.ledger)
         with pytest.raises(OutcomeUnknown):
-            await coalescer.submit([reserve(n) for n in range(jobs)])
-        assert gate.batches == [jobs]
+            await coalescer.submit([reserve(n) for n in range(commands)])
+        assert gate.batches == [commands]
         gate.opened.set()
-        again = await coalescer.submit([reserve(n) for n in range(jobs)])
-        assert verdicts(again) == ["unchanged"] * jobs
+        again = await coalescer.submit([reserve(n) for n in range(commands)])
+        assert verdicts(again) == ["unchanged"] * commands
 
 
-async def test_a_client_who_goes_away_cancels_nothing(coalescer):
+async def test_a_client_that_disconnects_cancels_nothing(coalescer):
     gate = Gate(coalescer.ledger)
     task = begin(coalescer, [reserve(1)])[0]
     await gate.reached.wait()
@@ -308,7 +311,9 @@ async def test_a_client_who_goes_away_cancels_nothing(coalescer):
     assert again.effect == "unchanged"
 
 
-async def test_hundreds_of_clients_who_go_away_leave_no_half_of_anything(coalescer, database_url):
+async def test_hundreds_of_clients_that_disconnect_leave_no_submission_half_done(
+    coalescer, database_url
+):
     chance = random.Random(7)
     tasks = []
     for n in range(400):
@@ -334,7 +339,7 @@ async def test_hundreds_of_clients_who_go_away_leave_no_half_of_anything(coalesc
     assert answered <= {row["n"] for row in found}
 
 
-async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coalescer):
+async def test_draining_answers_all_accepted_requests_and_accepts_no_more(coalescer):
     taken = begin(coalescer, *([reserve(n)] for n in range(100)))
     await asyncio.sleep(0)
     await coalescer.drain()
@@ -344,7 +349,7 @@ async def test_draining_answers_everything_that_was_taken_and_takes_no_more(coal
         await coalescer.submit([reserve("late")])
 
 
-async def test_who_waits_for_room_while_the_service_shuts_down_is_told(database_url):
+async def test_a_request_that_waits_for_space_is_answered_when_the_service_shuts_down(database_url):
     async with working(database_url, queued_commands_max=1, full_wait_seconds=0.02) as coalescer:
         gate, taken = await filled(coalescer)
         waiting = [*begin(coalescer, [reserve(2)]), asyncio.create_task(coalescer.wait_for_space())]
@@ -355,7 +360,7 @@ async def test_who_waits_for_room_while_the_service_shuts_down_is_told(database_
         assert {verdict for o in await settled(taken) for verdict in verdicts(o)} == {"created"}
 
 
-async def test_an_unexpected_failure_is_answered_too(coalescer, quiet, monkeypatch):
+async def test_an_unforeseen_error_is_answered_too(coalescer, quiet, monkeypatch):
     async def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("this should not happen")
 

@@ -1,4 +1,4 @@
-"""Lost races are counted by what kind of stock they were about."""
+"""Lost races are counted by the class of their stock: hot, cold or none."""
 
 import pytest
 
@@ -32,24 +32,24 @@ def test_a_row_that_is_lost_three_times_in_a_second_is_hot(lost, clock):
     assert classes == ["cold", "cold", "hot"]
 
 
-def test_it_cools_down_again(lost, clock):
+def test_a_hot_row_turns_cold_when_it_is_no_longer_lost(lost, clock):
     for clock.now in (0.0, 0.3, 0.6, 1.5):
         last = lost.classify({A})
     assert last == "cold"
 
 
-def test_one_hot_row_makes_a_transaction_hot(lost):
+def test_a_transaction_is_hot_if_one_of_its_rows_is(lost):
     for _ in range(2):
         lost.classify({A})
     assert lost.classify({B}) == "cold"
     assert lost.classify({A, B}) == "hot"
 
 
-def test_a_transaction_that_names_reservations_alone_has_no_class(lost):
+def test_a_transaction_that_names_only_reservations_has_no_class(lost):
     assert lost.classify(set()) == "none"
 
 
-def test_what_is_remembered_is_bounded(lost, monkeypatch):
+def test_the_number_of_remembered_rows_is_bounded(lost, monkeypatch):
     monkeypatch.setattr(contention, "ROWS_MAX", 5)
     for number in range(100):
         lost.classify({(str(number), "main")})

@@ -16,11 +16,11 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from db.embedded.roles import Role
 from db.migrate import upgrade
-from db.roles import Role
-from db.session.checks import UnfitDatabase, concerns, granted_connections
-from db.session.database import Database, Unavailable
-from db.session.driver import INTRODUCTION, RELIED_ON_SINCE, Timeouts, relied_on
+from db.session.configuration import INTRODUCTION, RELIED_ON_SINCE, Timeouts, relied_on
+from db.session.database import Database, StoreUnavailable
+from db.session.fitness import UnfitDatabase, concerns, granted_connections
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, fresh_database, named, running_service
 from tests.roles import as_role, as_superuser, authorization_clause
@@ -191,7 +191,7 @@ async def test_a_database_that_is_read_only_by_default_is_taken_at_its_word(post
     """Hosters set it when a disk is full."""
     async with database_with(postgres_url, {"default_transaction_read_only": "on"}) as url:
         database = Database(url, pool_size=3)
-        with pytest.raises(Unavailable) as refusal:
+        with pytest.raises(StoreUnavailable) as refusal:
             await database.ping()
         assert "default_transaction_read_only" in str(refusal.value.__cause__)
         await database.close()

@@ -22,12 +22,14 @@ import redis.asyncio
 from kazoo.client import KazooClient
 
 from db.rows import Line, Wanted
-from db.session.database import Conflict, Database, LockTimeout, Transaction, Unavailable
+from db.session.database import Conflict, Database, LockTimeout, StoreUnavailable, Transaction
 from db.strategies import open_strategy
 from db.strategies import redis as redis_strategy
 from db.strategies import zookeeper as zookeeper_strategy
-from db.strategies.guard import Guard, Held
-from service.domain.commands import Command, Outcome, Reserve, SetStock, reservation_id, wanted_by
+from db.strategies.guard import Guard
+from db.strategies.strategy import HeldLocks
+from service.domain.commands import Command, Outcome, Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 from tests.brokers import (
@@ -88,7 +90,7 @@ class Locks:
 
 
 def expire(client: KazooClient, hosts: str) -> None:
-    """End another client's session: whoever knows its id and password may close it."""
+    """End another client's session: any client that knows its id and password may close it."""
     thief = KazooClient(hosts=hosts, client_id=client.client_id)
     thief.start()
     thief.stop()
@@ -155,7 +157,7 @@ def order(seq: str) -> Reserve:
 A = Wanted(stock={("A", "main")})
 
 
-async def write(database: Database, strategy: Any, held: Held, command: Command) -> Outcome:
+async def write(database: Database, strategy: Any, held: HeldLocks, command: Command) -> Outcome:
     """What the ledger does while it holds the locks, once."""
 
     async def work(transaction: Transaction) -> Outcome:
@@ -231,7 +233,7 @@ async def insist_on(database: Database, strategy: Any, command: Command) -> Outc
     """Write, as soon as the lock server is back."""
     async with asyncio.timeout(30):
         while True:
-            with suppress(Unavailable, LockTimeout):
+            with suppress(StoreUnavailable, LockTimeout):
                 async with strategy.hold(database, wanted_by([command])) as held:
                     return await write(database, strategy, held, command)
             await asyncio.sleep(0.02)
@@ -248,7 +250,7 @@ async def test_a_suspended_session_holds_nothing(database, own_zookeeper):
                         await asyncio.sleep(0.01)  # kazoo's thread notices
                 with pytest.raises(Conflict):
                     await write(database, strategy, held, order("late"))
-                with pytest.raises(Unavailable):
+                with pytest.raises(StoreUnavailable):
                     async with strategy.hold(database, A):
                         pass
             finally:
@@ -259,7 +261,7 @@ async def test_a_suspended_session_holds_nothing(database, own_zookeeper):
 async def token(database: Database, strategy: Any) -> int:
     async with asyncio.timeout(30):
         while True:
-            with suppress(Unavailable, LockTimeout):
+            with suppress(StoreUnavailable, LockTimeout):
                 async with strategy.hold(database, A) as held:
                     return held.fences["A", "main"]
             await asyncio.sleep(0.02)
@@ -513,11 +515,11 @@ async def stopped_while(server: Server, holds: Callable[[], Awaitable[Any]]) -> 
 
 
 async def test_with_no_lock_at_all_stock_is_never_oversold(service, locks, monkeypatch):
-    """The mutant: whoever asks for a lock is told that it has it."""
+    """The mutant: every request for a lock is granted."""
 
     @asynccontextmanager
-    async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        yield Held()
+    async def no_lock(self: Any, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
+        yield HeldLocks()
 
     strategy = {"redis": redis_strategy.Redis, "zookeeper": zookeeper_strategy.ZooKeeper}
     monkeypatch.setattr(strategy[locks.name], "hold", no_lock)

@@ -1,6 +1,6 @@
 """The documents are true: every path, link, command, setting, metric and decision they name exists.
 
-Each check has a test of its own, which plants an error and expects the check to find it.
+Beside a check stands a test that plants an error and expects the check to find it.
 """
 
 import ast
@@ -420,6 +420,11 @@ def riddles_of(texts: Iterable[str]) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "CONTRIBUTING.md"])
 def test_no_document_has_a_phrase_that_the_rules_of_prose_forbid(name):
     assert riddles_of([prose(text_of(name))]) == []
+
+
+def test_no_docstring_comment_or_test_name_has_a_phrase_that_the_rules_of_prose_forbid():
+    found = {str(path.relative_to(ROOT)): riddles_of(words_of(path.read_text())) for path in CODE}
+    assert {path: phrases for path, phrases in found.items() if phrases} == {}
 
 
 def test_a_forbidden_phrase_is_found_and_a_question_is_none():

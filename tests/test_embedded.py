@@ -24,8 +24,8 @@ from db import files
 from db.embedded import installation, postmaster
 from db.embedded import server as embedded
 from db.embedded.postmaster import Account, find_processes, may_execute, wait_until
+from db.embedded.roles import Role
 from db.embedded.server import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
-from db.roles import Role
 
 SECONDS = 30.0  # for what takes well under one: only a hang may fail a test
 REPOSITORY = Path(__file__).parent.parent

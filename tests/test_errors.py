@@ -284,3 +284,13 @@ async def test_an_unknown_sku_is_named(service):
     body = {"seq": "1", "delta": 1, "reason": "r"}
     adjusted = await service.client.post("/v1/stock/B/north/adjustments", json=body)
     assert adjusted.json()["detail"] == "B is not stocked at north."
+
+
+async def test_a_page_about_an_error_escapes_its_text_and_marks_code(service):
+    page = (await service.client.get("/problems/insufficient-stock")).text
+    assert "<code>shortages</code> lists every line" in page
+    assert "uses a new seq" in page
+    assert "&#34;same_seq&#34;: false" in page
+    described = (await service.client.get("/schema")).text
+    assert "Needs a key with the scope <code>read</code>." in described
+    assert "The page before&#39;s <code>next_cursor</code>." in described

@@ -18,7 +18,7 @@ async def hold(service, *lines, seq="1"):
 
 
 @pytest.mark.parametrize("command", ["confirm", "cancel", "extend"])
-async def test_what_comes_after_the_deadline_finds_the_hold_expired(
+async def test_a_transition_after_the_deadline_finds_the_hold_expired(
     service_without_sweeper, command
 ):
     service = service_without_sweeper
@@ -36,7 +36,7 @@ async def test_what_comes_after_the_deadline_finds_the_hold_expired(
     assert [movement["kind"] for movement in items] == ["reserve", "expire"]
 
 
-async def test_a_get_changes_nothing_about_an_overdue_hold(service_without_sweeper):
+async def test_a_get_does_not_change_an_overdue_hold(service_without_sweeper):
     service = service_without_sweeper
     await service.stock("A", 3)
     address = await hold(service, ("A", 3))
@@ -45,7 +45,7 @@ async def test_a_get_changes_nothing_about_an_overdue_hold(service_without_sweep
     assert await service.on_hand("A") == (0, 3)
 
 
-async def test_a_dead_sweeper_never_says_sold_out_falsely(service_without_sweeper):
+async def test_a_dead_sweeper_never_makes_stock_look_sold_out(service_without_sweeper):
     service = service_without_sweeper
     await service.stock("A", 3)
     await service.stock("B", 1)
@@ -56,7 +56,7 @@ async def test_a_dead_sweeper_never_says_sold_out_falsely(service_without_sweepe
     assert (await service.on_hand("A"), await service.on_hand("B")) == ((1, 0), (1, 0))
 
 
-async def test_a_reservation_that_is_short_anyway_reports_what_was_taken_back(
+async def test_a_reservation_that_is_refused_all_the_same_counts_the_units_taken_back(
     service_without_sweeper,
 ):
     service = service_without_sweeper
@@ -91,7 +91,7 @@ async def test_an_adjustment_takes_overdue_holds_back_too(service_without_sweepe
     assert await service.on_hand("A") == (0, 0)
 
 
-async def test_an_extended_hold_lives_on(service_without_sweeper):
+async def test_an_extended_hold_stays_held(service_without_sweeper):
     service = service_without_sweeper
     await service.stock("A", 3)
     address = await hold(service, ("A", 3))
@@ -100,7 +100,9 @@ async def test_an_extended_hold_lives_on(service_without_sweeper):
     assert (await service.client.get(address)).json()["state"] == "held"
 
 
-async def test_the_units_of_an_overdue_hold_are_taken_back_once_by_many(service_without_sweeper):
+async def test_many_requests_at_once_take_the_units_of_an_overdue_hold_back_once(
+    service_without_sweeper,
+):
     service = service_without_sweeper
     await service.stock("A", 3)
     await hold(service, ("A", 3))
@@ -110,7 +112,7 @@ async def test_the_units_of_an_overdue_hold_are_taken_back_once_by_many(service_
     assert len(await service.sql("SELECT FROM movement WHERE kind = 'expire'")) == 1
 
 
-async def test_the_sweeper_gives_units_back_without_being_asked(service):
+async def test_the_sweeper_gives_units_back_without_a_request(service):
     await service.stock("A", 3)
     address = await hold(service, ("A", 3))
     await service.sql(OVERDUE, "1")
@@ -142,7 +144,7 @@ async def test_a_sweeper_that_dies_of_an_unforeseen_error_starts_again(service, 
     background.log.exception.assert_called_once()
 
 
-async def test_a_confirm_that_waited_on_a_lock_past_the_deadline_is_refused(
+async def test_a_confirm_that_waits_for_a_lock_until_after_the_deadline_is_refused(
     service_without_sweeper,
 ):
     service = service_without_sweeper

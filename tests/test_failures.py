@@ -14,13 +14,13 @@ from db.session.failures import (
     ConnectionLost,
     DatabaseError,
     LockTimeout,
-    Unavailable,
+    StoreUnavailable,
     has_rolled_back,
     meaning_of,
 )
 from tests.roles import as_superuser
 
-LOST, AWAY, LOCKED, BUG = ConnectionLost, Unavailable, LockTimeout, DatabaseError
+LOST, AWAY, LOCKED, BUG = ConnectionLost, StoreUnavailable, LockTimeout, DatabaseError
 
 
 def failure(state: str, *, routine: str = "") -> Any:

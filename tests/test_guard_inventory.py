@@ -11,6 +11,7 @@ import pytest
 
 from db.ledger import apply as writes
 from db.ledger import load as reads
+from db.ledger.answers import SELECTS
 from db.strategies import advisory
 from tests.test_guards import INTERLEAVINGS
 
@@ -18,7 +19,12 @@ SQL = {
     **{name: part.sql for name, part in writes.PARTS.items()},
     "VERSIONS": writes.VERSIONS,
     "OVERDUE": reads.OVERDUE.replace(reads.CLOCK, "CLOCK"),
-    **{name: select for name, select in {**reads.ROWS, **reads.REFUNDS}.items() if "lines" in name},
+    **{
+        name: select
+        for selects in (reads.ROWS, *SELECTS.values())
+        for name, select in selects.items()
+        if "lines" in name
+    },
     "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND + reads.OWN, ""),
     "LOCK_STOCK": reads.LOCK_STOCK.text.replace(reads.WANTED_KEYS, ""),
     "FREE_RESERVATIONS": reads.FREE_RESERVATIONS.text,
@@ -64,10 +70,10 @@ INVENTORY = {
         "{gate}": OVERTAKEN,
         "AND stock.available + new.lowest >= 0": OVERTAKEN,
         "AND (new.seen_version IS NOT NULL": "test_imports:"
-        "test_a_deleted_row_is_missing_and_goes_on_from_its_old_version",
+        "test_a_deleted_row_counts_as_missing_and_continues_from_its_old_version",
         "OR stock.deleted_at IS NULL": OVERTAKEN,
         "AND (new.seen_version IS NULL": "test_races:"
-        "test_two_hundred_buyers_want_the_last_seven_units_and_exactly_seven_get_one",
+        "test_of_two_hundred_buyers_of_the_last_seven_units_exactly_seven_get_one",
         "OR stock.version = new.seen_version": OVERTAKEN,
         "AND (new.fence IS NULL": FENCED,
         "OR stock.fence <= new.fence": FENCED,

@@ -34,9 +34,9 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     SetStock,
-    reservation_id,
     wanted_by,
 )
+from service.domain.identifiers import reservation_id
 from service.domain.planner import Plan, plan
 from service.engine.ledger import Ledger
 from tests.conftest import fresh_database
@@ -62,8 +62,8 @@ def of(seq: str) -> Any:
     return reservation_id("us", seq)
 
 
-def refund(seq: str, sale: str = "sale") -> RefundUnits:
-    return RefundUnits(US, of(sale), seq, None, None)
+def refund(seq: str, sale: str = "sale", lines: tuple[Line, ...] | None = None) -> RefundUnits:
+    return RefundUnits(US, of(sale), seq, lines, None)
 
 
 DELETE = DeleteStock("A", "main", None)
@@ -277,7 +277,7 @@ async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", INTERLEAVINGS)
-async def test_whoever_was_overtaken_notices(database, name):
+async def test_an_overtaken_batch_notices(database, name):
     case = INTERLEAVINGS[name]
     with pytest.raises(Conflict) as conflict:
         await overtaken(database, case)

@@ -1,4 +1,4 @@
-"""Histories of real clients are linearizable, through kills too; and the check can tell."""
+"""Histories of real clients are linearizable, even during kills, and the check finds violations."""
 
 import asyncio
 import os
@@ -27,8 +27,10 @@ ANSWER_SECONDS_MAX = 12.0  # the service promises ten
 
 
 def told(*calls, units=1):
-    """A history, as (client, call, arguments) and (client, answer) one after another; an answer of
-    None never came."""
+    """Tell if a history is explained: (client, call, arguments) and (client, answer) in order.
+
+    An answer of None never came.
+    """
     history, open_ = lin.History(), {}
     for client, what, *arguments in calls:
         if isinstance(what, str):
@@ -48,7 +50,7 @@ SOLD, HELD, REFUSED = ("created", "confirmed"), ("created", "held"), ("refused",
 BOUGHT = [buys("1"), ("1", SOLD)]
 
 
-def test_what_one_clerk_could_have_answered_is_explained():
+def test_answers_that_one_clerk_could_have_given_are_explained():
     assert told(*BOUGHT, buys("2"), ("2", REFUSED))
     assert told(buys("1"), buys("2"), ("2", SOLD), ("1", REFUSED))
     assert told(buys("1"), buys("2"), ("1", REFUSED), ("2", SOLD))
@@ -79,8 +81,8 @@ def test_a_planted_stale_verdict_is_found():
     assert told(*BOUGHT, buys("2"), *back, ("2", REFUSED))
 
 
-def test_a_planted_change_of_mind_is_found():
-    """A refusal is for ever."""
+def test_a_planted_reversal_of_a_refusal_is_found():
+    """A refusal is final."""
     refused = [
         *BOUGHT,
         buys("2"),
@@ -98,7 +100,7 @@ def test_a_planted_lost_ack_is_found():
     assert not told(*BOUGHT, buys("2", "1"), ("2", SOLD))
 
 
-def test_an_answer_that_never_came_stands_for_an_effect_at_any_time_or_for_none():
+def test_a_call_without_an_answer_may_have_its_effect_at_any_later_time_or_never():
     lost = [buys("1"), ("1", None)]
     assert told(*lost, buys("2"), ("2", SOLD))
     assert told(*lost, buys("2"), ("2", REFUSED))
@@ -138,11 +140,11 @@ def is_worker(child: str) -> bool:
     try:
         return "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False  # killed before, and buried just now
+        return False  # it was killed earlier and has been reaped just now
 
 
 async def rounds(doors: Sequence[httpx.AsyncClient], source: str, seed: str) -> Counter[str]:
-    """Shop again and again, at new SKUs each time; return how what was asked for ended."""
+    """Run crowds one after another, each with new SKUs; return the number of calls by status."""
     calls = Counter[str]()
     for number in range(ROUNDS):
         crowd = Crowd(doors, source, f"{seed}-{number}")
@@ -152,7 +154,7 @@ async def rounds(doors: Sequence[httpx.AsyncClient], source: str, seed: str) -> 
     return calls
 
 
-async def test_every_history_is_explained_though_workers_and_connections_are_killed(database_url):
+async def test_every_history_is_explained_while_workers_and_connections_are_killed(database_url):
     done, chance = Counter[str](), random.Random(SEED)
     print(f"seed {SEED}")
     with running_server(database_url, workers=2) as server:
@@ -169,10 +171,10 @@ async def test_every_history_is_explained_though_workers_and_connections_are_kil
     assert done["connections"]
 
 
-async def test_without_its_guard_the_service_sells_what_no_history_explains(
+async def test_without_its_guard_the_service_makes_a_history_that_nothing_explains(
     postgres_url, monkeypatch
 ):
-    """Two services, so that one's snapshot is old by the time it writes."""
+    """There are two services, so that the snapshot of one is stale when it writes."""
     for guard in ("stock.available + new.lowest >= 0", "stock.version = new.seen_version"):
         without("stock_changed", guard)(monkeypatch)
     async with (

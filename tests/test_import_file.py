@@ -1,4 +1,4 @@
-"""An import's file is read line by line, and each bad line is named and told in words."""
+"""The file of an import is read line by line, and each error names its line."""
 
 import asyncio
 import tracemalloc
@@ -10,11 +10,11 @@ from service.engine.imports import check, rows_of
 
 NUMBER = "available is not a whole number from 0 to 1,000,000,000,000:"
 EARLIER = "this sku and location stand on an earlier line"
-FIELDS = "fields, not those of sku,location,available,name"
+EXPECTED = "expected sku,location,available,name"
 
 
 def read_rows(raw):
-    """The rows of a file, once it was checked."""
+    """The rows of a file that has been checked."""
     count = asyncio.run(check(raw))
     rows = tuple(sorted(rows_of(raw)))
     assert len(rows) == count
@@ -38,7 +38,7 @@ def refused(content):
         'sku,available,location,name\nB,7,north,\n"A",5,,"x"\n',
     ],
 )
-def test_columns_are_found_by_their_names_or_else_by_their_order(content):
+def test_columns_are_found_by_name_or_without_a_header_by_order(content):
     assert read_rows(content.encode()) == (("A", "main", 5, "x"), ("B", "north", 7, None))
 
 
@@ -54,34 +54,34 @@ def test_columns_are_found_by_their_names_or_else_by_their_order(content):
         ("A,main,1000000000001", 1, f"{NUMBER} '1000000000001'"),
         ("A,main," + "1" * 9_999, 1, f"{NUMBER} '{'1' * 32}…'"),
         ("A,main,", 1, "available is empty"),
-        ("A,main", 1, f"there are 2 {FIELDS}"),
-        ("A;main;5", 1, f"there are 1 {FIELDS}; separate them with commas"),
-        ("A,main,5,x,y", 1, f"there are 5 {FIELDS}"),
+        ("A,main", 1, f"the number of fields is 2; {EXPECTED}"),
+        ("A;main;5", 1, f"the number of fields is 1; {EXPECTED}; separate the fields with commas"),
+        ("A,main,5,x,y", 1, f"the number of fields is 5; {EXPECTED}"),
         ("available,sku\n5", 2,
-         "there are 1 fields, not those of available,sku; separate them with commas"),
+         "the number of fields is 1; expected available,sku; separate the fields with commas"),
         ("sku,location,qty\nA,main,5", 1,
-         "the column 'qty' is not known; there are sku, location, available and name"),
+         "the column 'qty' is not known; the columns are sku, location, available and name"),
         ("avail,sku\n5,A", 1, "the column 'avail' is not known; did you mean available?"),
         ("sku,location\nA,main", 1, "there is no column available"),
         ("location,available\nA,5", 1, "there is no column sku"),
-        ("sku,available,sku\nA,5,A", 1, "the column sku is there twice"),
-        ("sku,sku,location", 1, "the column sku is there twice"),
+        ("sku,available,sku\nA,5,A", 1, "the column sku appears twice"),
+        ("sku,sku,location", 1, "the column sku appears twice"),
         (" A,main,5", 1, "sku must not begin with a space"),
         ("A ,main,5", 1, "sku must not end with a space"),
         (",main,5", 1, "sku must not be empty"),
         ("A,main,5\n\ufeffB,main,5", 2,
-         "sku must not begin with U+FEFF, which can't be seen"),
-        ("A\u200b,main,5", 1, "sku must not end with U+200B, which can't be seen"),
-        ("A,main\u202e,5", 1, "location must not end with U+202E, which can't be seen"),
-        ("A\x07,main,5", 1, "sku must not have the control character U+0007"),
+         "sku must not begin with the invisible U+FEFF"),
+        ("A\u200b,main,5", 1, "sku must not end with the invisible U+200B"),
+        ("A,main\u202e,5", 1, "location must not end with the invisible U+202E"),
+        ("A\x07,main,5", 1, "sku must not contain the control character U+0007"),
         ("..,main,5", 1, "sku must not be . or .., which can't be addressed in a path"),
         ("A,main,5," + "n" * 257, 1, "name has more than 256 characters"),
-        ("A,main,5,\0", 1, "name must not have the control character U+0000"),
+        ("A,main,5,\0", 1, "name must not contain the control character U+0000"),
         ("A,main,5\nB,main,5\nA,main,6", 3, EARLIER),
         ("A,main,5\nA,,6", 2, EARLIER),
         ('A,main,5,"two\nlines"\nB,main,x', 3, f"{NUMBER} 'x'"),
         ('A,main,5\nB,main,5,"x', 2, "a quote is never closed"),
-        ('A,main,5,"x"y', 1, "text follows a closing quote; write a quote in a field twice"),
+        ('A,main,5,"x"y', 1, "text follows a closing quote; double the quotes inside a field"),
         ("A,main,5," + "x" * 200_000, 1,
          "a field has more than 131,072 characters: is its quote closed?"),
         (b"A,main,5\nB,main,5\n\xffC,main,5\n", 3,
@@ -89,7 +89,7 @@ def test_columns_are_found_by_their_names_or_else_by_their_order(content):
         ("A,main,5".encode("utf-16"), 1, "it is not UTF-8: save the file in this encoding"),
     ],
 )  # fmt: skip
-def test_a_bad_line_is_named_and_told(content, line, message):
+def test_an_error_names_its_line_and_the_reason(content, line, message):
     error = refused(content)
     assert error.fields["errors"] == [{"path": f"line {line}", "message": message}]
     assert error.detail == f"line {line}: {message}" + ("" if message.endswith("?") else ".")
@@ -101,7 +101,7 @@ def test_a_file_without_rows_is_refused(content):
     assert errors == [{"path": "body", "message": "has no rows to import"}]
 
 
-def test_a_hundred_bad_lines_are_told_and_reading_stops_there():
+def test_reading_stops_after_a_hundred_bad_lines():
     content = b"x\n" * 2_000_000
     tracemalloc.start()
     error = refused(content)

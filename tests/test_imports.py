@@ -1,4 +1,4 @@
-"""The import: a job that looks first and inserts after, once for each name."""
+"""The import: a job that first looks for the rows and then inserts missing ones, once a name."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def send(service, content, job="monday", **headers):
     )
 
 
-async def test_missing_rows_are_inserted_and_existing_ones_left_alone(service):
+async def test_missing_rows_are_inserted_and_existing_rows_stay_as_they_are(service):
     await service.stock("A", 99, name="mine")
     response = await send(service, FILE)
     assert response.status_code == 201
@@ -52,14 +52,14 @@ async def test_the_same_job_with_other_bytes_is_422(service):
     assert (await service.client.get("/v1/stock/C/main")).status_code == 404
 
 
-async def test_another_job_finds_nothing_missing(service):
+async def test_another_job_with_the_same_file_creates_nothing(service):
     await send(service, FILE)
     response = await send(service, FILE, job="tuesday")
     assert (response.status_code, response.json()["created"]) == (201, 0)
     assert response.json()["skipped"] == 2
 
 
-async def test_a_deleted_row_is_missing_and_goes_on_from_its_old_version(service):
+async def test_a_deleted_row_counts_as_missing_and_continues_from_its_old_version(service):
     await service.stock("A", 1)
     await service.client.delete("/v1/stock/A/main")
     assert (await send(service, FILE)).json()["created"] == 2
@@ -95,7 +95,7 @@ async def test_a_line_number_counts_the_lines_of_the_file(service):
     assert response.json()["errors"][0]["path"] == "line 3"
 
 
-async def test_line_endings_quotes_and_a_byte_order_mark_are_welcome(service):
+async def test_crlf_quotes_and_a_byte_order_mark_are_accepted(service):
     content = '\ufeffsku,location,available,name\r\n"A,1",main,5,"a ""heart"""\r\n'
     assert (await send(service, content)).status_code == 201
     row = (await service.client.get("/v1/stock/A%2C1/main")).json()
@@ -116,7 +116,7 @@ async def test_other_media_types_are_415(service):
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
-async def test_the_same_job_at_once_imports_once(service):
+async def test_the_same_job_sent_many_times_at_once_imports_once(service):
     answers = await asyncio.gather(*(send(service, FILE) for _ in range(16)))
     assert sorted(r.status_code for r in answers) == [200] * 15 + [201]
     assert all(r.json() == answers[0].json() for r in answers)
@@ -136,7 +136,7 @@ async def test_a_large_file_is_imported_whole(service):
     assert await service.on_hand("SKU19999") == (19_999, 0)
 
 
-# A part at a time
+# Imports in parts
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ async def test_an_import_in_parts_is_one_import(service, small_parts):
     assert len(batches) == 4
 
 
-async def test_an_import_that_was_interrupted_goes_on_where_it_stopped(service, small_parts):
+async def test_an_interrupted_import_continues_where_it_stopped(service, small_parts):
     content = "".join(f"SKU{n},main,{n}\n" for n in range(11))
     running = service.app.state.worker.imports
     running.is_ending = True
@@ -165,7 +165,7 @@ async def test_an_import_that_was_interrupted_goes_on_where_it_stopped(service, 
     assert (stopped.status_code, stopped.json()["code"]) == (503, "unavailable")
     assert "3 of 11 rows are done" in stopped.json()["detail"]
     running.is_ending = False
-    await service.client.delete("/v1/stock/SKU0/main")  # what is done is not done again
+    await service.client.delete("/v1/stock/SKU0/main")  # rows that are done are not created again
     other = await send(service, content + "SKU11,main,1\n")
     assert (other.status_code, other.json()["field"]) == (422, "content")
     response = await send(service, content)
@@ -176,7 +176,9 @@ async def test_an_import_that_was_interrupted_goes_on_where_it_stopped(service, 
     assert await service.on_hand("SKU10") == (10, 0)
 
 
-async def test_one_import_over_two_services_at_once_makes_each_row_once(service, small_parts):
+async def test_the_same_import_through_two_services_at_once_creates_each_row_once(
+    service, small_parts
+):
     content = "".join(f"SKU{n},main,{n}\n" for n in range(50))
     async with running_service(service.url) as second:
         headers = dict(service.client.headers)
@@ -190,7 +192,7 @@ async def test_one_import_over_two_services_at_once_makes_each_row_once(service,
     assert made[0][0] == 50
 
 
-async def test_a_part_that_loses_its_database_is_tried_again(service, small_parts):
+async def test_a_part_whose_connection_is_lost_is_tried_again(service, small_parts):
     content = "".join(f"SKU{n},main,{n}\n" for n in range(300))
     importing = asyncio.create_task(send(service, content))
     for rows_done in (0, 60, 120, 180):
@@ -216,8 +218,8 @@ async def test_too_many_imports_at_once_are_refused(service, monkeypatch):
     assert (await send(service, FILE)).status_code == 201
 
 
-async def test_others_have_their_turn_between_the_parts_of_an_import(service):
-    """Thousands of rows, and a reservation that comes meanwhile does not wait for their end."""
+async def test_other_requests_have_their_turn_between_the_parts_of_an_import(service):
+    """A reservation during an import of thousands of rows does not wait for the whole import."""
     await service.stock("A", 10)
     content = "".join(f"SKU{n},main,{n}\n" for n in range(20_000))
     importing = asyncio.create_task(send(service, content))

@@ -1,4 +1,4 @@
-"""Batches that meet: every order of their steps is explained by some order of the batches."""
+"""Concurrent batches: every order of their steps is explained by some order of the batches."""
 
 import itertools
 from collections.abc import Callable
@@ -36,11 +36,11 @@ from tests.test_guards import (
 )
 
 OTHERS = ("version", "pessimistic", "serializable", "advisory")
-"""The other strategies that keep others out by means of PostgreSQL alone."""
+"""The other strategies that need no server besides PostgreSQL."""
 
 
 def crossed(seq: str, *skus: str, hold: int | None = None) -> Reserve:
-    """A reservation whose lines are in this order, whatever the routes would do."""
+    """A reservation with its lines in this order, which the routes would sort."""
     lines = tuple(Line(sku, "main", 1) for sku in skus)
     return replace(reserve(seq, hold), lines=lines)
 
@@ -123,10 +123,10 @@ ASKED = (
     "the sweeper and a confirm of one of its holds",
     "two refunds of everything",
 )
-"""What every strategy must get right in every order."""
+"""The cases that every strategy must get right in every order."""
 
 OVERTAKEN = {name: Case(one.before, [one.slow, one.fast]) for name, one in INTERLEAVINGS.items()}
-"""What tests/test_guards.py plays in the one order in which the slow batch is overtaken."""
+"""The cases that tests/test_guards.py plays in one order: the slow batch is overtaken."""
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ async def test_every_order_of_the_steps_is_explained_by_an_order_of_the_batches(
 
 
 @pytest.mark.parametrize("name", OVERTAKEN)
-async def test_whoever_is_overtaken_in_one_order_is_right_in_every_other(
+async def test_a_batch_that_is_overtaken_in_one_order_is_right_in_every_other_order(
     database_url, monkeypatch, name
 ):
     async with open_stage(database_url, "guard", monkeypatch) as stage:
@@ -149,8 +149,8 @@ async def test_whoever_is_overtaken_in_one_order_is_right_in_every_other(
 
 
 async def test_no_order_is_left_out(database_url, monkeypatch):
-    """Three steps against three come in 20 orders; six of them PostgreSQL forbids to batches that
-    change the same row, for the second waits until the first has committed."""
+    """Two batches of three steps have 20 orders. PostgreSQL prevents six of them if the batches
+    change the same row, since the second one waits until the first has committed."""
     apart = Case([put("A", 1), put("B", 1)], [[reserve("1", A=1)], [reserve("2", B=1)]])
     together = CASES["two want what is there for both"]
     async with open_stage(database_url, "guard", monkeypatch) as stage:
@@ -159,7 +159,7 @@ async def test_no_order_is_left_out(database_url, monkeypatch):
 
 
 def unsorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: stock rows are written in the order in which they were asked for."""
+    """A mutant: it writes stock rows in the order of the request."""
     monkeypatch.setattr(books, "sorted", lambda rows, key=None: list(rows), raising=False)
 
 
@@ -184,7 +184,9 @@ MUTANTS = [
 
 
 @pytest.mark.parametrize(("name", "mutant"), MUTANTS)
-async def test_without_its_guard_some_order_goes_wrong(postgres_url, monkeypatch, name, mutant):
+async def test_without_its_guard_the_service_is_wrong_in_some_order(
+    postgres_url, monkeypatch, name, mutant
+):
     async with fresh_database(postgres_url) as url, open_stage(url, "guard", monkeypatch) as stage:
         mutant(monkeypatch)
         assert await goes_wrong(stage, CASES[name])
@@ -193,8 +195,10 @@ async def test_without_its_guard_some_order_goes_wrong(postgres_url, monkeypatch
 @pytest.mark.parametrize(
     "name", ["confirm and expire", "the sweeper and a confirm of one of its holds"]
 )
-async def test_with_the_time_of_begin_some_confirm_comes_too_late(postgres_url, monkeypatch, name):
-    """`now()` in place of `clock_timestamp()`: it stands still from BEGIN on."""
+async def test_with_the_time_of_begin_a_confirm_succeeds_after_the_deadline_in_some_order(
+    postgres_url, monkeypatch, name
+):
+    """The mutant uses `now()`, which stands still from BEGIN on, not `clock_timestamp()`."""
     frozen = "clock_of_begin()"
     async with (
         fresh_database(postgres_url) as url,
@@ -204,6 +208,6 @@ async def test_with_the_time_of_begin_some_confirm_comes_too_late(postgres_url, 
 
 
 async def goes_wrong(stage: Stage, case: Case) -> str | None:
-    """The first order that is wrong, and why."""
+    """The first order in which the answers are wrong, and the reason."""
     async with aclosing(wrong_orders(stage, case)) as orders:
         return await anext((wrong async for wrong in orders if wrong), None)

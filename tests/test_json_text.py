@@ -1,4 +1,4 @@
-"""JSON that is taken apart says what a parser of all of it says."""
+"""Splitting JSON text gives the same values as parsing all of it."""
 
 import json
 
@@ -16,7 +16,7 @@ def depth_of(value):
 
 @given(json_texts())
 @settings(max_examples=300, deadline=None)
-def test_a_text_is_taken_apart_as_it_is_written(raw):
+def test_a_text_is_split_into_its_members_and_items(raw):
     assert checked(raw) == raw
     value = json.loads(raw)
     if isinstance(value, dict):
@@ -33,7 +33,7 @@ def test_a_text_is_taken_apart_as_it_is_written(raw):
 
 @given(st.integers(0, 30), json_texts(), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_depth_is_counted_outside_of_texts(more, raw, is_list):
+def test_depth_is_counted_outside_of_strings(more, raw, is_list):
     opens, closes = (b"[", b"]") if is_list else (b'{"\\"]":', b"}")
     raw = opens * more + raw + closes * more
     assert is_too_deep(raw) == (depth_of(json.loads(raw)) > 16)
@@ -41,8 +41,8 @@ def test_depth_is_counted_outside_of_texts(more, raw, is_list):
 
 @given(json_texts(), st.integers(0, 100), st.binary(max_size=2))
 @settings(max_examples=300, deadline=None)
-def test_what_is_no_json_is_malformed(raw, place, more):
-    broken = raw[:place] + more + raw[place:]
+def test_text_that_is_not_json_is_malformed(raw, position, more):
+    broken = raw[:position] + more + raw[position:]
     try:
         json.loads(broken.decode(), parse_constant=lambda name: 1 / 0)
     except (ValueError, ZeroDivisionError):

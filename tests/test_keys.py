@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from db.queries import credentials
+from db.session.configuration import Timeouts
 from db.session.database import Database
-from db.session.driver import Timeouts
 from service.cli import cli
 from service.domain.errors import Unauthenticated
 from service.http import authentication

@@ -14,9 +14,9 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
+from db.embedded.roles import Role
 from db.lab.sandbox import Sandbox
 from db.ledger import apply as writes
-from db.roles import Role
 from db.rows import Wanted
 from db.session.database import Database, DatabaseError, LockTimeout
 from db.strategies import open_strategy

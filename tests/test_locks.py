@@ -16,15 +16,8 @@ from db.rows import Line, Wanted
 from db.session import database as db
 from db.session.database import Conflict, Database, Timeouts, Transaction
 from db.strategies.guard import Guard
-from service.domain.commands import (
-    Caller,
-    Command,
-    Confirm,
-    Reserve,
-    SetStock,
-    reservation_id,
-    wanted_by,
-)
+from service.domain.commands import Caller, Command, Confirm, Reserve, SetStock, wanted_by
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from service.engine.ledger import Ledger
 from tests.conftest import fresh_database
@@ -122,7 +115,7 @@ async def test_without_its_order_the_lock_would_take_rows_crosswise(database, mo
 
 async def test_with_scans_the_update_would_take_rows_crosswise(postgres_url, monkeypatch):
     """A scan meets rows in the order they lie in."""
-    monkeypatch.setattr("db.session.driver.NEVER_SCANS", ())
+    monkeypatch.setattr("db.session.configuration.NEVER_SCANS", ())
     async with fresh_database(postgres_url) as url:
         database = Database(url, pool_size=4)
         await run(database, put("B"), put("A"))

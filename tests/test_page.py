@@ -8,8 +8,9 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from service.domain.commands import Caller, reservation_id
+from service.domain.commands import Caller
 from service.domain.errors import Forbidden
+from service.domain.identifiers import reservation_id
 from service.http.page import sessions
 from service.http.page.sessions import Session
 from tests.conftest import running_service
@@ -362,7 +363,7 @@ async def test_a_reservation_is_named_as_names_are(service, operator, name):
         ({"sku": "A\x00"}, 400, "SKU: "),
         ({"sku": "A\u200b"}, 400, "SKU: must not end with U+200B"),
         ({"location": ".."}, 400, "Location: "),
-        ({"location": "\ufeffmain"}, 400, "Location: must not begin with U+FEFF"),
+        ({"location": "\ufeffmain"}, 400, "Location: must not begin with the invisible U+FEFF"),
         ({"sku": "<i>nothing</i>"}, 404, "&lt;i&gt;nothing&lt;/i&gt; at main"),
     ],
 )

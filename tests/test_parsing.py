@@ -1,4 +1,4 @@
-"""A body is read at once if it is good; of any other a hundred mistakes are named, and no more."""
+"""A valid body is parsed in one step; for any other at most a hundred errors are named."""
 
 import asyncio
 import gc
@@ -24,7 +24,7 @@ def encoded(value):
 
 
 def refused(model, raw):
-    """What is wrong with a body: {path: message}, and whether that is all."""
+    """The errors of a body: {path: message}, and whether these are all."""
     with pytest.raises(InvalidRequest) as caught:
         parse(model, raw)
     fields = caught.value.fields
@@ -36,7 +36,7 @@ def entries_of(raw):
     return asyncio.run(parse_batch(raw))
 
 
-# How much is said
+# The number of errors
 
 
 def many(unit, count, separator=b","):
@@ -60,7 +60,7 @@ TOO_MANY = {
 
 
 @pytest.mark.parametrize("name", TOO_MANY)
-def test_a_hundred_mistakes_are_told_and_that_there_are_more(name):
+def test_a_hundred_errors_are_named_and_the_rest_is_truncated(name):
     with pytest.raises(InvalidRequest) as caught:
         parse(ReserveBody, TOO_MANY[name])
     assert len(caught.value.fields["errors"]) == 100
@@ -70,14 +70,14 @@ def test_a_hundred_mistakes_are_told_and_that_there_are_more(name):
 
 @pytest.mark.parametrize("name", ["bad lines", "unknown members", "metadata"])
 def test_pydantic_stops_at_the_first_bad_item(name):
-    """It makes an error of each, long before anybody asks for them."""
+    """Without that it would make an error object for each item."""
     metadata = b'{"lines":[{"sku":"A","quantity":1}],"metadata":{' + unknown(100) + b"}}"
     with pytest.raises(ValidationError) as caught:
         ReserveBody.model_validate_json({**TOO_MANY, "metadata": metadata}[name])
     assert caught.value.error_count() <= 2
 
 
-def test_exactly_a_hundred_mistakes_are_all():
+def test_exactly_a_hundred_errors_are_not_truncated():
     lines = b'{"lines":[' + many(b'{"sku":"A","quantity":0}', 100) + b"]}"
     with pytest.raises(InvalidRequest) as caught:
         parse(ReserveBody, lines)
@@ -88,7 +88,7 @@ def test_exactly_a_hundred_mistakes_are_all():
     assert (errors, is_all) == ({"metadata": "has more than 16 members"}, True)
 
 
-def test_a_mistake_in_the_last_line_is_found():
+def test_an_error_in_the_last_line_is_found():
     lines = [{"sku": "A", "quantity": 1}] * 999 + [{"sku": "A", "quantity": 0}]
     errors, _ = refused(ReserveBody, encoded({**GOOD, "lines": lines}))
     assert errors == {"lines[999].quantity": "must be at least 1"}
@@ -118,7 +118,7 @@ def batch(*entries):
     ],
     ids=lambda raw: raw[:24].decode(),
 )
-def test_one_hostile_entry_fails_alone(bad):
+def test_a_hostile_entry_fails_alone(bad):
     first, between, last = entries_of(batch(GOOD, bad, GOOD))
     assert isinstance(first, ReserveBody)
     assert isinstance(last, ReserveBody)
@@ -131,7 +131,7 @@ def test_one_hostile_entry_fails_alone(bad):
     [b"{}", b"0", b'{"lines":[{},{},{}]}', b"{%b}" % unknown(300), b'{"%b":1}' % (b"y" * 4_000)],
     ids=lambda raw: raw[:20].decode(),
 )  # fmt: skip
-def test_a_batch_of_bad_entries_names_one_mistake_of_each_and_not_much_more(entry):
+def test_a_batch_of_bad_entries_names_one_error_of_each_and_few_more(entry):
     found = entries_of(batch(*[entry] * 1000))
     counts = [len(bad.error.fields["errors"]) for bad in found]
     assert (min(counts), len(counts)) == (1, 1000)
@@ -165,18 +165,18 @@ def test_a_batch_of_bad_entries_names_one_mistake_of_each_and_not_much_more(entr
     ],
     ids=range(15),
 )  # fmt: skip
-def test_what_is_wrong_with_a_batch_as_a_whole_refuses_it(raw, path):
+def test_an_error_of_a_whole_batch_refuses_it(raw, path):
     with pytest.raises(InvalidRequest) as caught:
         entries_of(raw)
     assert caught.value.fields["errors"][0]["path"] == path
 
 
-def test_ten_thousand_lines_are_taken():
+def test_a_batch_of_ten_thousand_lines_is_accepted():
     most = [{"seq": f"{n}", "lines": GOOD["lines"] * 1000} for n in range(10)]
     assert all(isinstance(entry, ReserveBody) for entry in entries_of(batch(*most)))
 
 
-def test_others_get_their_turn_while_a_batch_is_read(monkeypatch):
+def test_other_tasks_run_while_a_batch_is_parsed(monkeypatch):
     monkeypatch.setattr(pace, "SLICE_SECONDS", 0)
     turns = 0
 
@@ -195,7 +195,7 @@ def test_others_get_their_turn_while_a_batch_is_read(monkeypatch):
     assert turns >= 1000
 
 
-# What it costs
+# Cost
 
 
 COST = """
@@ -221,13 +221,13 @@ def megabytes(name):
 def measure(name):
     raw = HEAVY[name]()
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the highest so far is what is in use now
+        file.write("5")  # resets the peak to the current usage
     kept, began = megabytes("VmRSS"), time.process_time()
     read(raw)
     print(name, megabytes("VmHWM") - kept, time.process_time() - began, sep="\t", flush=True)
 
 read(batch(GOOD, b"{}"))
-for name in HEAVY:  # each in a process of its own, where no memory lies ready
+for name in HEAVY:  # each in a new process, without memory that was freed before
     child = os.fork()
     if not child:
         measure(name)
@@ -271,8 +271,8 @@ HEAVY = {
 }  # fmt: skip
 
 
-def test_no_body_costs_much_more_than_its_size():
-    """In memory; and in time a bound that only reading of another order than linear exceeds."""
+def test_memory_and_time_grow_no_faster_than_the_size_of_a_body():
+    """The time limit is so generous that only superlinear parsing exceeds it."""
     found = subprocess.run(
         [sys.executable, "-c", COST], capture_output=True, text=True, check=True, timeout=120
     ).stdout.splitlines()
@@ -283,8 +283,8 @@ def test_no_body_costs_much_more_than_its_size():
         assert float(took) <= 2, f"{name}: {took} s"
 
 
-def test_bodies_with_bad_entries_are_not_kept():
-    """An entry's error that kept its frames would keep the body, until garbage is collected."""
+def test_errors_do_not_keep_the_bodies_of_bad_entries_in_memory():
+    """An error that kept its frames would keep the body until the next garbage collection."""
     raw = batch(b"{%b}" % unknown(100_000))
     entries_of(raw)
     gc.collect()
@@ -300,7 +300,7 @@ def test_bodies_with_bad_entries_are_not_kept():
     assert kept < len(raw)
 
 
-# What is good
+# Valid bodies
 
 
 def test_a_body_may_begin_with_a_byte_order_mark():
@@ -314,17 +314,17 @@ def test_a_body_may_begin_with_a_byte_order_mark():
     )
 
 
-def test_what_looks_like_many_values_but_is_text_is_read():
+def test_strings_that_look_like_many_values_are_parsed():
     lines = [{"sku": f'[{n}]{{,:"' + ",{[" * 38, "quantity": 1} for n in range(1000)]
     raw = encoded({**GOOD, "lines": lines, "metadata": {"a": "[,{:" * 64}}) + b" " * 200_000
     assert len(raw) > parsing.SMALL
-    assert parsing._at_once(ReserveBody, raw) is None
+    assert parsing._parse_if_valid(ReserveBody, raw) is None
     assert len(parse(ReserveBody, raw).lines) == 1000
 
 
 @pytest.mark.parametrize("depth", [1, 5, 16, 17, 40, 300, 100_000])
 @pytest.mark.parametrize(("opens", "closes"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_more_than_16_deep_is_400_and_said(depth, opens, closes):
+def test_nesting_deeper_than_16_is_refused_with_a_message(depth, opens, closes):
     raw = opens * depth + b"0" + closes * depth
     with pytest.raises(InvalidRequest) as caught:
         parse(ReserveBody, raw)

@@ -1,4 +1,4 @@
-"""A body is good or bad however it is read: at once, member by member, as an entry of a batch."""
+"""A body gets the same verdict in one step, member by member and as an entry of a batch."""
 
 import asyncio
 import json
@@ -19,14 +19,14 @@ class StrictLine(LineBody):
 
 
 class StrictReserve(ReserveBody):
-    """As a body is read by pydantic alone: unknown members are refused."""
+    """The model as pydantic alone checks it: unknown members are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     lines: list[StrictLine]
 
 
 def mostly(*good, bad=scalars):
-    """One of the good values, now and then a bad one."""
+    """One of the good values, sometimes a bad one."""
     return st.integers(0, 15).flatmap(lambda n: bad if n == 0 else st.sampled_from(good))
 
 
@@ -69,7 +69,7 @@ def reservations(draw):
 
 
 def is_good(raw):
-    """What pydantic says of a body in which no member is named twice."""
+    """Whether pydantic accepts a body and no member appears twice."""
     twice = []
 
     def look(pairs):
@@ -88,9 +88,9 @@ def is_good(raw):
 
 @given(reservations())
 @settings(max_examples=600, deadline=None)
-def test_a_body_is_good_or_bad_however_it_is_read(raw):
+def test_every_way_to_parse_a_body_gives_the_same_verdict(raw):
     found = []
-    for read in (parse, lambda model, raw: parsing._step_by_step(model, raw, parsing._Errors())):
+    for read in (parse, lambda model, raw: parsing._parse_by_member(model, raw, parsing._Errors())):
         try:
             found.append(read(ReserveBody, raw))
         except InvalidRequest as error:

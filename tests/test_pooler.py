@@ -19,9 +19,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from db.session.checks import concerns, granted_connections
+from db.session.configuration import INTRODUCTION, relied_on
 from db.session.database import Database, LockTimeout, Timeouts
-from db.session.driver import INTRODUCTION, Driver, examine, relied_on
+from db.session.driver import Driver, examine
+from db.session.fitness import concerns, granted_connections
 from db.strategies import open_strategy
 from db.strategies.guard import Guard
 from service.domain.commands import SetStock

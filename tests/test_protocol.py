@@ -1,4 +1,4 @@
-"""HTTP/1.1 against a real server, byte by byte: no body is lost, no request is without end."""
+"""HTTP/1.1 against a real server, byte by byte: no body is lost, and every request ends."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def server(postgres_url: str) -> AsyncIterator[Server]:
 
 @pytest.fixture(scope="module")
 async def hurried_server(postgres_url: str) -> AsyncIterator[Server]:
-    """A server that waits for its clients for a second at most."""
+    """A server that waits at most a second for its clients."""
     async with fresh_database(postgres_url) as url:
         with running_server(url, module="tests.hurried") as started:
             yield started
@@ -85,7 +85,7 @@ async def test_an_offer_to_upgrade_is_ignored_and_the_body_read(server, offer, i
 
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
-async def test_a_chunked_body_behind_an_offer_is_read(server, offer):
+async def test_a_chunked_body_after_an_offer_to_upgrade_is_read(server, offer):
     head = head_of(
         server,
         "POST",
@@ -100,7 +100,7 @@ async def test_a_chunked_body_behind_an_offer_is_read(server, offer):
     assert answer.status == 201
 
 
-async def test_requests_behind_one_with_an_offer_are_requests_of_their_own(server):
+async def test_requests_pipelined_after_an_offer_to_upgrade_are_answered(server):
     async with dial(server) as wire:
         bodies = [reservation(quantity) for quantity in (1, 2, 3)]
         pipelined = b"".join(
@@ -113,7 +113,7 @@ async def test_requests_behind_one_with_an_offer_are_requests_of_their_own(serve
         assert [answer.json()["lines"][0]["quantity"] for answer in answers] == [1, 2, 3]
 
 
-async def test_a_body_that_looks_like_a_request_is_never_run_as_one(server):
+async def test_a_body_that_looks_like_a_request_is_never_carried_out(server):
     inner = b"".join(post(server, "/v1/reservations", body := reservation()))
     head = head_of(server, "POST", "/v1/reservations", *H2C, length=len(inner))
     async with dial(server) as wire:
@@ -129,7 +129,7 @@ async def test_a_tunnel_is_refused(server):
     assert code_of(answer) == (405, "method_not_allowed")
 
 
-# Bodies that are announced
+# Announced bodies
 
 
 @pytest.mark.parametrize("path", ["confirm", "cancel", "extend", "refunds"])
@@ -158,8 +158,8 @@ async def test_a_chunked_body_that_breaks_off_is_400(server):
     assert answer.json()["state"] == "held"
 
 
-async def test_a_trailer_is_no_header(server):
-    """Else a body could bring the key that its head lacks."""
+async def test_a_trailer_is_not_a_header(server):
+    """Otherwise a body could supply the key that its head lacks."""
     head = b"POST /v1/reservations HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
     trailer = f"0\r\nAuthorization: Bearer {server.key}\r\n\r\n".encode()
     assert code_of(await exchange(server, head + trailer)) == (401, "unauthenticated")
@@ -192,7 +192,7 @@ async def test_a_request_followed_by_a_half_close_is_answered(server):
         ),
     ],
 )
-async def test_what_is_not_http_is_400_and_the_end(server, sent):
+async def test_bytes_that_are_not_http_are_400_and_end_the_connection(server, sent):
     async with dial(server) as wire:
         await wire.send(sent)
         assert code_of(await wire.answer()) == (400, "invalid_request")
@@ -207,7 +207,7 @@ async def test_earlier_requests_are_answered_before_the_refusal_of_a_later_one(s
         assert [answer.status for answer in answers] == [201, 200, 400]
 
 
-# Heads without end
+# Endless heads
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ async def test_earlier_requests_are_answered_before_the_refusal_of_a_later_one(s
         ),
     ],
 )
-async def test_a_head_without_end_is_refused(server, sent, refusal):
+async def test_an_endless_head_is_refused(server, sent, refusal):
     assert code_of(await exchange(server, b"GET /health/live HTTP/1.1\r\n", sent)) == refusal
     assert code_of(await exchange(server, b"GET /health/live HTTP/1.1\r\n" + sent)) == refusal
 
@@ -233,7 +233,7 @@ async def test_a_dripped_head_is_refused_once_it_is_too_long(server):
         assert code_of(await wire.answer()) == (431, "headers_too_large")
 
 
-async def test_trailers_without_end_are_refused(server):
+async def test_endless_trailers_are_refused(server):
     head = b"POST /v1/reservations HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
     async with dial(server) as wire:
         await wire.send(head + f"Authorization: Bearer {server.key}\r\n\r\n0\r\n".encode())
@@ -248,13 +248,13 @@ async def test_a_long_url_is_refused(server, length):
     assert code_of(await exchange(server, sent[:100], sent[100:])) == (414, "uri_too_long")
 
 
-async def test_heads_within_the_bounds_are_read(server):
+async def test_heads_within_the_limits_are_read(server):
     url = "/health/live?" + "x" * (protocol.URL_BYTES_MAX - 13)
     lines = [f"A{number}: {'x' * 200}" for number in range(protocol.HEAD_LINES_MAX - 2)]
     assert (await exchange(server, head_of(server, "GET", url, *lines))).status == 200
 
 
-async def test_too_many_requests_without_waiting_are_refused(server):
+async def test_too_many_pipelined_requests_are_refused(server):
     async with dial(server) as wire:
         await wire.send(head_of(server, "GET", "/health/live") * 500)
         answers = await wire.answers()
@@ -276,7 +276,7 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize(("parts", "status"), UNFINISHED.values(), ids=UNFINISHED)
-async def test_what_never_ends_is_ended(hurried_server, parts, status):
+async def test_a_request_that_never_ends_times_out(hurried_server, parts, status):
     server = hurried_server
     heads = {
         "head": head_of(server, "POST", "/v1/reservations", length=1000),
@@ -296,7 +296,7 @@ async def test_what_never_ends_is_ended(hurried_server, parts, status):
         assert [answer.status for answer in answers] == ([] if status is None else [status])
 
 
-async def test_a_client_that_is_only_slow_is_served(hurried_server):
+async def test_a_slow_client_within_the_limits_is_served(hurried_server):
     head, content = post(hurried_server, "/v1/reservations", reservation())
     answer = await exchange(hurried_server, head[:20], head[20:], content[:20], content[20:])
-    assert answer.status == 404  # no such SKU here: it was read
+    assert answer.status == 404  # the SKU does not exist, so the body was read

@@ -1,4 +1,4 @@
-"""First come, first served; but a crowd at one SKU keeps nobody else waiting."""
+"""The queue is first come, first served, but a crowd for one SKU does not delay the others."""
 
 import asyncio
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.domain.commands import Caller, Cancel, Command, Reserve, reservation_id
+from service.domain.commands import Caller, Cancel, Command, Reserve
 from service.domain.errors import Overloaded
+from service.domain.identifiers import reservation_id
 from service.engine.queue import Queue, Submission
 
 
@@ -20,9 +21,9 @@ def submission(
     return Submission(commands or [order], future, at, len(lines) or 1, 0.0)
 
 
-def queue_of(*jobs: Submission, commands_max: int = 100, crowd_min: int = 3) -> Queue:
+def queue_of(*submissions: Submission, commands_max: int = 100, crowd_min: int = 3) -> Queue:
     queue = Queue(commands_max, crowd_min)
-    for each in jobs:
+    for each in submissions:
         queue.put(each)
     return queue
 
@@ -31,7 +32,7 @@ def taken(queue: Queue, lines_max: int, without: Any = frozenset()) -> list[str]
     return [each.commands[0].seq for each in queue.take(lines_max, set(without))]
 
 
-async def test_who_comes_first_is_served_first():
+async def test_submissions_are_taken_in_the_order_of_their_arrival():
     queue = queue_of(*(submission(n, "AB"[n % 2]) for n in range(5)))
     assert taken(queue, 4) == ["0", "1", "2", "3"]
     assert taken(queue, 4) == ["4"]
@@ -39,19 +40,19 @@ async def test_who_comes_first_is_served_first():
     assert queue.commands == 0
 
 
-async def test_others_go_before_a_crowd():
+async def test_submissions_outside_a_crowd_go_first():
     queue = queue_of(*(submission(f"A{n}", "A") for n in range(9)), submission("B", "B"))
     assert taken(queue, 5) == ["A0", "A1", "A2", "B", "A3"]
 
 
-async def test_a_crowd_gets_a_quarter_of_each_batch_whoever_else_comes():
+async def test_a_crowd_gets_a_quarter_of_each_batch_however_many_others_wait():
     queue = queue_of(*(submission(f"A{n}", "A") for n in range(9)), crowd_min=1)
     for n in range(20):
         queue.put(submission(f"{n}", f"B{n}"))
     assert taken(queue, 8) == ["A0", "0", "1", "2", "3", "4", "A1", "A2"]
 
 
-async def test_what_a_crowd_leaves_the_others_get():
+async def test_the_others_get_the_rest_of_a_batch_that_the_crowd_does_not_fill():
     queue = queue_of(
         submission("A0", "A"),
         submission("A1", "A"),
@@ -61,7 +62,7 @@ async def test_what_a_crowd_leaves_the_others_get():
     assert taken(queue, 8) == ["A0", "0", "1", "2", "3", "4", "A1", "5"]
 
 
-async def test_an_order_belongs_to_the_crowd_of_any_of_its_skus():
+async def test_an_order_joins_the_crowd_of_any_of_its_skus():
     queue = queue_of(
         *(submission(n, "A") for n in range(3)), submission("both", "B", "A"), submission("B", "B")
     )
@@ -69,7 +70,7 @@ async def test_an_order_belongs_to_the_crowd_of_any_of_its_skus():
     assert taken(queue, 4) == ["both"]
 
 
-async def test_a_crowd_is_over_when_those_before_it_are_served():
+async def test_a_submission_for_a_sku_is_outside_the_crowd_once_few_others_wait_for_it():
     queue = queue_of(*(submission(n, "A") for n in range(3)))
     assert len(taken(queue, 2)) == 2
     queue.put(submission("next", "A"))
@@ -77,14 +78,14 @@ async def test_a_crowd_is_over_when_those_before_it_are_served():
     assert taken(queue, 9) == ["2", "next", "B"]
 
 
-async def test_who_names_no_stock_row_is_of_no_crowd():
+async def test_a_command_that_names_no_stock_row_joins_no_crowd():
     cancel = Cancel(Caller("us"), reservation_id("us", "x"))
     queue = queue_of(*(submission(n, "A") for n in range(9)), submission("c", commands=[cancel]))
     first = queue.take(8, set())
     assert [type(each.commands[0]) for each in first[:4]] == [Reserve] * 3 + [Cancel]
 
 
-async def test_a_crowd_is_refused_when_three_quarters_of_the_queue_are_full():
+async def test_a_crowd_is_refused_when_the_queue_is_three_quarters_full():
     queue = queue_of(*(submission(n, "A") for n in range(6)), commands_max=8, crowd_min=1)
     with pytest.raises(Overloaded, match="same SKU"):
         queue.put(submission("late", "A"))
@@ -95,7 +96,7 @@ async def test_a_crowd_is_refused_when_three_quarters_of_the_queue_are_full():
         queue.put(submission("D", "D"))
 
 
-async def test_a_refused_job_leaves_no_trace():
+async def test_a_refused_submission_leaves_no_trace():
     queue = queue_of(*(submission(n, "AC"[n % 2]) for n in range(4)), commands_max=4)
     with pytest.raises(Overloaded):
         queue.put(submission("B", "B"))
@@ -103,26 +104,26 @@ async def test_a_refused_job_leaves_no_trace():
     assert (queue.commands, queue._waiting) == (0, {})
 
 
-async def test_a_job_that_is_larger_than_the_queue_is_taken_when_nothing_waits():
+async def test_a_submission_larger_than_the_queue_is_accepted_when_nothing_else_waits():
     cancel: list[Command[Any]] = [Cancel(Caller("us"), reservation_id("us", "x"))] * 9
     queue = queue_of(submission("large", commands=cancel), commands_max=4)
     assert len(queue.take(2, set())) == 1
 
 
-async def test_who_names_what_is_set_apart_keeps_its_place():
+async def test_a_submission_that_names_a_locked_row_keeps_its_place():
     queue = queue_of(submission(0, "A"), submission(1, "B"), submission(2, "A"), submission(3, "C"))
     assert taken(queue, 9, without={("A", "main")}) == ["1", "3"]
     queue.put(submission(4, "B"))
     assert taken(queue, 9) == ["0", "2", "4"]
 
 
-async def test_who_has_gone_away_is_not_carried_out():
+async def test_a_submission_whose_client_has_disconnected_is_not_carried_out():
     gone = submission("gone", "A")
     gone.outcomes.cancel()
     assert taken(queue_of(gone, submission("here", "A")), 9) == ["here"]
 
 
-async def test_who_has_waited_too_long_is_found_in_the_crowd_too():
+async def test_submissions_that_waited_too_long_are_found_in_the_crowd_too():
     queue = queue_of(*(submission(n, "A", at=n) for n in range(5)), submission("B", "B", at=5))
     assert [each.commands[0].seq for each in queue.take_older(4)] == ["0", "1", "2", "3"]
     assert taken(queue, 9) == ["B", "4"]

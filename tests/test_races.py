@@ -30,7 +30,7 @@ def post(path: str, body: Any = None) -> dict[str, Any]:
 
 @dataclass
 class Shop:
-    """One shop behind several doors."""
+    """One shop that is reached through several services."""
 
     url: str
     doors: list[httpx.AsyncClient]
@@ -66,7 +66,7 @@ class Shop:
         return [move["kind"] for move in (await self.doors[0].get(address)).json()["items"]]
 
     async def race(self, *requests: dict[str, Any]) -> list[httpx.Response]:
-        """Send all requests at once, in turn through every door."""
+        """Send all requests at once, divided among the services."""
         doors = itertools.cycle(self.doors)
         return await asyncio.gather(*(next(doors).request(**request) for request in requests))
 
@@ -74,7 +74,7 @@ class Shop:
         return await self.race(*(post("/v1/reservations", order) for order in orders))
 
     async def step(self, holds: list[dict[str, Any]], *steps: str) -> list[httpx.Response]:
-        """All steps of all reservations at once; the answers are in the same order."""
+        """Take all steps of all reservations at once; the answers have the same order."""
         addresses = [f"/v1/reservations/{hold['id']}" for hold in holds]
         return await self.race(*(post(f"{a}/{step}") for a in addresses for step in steps))
 
@@ -94,7 +94,7 @@ async def open_shop(request: Any, postgres_url: str) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 async def shop(open_shop: Shop) -> AsyncIterator[Shop]:
-    """The shop with SKUs of the test's own; its books balance at the end."""
+    """The shop with SKUs of its own for this test; its books balance at the end."""
     yield replace(open_shop, prefix=f"{uuid.uuid4().hex[:8]}-")
     await assert_books_balance(open_shop.url)
 
@@ -110,16 +110,16 @@ async def rush_for_the_last_seven(shop: Shop) -> None:
     assert await shop.stock("A") == (0, 0)
 
 
-async def test_two_hundred_buyers_want_the_last_seven_units_and_exactly_seven_get_one(shop):
+async def test_of_two_hundred_buyers_of_the_last_seven_units_exactly_seven_get_one(shop):
     await rush_for_the_last_seven(shop)
 
 
 async def test_the_race_catches_a_reserve_that_does_not_guard_its_deduction(
     postgres_url, monkeypatch
 ):
-    """Without its guard the engine oversells, and this file's harness must see it.
+    """Without its guard the engine oversells, and the harness of this file must notice.
 
-    Always with the strategy `guard`: most others keep buyers apart by locks as well.
+    It always uses the strategy `guard`, since most others also keep buyers apart by locks.
     """
     part = writes.PARTS["stock_changed"]
     careless = part.sql
@@ -139,7 +139,7 @@ async def test_the_race_catches_a_reserve_that_does_not_guard_its_deduction(
 
 
 async def rushes(shop: Shop) -> None:
-    for attempt in range(20):  # the first goes wrong, as a rule
+    for attempt in range(20):  # usually the first attempt oversells
         await rush_for_the_last_seven(replace(shop, prefix=f"{attempt}-"))
 
 
@@ -151,7 +151,7 @@ async def test_thirty_two_equal_requests_at_once_have_one_effect_and_one_answer(
     assert await shop.stock("A") == (97, 3)
 
 
-async def test_one_identity_with_two_contents_at_once_is_settled_for_one_of_them(shop):
+async def test_of_two_contents_under_one_identity_at_once_exactly_one_is_stored(shop):
     await shop.put("A", 100)
     answers = await shop.reserve_all(*(shop.order(1, ("A", 1 + n % 2)) for n in range(32)))
     assert statuses(answers) == {201: 1, 200: 15, 422: 16}
@@ -159,7 +159,7 @@ async def test_one_identity_with_two_contents_at_once_is_settled_for_one_of_them
     assert await shop.stock("A") == (100 - won["lines"][0]["quantity"], 0)
 
 
-async def test_one_id_for_many_requests_goes_to_one_of_them(shop):
+async def test_of_many_requests_for_one_id_exactly_one_gets_it(shop):
     await shop.put("A", 100)
     id_ = str(uuid.uuid4())
     answers = await shop.reserve_all(*(shop.order(n, ("A", 1), id=id_) for n in range(32)))
@@ -168,7 +168,7 @@ async def test_one_id_for_many_requests_goes_to_one_of_them(shop):
     assert await shop.stock("A") == (99, 0)
 
 
-async def test_crossed_orders_of_the_same_skus_all_succeed(shop):
+async def test_orders_with_the_same_skus_in_different_sequences_all_succeed(shop):
     for sku in "ABC":
         await shop.put(sku, 300)
     orders = itertools.cycle(itertools.permutations([("A", 1), ("B", 1), ("C", 1)]))
@@ -177,7 +177,7 @@ async def test_crossed_orders_of_the_same_skus_all_succeed(shop):
     assert [await shop.stock(sku) for sku in "ABC"] == [(180, 0)] * 3
 
 
-async def test_confirm_and_cancel_at_once_are_settled_for_one_of_them(shop):
+async def test_of_confirm_and_cancel_at_once_exactly_one_wins(shop):
     await shop.put("A", 20)
     holds = [await shop.reserve(n, ("A", 2), hold_seconds=60) for n in range(10)]
     answers = await shop.step(holds, "confirm", "cancel", "cancel", "confirm")
@@ -207,7 +207,7 @@ async def test_of_confirm_and_the_deadline_exactly_one_wins(shop):
 
 
 async def deadlines_pass_one_by_one(shop: Shop, holds: list[dict[str, Any]]) -> None:
-    """From now on, a millisecond apart, half of them already."""
+    """Deadlines one millisecond apart, of which half have passed already."""
     connection = await asyncpg.connect(shop.url)
     await connection.execute(
         "UPDATE reservation SET expires_at = clock_timestamp() + (n - 20) * interval '1 ms'"
@@ -217,7 +217,7 @@ async def deadlines_pass_one_by_one(shop: Shop, holds: list[dict[str, Any]]) -> 
     await connection.close()
 
 
-async def test_refunds_at_once_give_no_more_back_than_was_sold(shop):
+async def test_refunds_at_once_give_back_no_more_than_was_sold(shop):
     await shop.put("A", 5)
     sale = await shop.reserve("sale", ("A", 5))
     lines = shop.order("", ("A", 2))["lines"]
@@ -230,7 +230,7 @@ async def test_refunds_at_once_give_no_more_back_than_was_sold(shop):
     assert await shop.stock("A") == (4, 0)
 
 
-async def test_of_many_refunds_of_everything_one_succeeds(shop):
+async def test_of_many_full_refunds_at_once_exactly_one_succeeds(shop):
     await shop.put("A", 5)
     sale = await shop.reserve("sale", ("A", 5))
     address = f"/v1/reservations/{sale['id']}/refunds"
@@ -240,7 +240,7 @@ async def test_of_many_refunds_of_everything_one_succeeds(shop):
     assert await shop.stock("A") == (5, 0)
 
 
-async def test_adjustments_and_reservations_at_once_share_the_units(shop):
+async def test_adjustments_and_reservations_at_once_never_use_a_unit_twice(shop):
     await shop.put("A", 10)
     address = f"/v1/stock/{shop.prefix}A/main/adjustments"
     taken = [
@@ -271,7 +271,7 @@ async def test_a_stock_row_is_not_deleted_under_a_hold(shop):
         assert codes in [(201, 409), (404, 204)], (reserved.text, deleted.text)
 
 
-async def test_of_many_writes_at_one_version_one_succeeds(shop):
+async def test_of_many_writes_at_one_version_exactly_one_succeeds(shop):
     address = f"/v1/stock/{shop.prefix}A/main"
     for condition, status in (("If-None-Match", 201), ("If-Match", 200)):
         tag = {"If-None-Match": "*", "If-Match": '"1"'}[condition]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from db.rows import Line
+from db.rows import Line, Refund
 from db.vocabulary import State
 from service.domain.commands import RefundUnits
 from service.domain.planner import MICROSECOND, plan
@@ -18,7 +18,7 @@ QUANTITY_OF_A = [{"sku": "A", "location": "main", "quantity": 1}]
 def test_a_refund_of_other_content_is_told():
     done = plan(snapshot(*sold()), [refund("r")])
     seen = snapshot(*sold())
-    seen.refunds = {("us", "r"): only(done).value}
+    seen.answers = {Refund: {("us", "r"): only(done).value}}
     lines = (Line("A", "main", 1),)
     for asked, problem in [
         (
@@ -87,7 +87,8 @@ def test_units_of_a_row_that_was_deleted_since_are_not_given_back():
 
 def test_a_refund_of_a_part_is_the_same_only_with_the_same_lines():
     seen = snapshot(*sold_two())
-    seen.refunds = {("us", "r"): only(plan(seen, [partly("r", "torn", A=1)])).value}
+    stored = only(plan(seen, [partly("r", "torn", A=1)])).value
+    seen.answers = {Refund: {("us", "r"): stored}}
     assert only(plan(seen, [partly("r", "torn", A=1)])).replayed
     fields = only(plan(seen, [partly("r", "torn", B=1)])).fields
     assert (fields["stored"], fields["sent"][0]["sku"]) == (QUANTITY_OF_A, "B")
@@ -100,9 +101,9 @@ def test_a_refund_of_a_part_is_the_same_only_with_the_same_lines():
 @pytest.mark.parametrize(
     ("asked", "detail"),
     [
-        (refund("r", "hold"), "A reservation that is held can't refund."),
+        (refund("r", "hold"), "The reservation is held, so refund is not allowed."),
         (refund("r", "other"), "There is no such reservation."),
-        (partly("r", A=9), "More units than are left of the reservation were to be refunded."),
+        (partly("r", A=9), "The request refunds more units than the reservation has left."),
     ],
 )
 def test_a_refused_refund_says_in_a_sentence_what_is_wrong(asked, detail):

@@ -185,7 +185,7 @@ async def test_an_import_names_every_bad_line_and_writes_nothing(server, tmp_pat
     ended = await holdfast(server, "import", stock)
     assert ended.code == 1
     assert "bad.csv line 3: available is not a whole number" in ended.err
-    assert "line 4: there are 2 fields, not those of sku,location,available" in ended.err
+    assert "line 4: the number of fields is 2; expected sku,location,available" in ended.err
     assert await available(server, "dump") == {}
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from db.embedded.installation import Installation, find_binaries
 from db.embedded.postmaster import Postmaster, choose_account, launch, run, wait_until
+from db.embedded.roles import Addresses, Role
 from db.embedded.server import EmbeddedPostgres, _find_port, find_addresses
 from db.migrate import upgrade
 from db.models import Base
-from db.roles import Addresses, Role
 from db.session.database import Database
 from db.strategies.guard import Guard
 from service.domain.commands import SetStock

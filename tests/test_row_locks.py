@@ -10,14 +10,15 @@ from sqlalchemy.exc import DBAPIError
 
 from db.ledger import apply as writes
 from db.ledger import load as reads
+from db.ledger.answers import SELECTS
 from db.ledger.load import key_parameters, load, lock, locked_elsewhere
-from db.rows import Line, Wanted, Writes
+from db.rows import Line, Refund, Wanted, Writes
+from db.session.configuration import Timeouts
 from db.session.database import Database, Transaction
-from db.session.driver import Timeouts
 from db.session.failures import sqlstate
 from db.strategies import advisory
-from service.domain.commands import reservation_id
 from service.domain.errors import InternalError
+from service.domain.identifiers import reservation_id
 from tests.conftest import fresh_database
 from tests.sessions import session
 from tests.test_guards import refund, reserve, without
@@ -178,9 +179,9 @@ async def test_without_its_order_a_refund_would_be_read_with_some_of_its_lines(
     for seq in "12":
         await run(database, reserve(seq, A=1, B=1), refund(seq, seq))
     assert await widths(database) == {2}
-    by_sku = reads.REFUNDS["refund_lines"].replace("BY refund_line.refund_id, sku", "BY sku")
-    assert by_sku != reads.REFUNDS["refund_lines"]
-    monkeypatch.setitem(reads.REFUNDS, "refund_lines", by_sku)
+    by_sku = SELECTS[Refund]["refund_lines"].replace("BY refund_line.refund_id, sku", "BY sku")
+    assert by_sku != SELECTS[Refund]["refund_lines"]
+    monkeypatch.setitem(SELECTS[Refund], "refund_lines", by_sku)
     monkeypatch.setattr(reads, "_STATEMENTS", {})
     assert await widths(database) == {1}
 
@@ -188,8 +189,8 @@ async def test_without_its_order_a_refund_would_be_read_with_some_of_its_lines(
 async def widths(database: Database) -> set[int]:
     """How many lines the two refunds are read with."""
     async with database.engine.connect() as connection:
-        snapshot = await load(connection, Wanted(refunds={("us", "1"), ("us", "2")}))
-        return {len(row.lines) for row in snapshot.refunds.values()}
+        snapshot = await load(connection, Wanted(answers={Refund: {("us", "1"), ("us", "2")}}))
+        return {len(row.lines) for row in snapshot.answers[Refund].values()}
 
 
 async def highest_is_free(database: Database) -> bool:
@@ -227,7 +228,7 @@ async def test_named_locks_keep_others_out(database, monkeypatch):
 
 
 async def second_waits(database: Database) -> bool:
-    """Whether whoever wants the same row waits until the first transaction is over."""
+    """Whether a second transaction that wants the same row waits until the first has ended."""
     wanted = Wanted(stock={("A", "main")})
     async with session(database) as first, session(database) as second:
         await first.connection.execute(advisory.LOCK, key_parameters(wanted))

@@ -5,18 +5,11 @@ from typing import Any
 
 import pytest
 
-from db.rows import Key, Line, Reservation, Snapshot, Stock
-from db.vocabulary import State
+from db.rows import Line, Reservation, Snapshot, Stock, StockKey
+from db.vocabulary import MovementKind, State
 from service.domain.books import Books
-from service.domain.commands import (
-    Caller,
-    Cancel,
-    Confirm,
-    Expire,
-    Extend,
-    adjustment_id,
-    refund_id,
-)
+from service.domain.commands import Caller, Cancel, Confirm, Expire, Extend
+from service.domain.identifiers import adjustment_id, refund_id
 from service.domain.planner import Plan, plan
 from tests.commands import START
 from tests.test_guards import US, adjust, of, put, refund, reserve
@@ -38,7 +31,7 @@ def reservation(seq: str, state: str, /, **more: Any) -> Reservation:
 
 
 def snapshot(*rows: Stock | Reservation) -> Snapshot:
-    shelf: dict[Key, Stock] = {row.key: row for row in rows if isinstance(row, Stock)}
+    shelf: dict[StockKey, Stock] = {row.key: row for row in rows if isinstance(row, Stock)}
     return Snapshot(
         now=START,
         stock=shelf,
@@ -158,7 +151,7 @@ def test_a_reservation_of_another_source_is_not_there():
         (reserve("hold", A=1), "The first request with this identity differs in lines."),
         (
             Confirm(US, of("hold"), (Line("A", "main", 9),)),
-            "More units than the reservation holds were to be confirmed.",
+            "The request confirms more units than the reservation holds.",
         ),
     ],
 )
@@ -169,11 +162,12 @@ def test_a_refusal_says_in_a_sentence_what_is_wrong(asked, detail):
 
 @pytest.mark.parametrize(("available", "held"), [(-6, 0), (0, -3), (9, -3), (-6, 3)])
 def test_no_rule_can_take_a_row_below_zero_without_being_stopped(available, held):
-    with pytest.raises(AssertionError, match=r"^a plan took stock row \('A', 'main'\) below zero$"):
-        Books(snapshot(stock(held=2))).move(("A", "main"), "set", available, held, START)
+    message = r"^a plan takes stock row \('A', 'main'\) below zero units$"
+    with pytest.raises(AssertionError, match=message):
+        Books(snapshot(stock(held=2))).move(("A", "main"), MovementKind.SET, available, held)
 
 
 def test_no_rule_can_move_a_row_that_is_not_there():
-    message = r"^stock row \('B', 'main'\) was moved before it was looked up$"
+    message = r"^a plan moves stock row \('B', 'main'\), which was not loaded$"
     with pytest.raises(AssertionError, match=message):
-        Books(snapshot(stock())).move(("B", "main"), "set", 1, 0, START)
+        Books(snapshot(stock())).move(("B", "main"), MovementKind.SET, 1, 0)

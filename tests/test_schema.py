@@ -18,7 +18,7 @@ from db.ledger import load as reads
 from db.migrate import upgrade
 from db.models import Base
 from db.queries import lists
-from db.rows import Line, Wanted
+from db.rows import Adjustment, ImportJob, Line, Refund, Wanted
 from db.session.database import Database, Transaction
 from service.domain.commands import (
     AdjustStock,
@@ -30,9 +30,9 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     SetStock,
-    reservation_id,
     wanted_by,
 )
+from service.domain.identifiers import reservation_id
 from service.domain.planner import plan
 from tests.conftest import fresh_database, named
 from tests.roles import as_superuser
@@ -218,9 +218,11 @@ EVERYTHING = Wanted(
     own_reservations={(reservation_id("us", "sale"), "us")},
     identities={("us", "hold")},
     stock={("A", "main")},
-    refunds={("us", "1")},
-    adjustments={("us", "1")},
-    import_jobs={("us", "job")},
+    answers={
+        Refund: {("us", "1")},
+        Adjustment: {("us", "1")},
+        ImportJob: {("us", "job")},
+    },
     overdue={("A", "main")},
 )
 
@@ -239,6 +241,7 @@ async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
             planned = plan(snapshot, EVERY_PART).writes
             assert all(getattr(planned, part.name) for part in fields(planned))
             rows = writes._rows(planned)
+            assert rows.keys() == writes.PARTS.keys()
             read = (reads._statement(EVERYTHING), reads._parameters(EVERYTHING))
             written = (writes._statement(tuple(rows)), writes._parameters(rows))
             overdue = (lists.OVERDUE_HOLDS, {"holds_max": 10})
@@ -259,5 +262,5 @@ async def test_the_ledger_never_scans_a_table(postgres_url, filled):
 
 
 async def test_without_its_settings_the_ledger_would_scan(postgres_url, monkeypatch):
-    monkeypatch.setattr("db.session.driver.NEVER_SCANS", ())
+    monkeypatch.setattr("db.session.configuration.NEVER_SCANS", ())
     assert await scanned_tables(postgres_url, filled=False) != []

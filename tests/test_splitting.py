@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from db.rows import Line
-from service.domain.commands import Caller, Cancel, Reserve, reservation_id
+from service.domain.commands import Caller, Cancel, Reserve
 from service.domain.errors import (
     Contention,
     InternalError,
@@ -15,6 +15,7 @@ from service.domain.errors import (
     ServiceError,
     Unavailable,
 )
+from service.domain.identifiers import reservation_id
 from service.engine.ledger import Indivisible
 from service.engine.queue import Submission
 from service.engine.splitting import (
@@ -169,7 +170,7 @@ def parts(skus: str, failure: Failure) -> list[tuple[str, type[ServiceError] | N
     """The parts, each as its commands' SKUs and the type of their answer."""
     commands = [reserve(sku) for sku in skus]
     return [
-        ("".join(skus[place] for place in part.places), part.answer and type(part.answer))
+        ("".join(skus[position] for position in part.positions), part.answer and type(part.answer))
         for part in split_commands(commands, failure, attempt=3)
     ]
 

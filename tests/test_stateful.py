@@ -1,4 +1,4 @@
-"""The whole service over HTTP against the model: whatever is asked, in whatever order."""
+"""The whole service, over HTTP, against the model: random requests in random order."""
 
 import asyncio
 import itertools
@@ -25,18 +25,18 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     SetStock,
-    reservation_id,
 )
+from service.domain.identifiers import reservation_id
 from service.engine.sweeper import sweep
 from tests.commands import SEQS, SOURCES, moves, reserves, shelves, stock_commands
 from tests.conftest import Service, assert_books_balance, fresh_database, running_service
 from tests.model import Model
 
-LONG = 600  # no deadline passes by itself
+LONG = 600  # so long that no deadline passes during a test
 
 
 class Shop:
-    """A running service and the keys of its callers, shared by all examples."""
+    """A running service and the keys of its callers; all examples share it."""
 
     def __init__(self, runner: asyncio.Runner, service: Service) -> None:
         self.runner = runner
@@ -55,7 +55,7 @@ class Shop:
 
 
 class World:
-    """Makes a command's names its example's own, so that all examples can share a database."""
+    """Gives names in a command a prefix of the example, so all examples can share a database."""
 
     def __init__(self, number: int) -> None:
         self.prefix = f"{number}-"
@@ -99,7 +99,7 @@ class World:
 
 
 def request_of(command: Any) -> tuple[tuple[str, bool], str, str, dict[str, Any]]:
-    """(caller, method, path, what else is sent)"""
+    """(caller, method, path, other arguments of the request)"""
     match command:
         case Reserve():
             return (command.source, False), "POST", "/v1/reservations", {"json": body_of(command)}
@@ -142,7 +142,7 @@ def body_of(command: Any) -> dict[str, Any]:
 
 
 def told(status: int, body: Any) -> tuple[int, Any]:
-    """An answer in the words of the model."""
+    """An answer in the terms of the model."""
     if not body:
         return status, None
     if "code" in body:
@@ -167,7 +167,7 @@ def seen(body: Any) -> dict[str, Any]:
 
 
 def expected(answer: tuple[int, Any]) -> tuple[int, Any]:
-    """The model's answer as JSON would say it."""
+    """The answer of the model, in the form that JSON gives it."""
     status, value = answer
     if value is None:
         return status, None
@@ -259,7 +259,7 @@ class ServiceMachine(RuleBasedStateMachine):
             self.model.execute(Expire(row["id"]), self.moment())
 
     def teardown(self) -> None:
-        """Rows, reservations and the ledger are as the model has them, and the books balance."""
+        """Check that all rows and the ledger equal the model's, and that the books balance."""
         admin = ("us", True)
         for (sku, location), row in self.model.stock.items():
             response = self.shop.send(admin, "GET", f"/v1/stock/{sku}/{location}")
@@ -293,7 +293,7 @@ def open_shop(postgres_url: str) -> Iterator[Shop]:
             runner.run(stack.aclose())
 
 
-def test_the_service_does_what_the_model_does(postgres_url):
+def test_the_service_answers_and_stores_the_same_as_the_model(postgres_url):
     with open_shop(postgres_url) as shop:
         machine = type("Machine", (ServiceMachine,), {"shop": shop})
         run_state_machine_as_test(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.rows import ImportJob, ImportProgress, Movement, Stock, StockChange
+from db.rows import Adjustment, ImportJob, Movement, Stock, StockChange
 from service.domain.commands import (
     AdjustStock,
     DeleteStock,
@@ -20,7 +20,8 @@ from tests.test_rules import held, only, snapshot, stock
 
 def test_an_adjustment_of_other_content_is_told():
     seen = snapshot(stock())
-    seen.adjustments = {("us", "1"): only(plan(snapshot(stock()), [adjust("1", 2)])).value}
+    stored = only(plan(snapshot(stock()), [adjust("1", 2)])).value
+    seen.answers = {Adjustment: {("us", "1"): stored}}
     problem = only(plan(seen, [adjust("1", 3)])).fields
     assert problem == {"field": "delta", "stored": 2, "sent": 3}
 
@@ -29,7 +30,7 @@ def test_an_import_of_other_bytes_is_told():
     first = ImportStock("us", "job", "one", (("B", "main", 5, "b"),))
     done = plan(snapshot(), [first])
     seen = snapshot()
-    seen.import_jobs = {("us", "job"): only(done).value}
+    seen.answers = {ImportJob: {("us", "job"): only(done).value}}
     assert only(plan(seen, [first])).replayed is True
     other = ImportStock("us", "job", "two", ())
     problem = only(plan(seen, [other])).fields
@@ -161,7 +162,7 @@ def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone()
     planned = plan(seen, [asked, asked])
     job = ImportJob("us", "job", "digest", 4, 3, 1, START)
     assert planned.outcomes == [Done("created", job), Done("unchanged", job)]
-    assert planned.writes.import_jobs_created == [job]
+    assert planned.writes.answers_created == {ImportJob: [job]}
     assert [row.sku for row in planned.writes.stock_created] == ["C", "D"]
     change = StockChange("A", "main", 7, 0, 0, 1, 4, "imported", None, False, START)
     assert planned.writes.stock_changed == [change]
@@ -181,18 +182,18 @@ def test_an_import_in_parts_adds_up():
     first = plan(seen, [part(0, 2)])
     job = ImportJob("us", "job", "digest", 5, 1, 1, START)
     assert (only(first), job.is_done) == (Done("created", job), False)
-    assert first.writes.import_jobs_created == [job]
-    seen.import_jobs = {("us", "job"): job}
+    assert first.writes.answers_created == {ImportJob: [job]}
+    seen.answers = {ImportJob: {("us", "job"): job}}
     rest = plan(seen, [part(2, 5)])
     assert only(rest) == Done("created", job._replace(created=4))
     assert only(rest).value.is_done
-    assert rest.writes.import_jobs_created == []
-    assert rest.writes.import_jobs_changed == [ImportProgress("us", "job", 2, 4, 1)]
+    assert rest.writes.answers_created == {}
+    assert rest.writes.answers_changed == {ImportJob: [(job, job._replace(created=4))]}
 
 
 def test_rows_that_are_done_are_passed_over():
     seen = snapshot()
-    seen.import_jobs = {("us", "job"): ImportJob("us", "job", "digest", 5, 3, 0, START)}
+    seen.answers = {ImportJob: {("us", "job"): ImportJob("us", "job", "digest", 5, 3, 0, START)}}
     planned = plan(seen, [part(0, 3), part(2, 5)])
     again, rest = planned.outcomes
     assert (again.effect, again.value.rows_done) == ("unchanged", 3)

@@ -1,4 +1,4 @@
-"""Clients are accepted many at a time; an answer leaves as a whole, before its connection ends."""
+"""A worker accepts many clients in one turn and sends each answer in one piece."""
 
 import asyncio
 import socket
@@ -11,19 +11,19 @@ from service.ops.transport import CorkedTransport
 
 
 class Wire:
-    """A transport that notes what it is told."""
+    """A transport that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[bytes | str] = []
+        self.calls: list[bytes | str] = []
 
     def write(self, data: bytes) -> None:
-        self.told.append(data)
+        self.calls.append(data)
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
     def is_closing(self) -> bool:
-        return "close" in self.told
+        return "close" in self.calls
 
     def get_extra_info(self, name: str) -> str:
         return f"the {name}"
@@ -34,41 +34,41 @@ def corked() -> tuple[CorkedTransport, Wire]:
     return CorkedTransport(wire, asyncio.get_running_loop()), wire
 
 
-async def test_what_is_written_in_one_turn_is_sent_as_a_whole():
+async def test_the_writes_of_one_turn_are_sent_together():
     transport, wire = corked()
     transport.write(b"head, ")
     transport.write(b"body")
-    assert wire.told == []
+    assert wire.calls == []
     await asyncio.sleep(0)
-    assert wire.told == [b"head, body"]
+    assert wire.calls == [b"head, body"]
     transport.write(b"next")
     await asyncio.sleep(0)
-    assert wire.told == [b"head, body", b"next"]
+    assert wire.calls == [b"head, body", b"next"]
 
 
-async def test_what_was_written_is_sent_before_the_connection_is_closed():
+async def test_written_bytes_are_sent_before_the_connection_is_closed():
     transport, wire = corked()
     transport.write(b"bye")
     transport.close()
     await asyncio.sleep(0)
-    assert wire.told == [b"bye", "close"]
+    assert wire.calls == [b"bye", "close"]
 
 
-async def test_nothing_is_written_to_a_connection_that_has_closed_meanwhile():
+async def test_nothing_is_written_to_a_closed_connection():
     transport, wire = corked()
     transport.write(b"late")
     wire.close()
     await asyncio.sleep(0)
-    assert wire.told == ["close"]
+    assert wire.calls == ["close"]
 
 
-async def test_in_everything_else_it_is_the_transport():
+async def test_other_methods_are_those_of_the_transport():
     transport, _ = corked()
     assert transport.get_extra_info("peer") == "the peer"
 
 
 def most_accepted_in_a_turn(listeners_of) -> int:
-    """Have sixty clients wait before a loop begins to listen."""
+    """Let sixty clients connect before the event loop starts to accept."""
     turns = [0]
 
     class Accepted(asyncio.Protocol):
@@ -96,17 +96,17 @@ def most_accepted_in_a_turn(listeners_of) -> int:
 
 
 async def test_many_clients_are_accepted_in_one_turn_of_the_loop():
-    """Of a loop of its own, as a worker has it."""
+    """With a separate event loop, as in a worker."""
     most = [
         await asyncio.to_thread(most_accepted_in_a_turn, listeners_of)
         for listeners_of in (lambda listener: [listener], accepting)
     ]
-    assert most[0] == 1  # or `accepting` can go
+    assert most[0] == 1  # if this grows, `accepting` is not needed any more
     assert most[1] >= 8
 
 
 def test_a_blocking_listener_is_refused():
-    """One process's handle would have all others wait in `accept`."""
+    """A blocking socket in one process would make all others wait in `accept`."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(ValueError, match="blocking"),

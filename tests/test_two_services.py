@@ -1,4 +1,4 @@
-"""Two services on one database: what one has seen may be old by the time it writes."""
+"""Two services on one database: the rows that one has read can be stale when it writes."""
 
 import asyncio
 
@@ -6,20 +6,20 @@ import pytest
 
 from tests.conftest import running_service
 
-ROUNDS = 15  # a race that is not guarded is lost in about every second one
+ROUNDS = 15  # without a guard, about every second round goes wrong
 
-COUNTS = pytest.mark.parametrize("count", [1, 4])  # alone, and merged with others
+COUNTS = pytest.mark.parametrize("count", [1, 4])  # one request alone, and several merged
 
 
 @pytest.fixture
 async def pair(service):
-    """The service and a second one beside it."""
+    """The service and a second service on the same database."""
     async with running_service(service.url) as second:
         yield service, second
 
 
 async def both(pair, ask, count):
-    """Ask each service `count` times, all at the same time; return the sorted statuses."""
+    """Send `count` requests to each service, all at once; return the sorted statuses."""
     answers = await asyncio.gather(*(ask(each, n) for n in range(count) for each in pair))
     return sorted(response.status_code for response in answers), answers
 

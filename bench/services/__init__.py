@@ -1,1 +1,1 @@
-"""What Holdfast is measured against, each a small service of its own."""
+"""The small services that Holdfast is compared with."""

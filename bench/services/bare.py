@@ -1,4 +1,4 @@
-"""The limit: a Litestar route that validates the same body and builds the same answer, no more."""
+"""The limit: a Litestar route that only validates the same body and builds the same answer."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from litestar import Litestar, post
 from litestar.params import JSONBody
 
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 from service.input.bodies import ReserveBody
 
 
 @post("/v1/reservations")
 async def reserve(data: JSONBody[ReserveBody]) -> dict[str, Any]:
-    """Answer as if the reservation had been made."""
+    """Answer as if the reservation were stored."""
     now = datetime.now(UTC)
     return {
         "id": str(reservation_id("bench", data.seq or "")),

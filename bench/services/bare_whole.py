@@ -1,7 +1,8 @@
-"""The bare route with Holdfast's own connections: an answer leaves in one write there, too."""
+"""The bare route with Holdfast's HTTP protocol, which sends an answer in one write."""
 
 import sys
 from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
@@ -13,7 +14,7 @@ if __name__ == "__main__":
     uvicorn.run(
         app,
         port=int(sys.argv[1]),
-        http=partial(BoundedProtocol, OpenConnections(1_000)),
+        http=cast("Any", partial(BoundedProtocol, OpenConnections(1_000))),
         loop="uvloop",
         log_config=None,
         ws="none",

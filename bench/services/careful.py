@@ -1,7 +1,7 @@
-"""What a careful team writes: asyncpg without an ORM, a unique key, guarded updates, a ledger.
+"""The code of a careful team: asyncpg without an ORM, a unique key, guarded updates, a ledger.
 
-One transaction for each request, a statement for each step; a repeated request gets the first
-reservation. It writes into Holdfast's own tables, so that both pay for the same rows.
+Each request is one transaction with a statement for each step. A repeated request gets the first
+reservation. It writes to Holdfast's own tables, so that both pay for the same rows.
 """
 
 import os
@@ -35,7 +35,7 @@ STORED = "SELECT id, created_at FROM reservation WHERE source = 'careful' AND se
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep a pool."""
+    """Open a pool of connections."""
     url = os.environ["BENCH_DATABASE_URL"].replace("postgresql+asyncpg:", "postgresql:")
     app.state.pool = await asyncpg.create_pool(url, min_size=20, max_size=20)
     yield
@@ -47,7 +47,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/v1/reservations", status_code=201)
 async def reserve(body: ReserveRequest) -> dict[str, Any]:
-    """Take the units once."""
+    """Reserve the units exactly once."""
     async with app.state.pool.acquire() as connection, connection.transaction():
         id_ = uuid.uuid4()
         created_at = await connection.fetchval(RESERVE, id_, body.seq)

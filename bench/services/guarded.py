@@ -1,4 +1,4 @@
-"""What teams write once they have read of lost updates: the textbook with a guarded update."""
+"""The textbook service with a guarded update, which prevents lost updates without a lock."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ app = application(makes_tables=False)
 
 @app.post("/v1/reservations", status_code=201)
 async def reserve(body: ReserveRequest) -> dict[str, Any]:
-    """Take the units if they are there."""
+    """Reserve the units if they are available."""
     async with sessions() as session, session.begin():
         order = Order(seq=body.seq)
         session.add(order)

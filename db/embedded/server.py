@@ -33,8 +33,8 @@ from db.embedded.postmaster import (
     name_cluster,
     wait_until,
 )
+from db.embedded.roles import Addresses
 from db.files import make_directory, open_private, write_private
-from db.roles import Addresses
 
 __all__ = ["DataDirectoryInUse", "EmbeddedError", "EmbeddedPostgres", "find_addresses"]
 

@@ -1,4 +1,4 @@
-"""Databases that nobody minds: made on a given server or a private one, dropped at the end."""
+"""Throw-away databases: made on a given server or a private one, dropped at the end."""
 
 import secrets
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""Load: the rows a batch of commands names, as one snapshot, in one round trip."""
+"""Load: the rows that a batch of commands names, as one snapshot, in one round trip."""
 
 import itertools
 from collections.abc import Iterable
@@ -7,23 +7,14 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.ledger.answers import KINDS, SELECTS, answer_from
 from db.ledger.arrays import array, arrays, unnest
-from db.rows import (
-    Adjustment,
-    ImportJob,
-    Key,
-    Line,
-    Refund,
-    Reservation,
-    Snapshot,
-    Stock,
-    Wanted,
-)
+from db.rows import Line, Reservation, Snapshot, Stock, StockKey, Wanted
 from db.session.engine import Statement
 
 CLOCK = "clock_timestamp()"
-"""The clock of every deadline. `now()` stands still from BEGIN on, and would let a confirm through
-that waited on a lock until after its deadline."""
+"""The clock of every deadline. `now()` stands still from BEGIN on: a confirm that waits for a lock
+until after its deadline would go through."""
 
 FOUND = f"""
     SELECT id FROM {unnest("ids uuid")} AS wanted(id) JOIN reservation USING (id)
@@ -31,11 +22,6 @@ FOUND = f"""
     SELECT reservation.id
     FROM {unnest("sources text", "seqs text")} AS wanted(source, seq)
     JOIN reservation USING (source, seq)
-    UNION
-    SELECT reservation_id
-    FROM {unnest("refund_sources text", "refund_seqs text")}
-        AS wanted(source, seq)
-    JOIN refund USING (source, seq)
 """
 
 OWN = f"""
@@ -79,41 +65,6 @@ ROWS = {
     """,
 }
 
-REFUNDS = {
-    "refunds": f"""
-        SELECT ROW(id, reservation_id, source, seq, entire, reason, created_at)
-        FROM {unnest("refund_sources text", "refund_seqs text")}
-            AS wanted(source, seq)
-        JOIN refund USING (source, seq)
-    """,
-    "refund_lines": f"""
-        SELECT ROW(refund_line.refund_id, sku, location, quantity)
-        FROM {unnest("refund_sources text", "refund_seqs text")}
-            AS wanted(source, seq)
-        JOIN refund USING (source, seq)
-        JOIN refund_line ON refund_line.reservation_id = refund.reservation_id
-            AND refund_line.refund_id = refund.id
-        ORDER BY refund_line.refund_id, sku, location
-    """,
-}
-
-ADJUSTMENTS = {
-    "adjustments": f"""
-        SELECT ROW(id, source, seq, sku, location, delta, reason, version, created_at)
-        FROM {unnest("adjustment_sources text", "adjustment_seqs text")}
-            AS wanted(source, seq)
-        JOIN adjustment USING (source, seq)
-    """,
-}
-
-IMPORT_JOBS = {
-    "import_jobs": f"""
-        SELECT ROW(source, job, digest, rows_in_all, created, skipped, created_at)
-        FROM {unnest("job_sources text", "jobs text")} AS wanted(source, job)
-        JOIN import_job USING (source, job)
-    """,
-}
-
 
 async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
     """Return the wanted rows, the stock rows of the wanted reservations, and the clock.
@@ -126,42 +77,29 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
         now=row["now"],
         stock={(record[0], record[1]): Stock(*record) for record in row["stock"]},
         reservations={
-            record[0]: _reservation(record, lines.get(record[0], ()))
+            record[0]: Reservation._make((*record, lines.get(record[0], ())))
             for record in row["reservations"]
         },
         overdue=frozenset(wanted.overdue),
     )
-    if wanted.refunds:
-        given = _grouped(row["refund_lines"])
-        snapshot.refunds = {
-            (record[2], record[3]): Refund._make((*record, given.get(record[0], ())))
-            for record in row["refunds"]
-        }
-    if wanted.adjustments:
-        snapshot.adjustments = {
-            (record[1], record[2]): Adjustment(*record) for record in row["adjustments"]
-        }
-    if wanted.import_jobs:
-        snapshot.import_jobs = {
-            (record[0], record[1]): ImportJob(*record) for record in row["import_jobs"]
-        }
+    for kind in KINDS:
+        if kind.row in wanted.answers:
+            lines = _grouped(row[f"{kind.lines.table}s"]) if kind.lines else {}
+            answers = [
+                answer_from(kind, record, lines.get(record[0], ())) for record in row[kind.table]
+            ]
+            snapshot.answers[kind.row] = {answer.identity: answer for answer in answers}
     return snapshot
 
 
 def _statement(wanted: Wanted) -> Statement:
     """The statement for what is wanted; PostgreSQL plans each of its few forms once."""
-    form = (
-        bool(wanted.overdue),
-        bool(wanted.own_reservations),
-        bool(wanted.refunds),
-        bool(wanted.adjustments),
-        bool(wanted.import_jobs),
-    )
+    kinds = tuple([kind.row for kind in KINDS if kind.row in wanted.answers])
+    form = (bool(wanted.overdue), bool(wanted.own_reservations), *kinds)
     if form not in _STATEMENTS:
         rows = dict(ROWS)
-        parts = (REFUNDS, ADJUSTMENTS, IMPORT_JOBS)
-        for part, asked in zip(parts, form[2:], strict=True):
-            rows |= part if asked else {}
+        for kind in kinds:
+            rows |= SELECTS[kind]
         _STATEMENTS[form] = Statement(
             f"WITH found AS ({FOUND}{OWN if wanted.own_reservations else ''}"
             f"{OVERDUE if wanted.overdue else ''}),"
@@ -174,7 +112,7 @@ def _statement(wanted: Wanted) -> Statement:
     return _STATEMENTS[form]
 
 
-_STATEMENTS: dict[tuple[bool, ...], Statement] = {}
+_STATEMENTS: dict[tuple[Any, ...], Statement] = {}
 
 
 def _parameters(wanted: Wanted) -> dict[str, Any]:
@@ -182,16 +120,15 @@ def _parameters(wanted: Wanted) -> dict[str, Any]:
     pairs: list[tuple[str, str, Iterable[tuple[Any, Any]]]] = [
         ("sources", "seqs", wanted.identities),
         ("skus", "locations", wanted.stock),
-        ("refund_sources", "refund_seqs", wanted.refunds),
     ]
     if wanted.own_reservations:
         pairs.append(("own_ids", "own_sources", wanted.own_reservations))
     if wanted.overdue:
         pairs.append(("overdue_skus", "overdue_locations", wanted.overdue))
-    if wanted.adjustments:
-        pairs.append(("adjustment_sources", "adjustment_seqs", wanted.adjustments))
-    if wanted.import_jobs:
-        pairs.append(("job_sources", "jobs", wanted.import_jobs))
+    for kind in KINDS:
+        if kind.row in wanted.answers:
+            identities = wanted.answers[kind.row]
+            pairs.append((f"{kind.table}_firsts", f"{kind.table}_seconds", identities))
     for first, second, keys in pairs:
         parameters[first], parameters[second] = arrays(sorted(keys), 2)
     return parameters
@@ -203,36 +140,6 @@ def _grouped(records: Iterable[Any]) -> dict[Any, tuple[Line, ...]]:
         owner: tuple(Line(*record[1:]) for record in group)
         for owner, group in itertools.groupby(records, key=lambda record: record[0])
     }
-
-
-def _reservation(record: Any, lines: tuple[Line, ...]) -> Reservation:
-    (
-        id_,
-        source,
-        seq,
-        state,
-        version,
-        hold_seconds,
-        expires_at,
-        metadata,
-        shortages,
-        created_at,
-        updated_at,
-    ) = record
-    return Reservation(
-        id_,
-        source,
-        seq,
-        state,
-        version,
-        hold_seconds,
-        expires_at,
-        metadata,
-        shortages,
-        created_at,
-        updated_at,
-        lines,
-    )
 
 
 LOCK_RESERVATIONS = text(f"""
@@ -262,7 +169,7 @@ async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
 
 
 def key_parameters(wanted: Wanted) -> dict[str, Any]:
-    """Return the parameters of `WANTED_KEYS`, and of whatever else asks by the same keys."""
+    """Return the parameters of `WANTED_KEYS` and of other statements that use the same keys."""
     own_ids, own_sources = arrays(sorted(wanted.own_reservations), 2)
     return {
         **_parameters(
@@ -270,7 +177,6 @@ def key_parameters(wanted: Wanted) -> dict[str, Any]:
                 reservations=wanted.reservations,
                 identities=wanted.identities,
                 stock=wanted.stock,
-                refunds=wanted.refunds,
             )
         ),
         "own_ids": own_ids,
@@ -299,5 +205,5 @@ async def locked_elsewhere(connection: AsyncConnection, snapshot: Snapshot) -> s
     )
     stock = await connection.execute(FREE_STOCK, {"skus": skus, "locations": locations})
     free: set[Any] = {row.id for row in reservations}
-    free_keys: set[Key] = {(row.sku, row.location) for row in stock}
+    free_keys: set[StockKey] = {(row.sku, row.location) for row in stock}
     return {*snapshot.reservations, *snapshot.stock} - free - free_keys

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.session.database import Database, Unavailable, scanning
+from db.session.database import Database, StoreUnavailable, allow_scans
 
 LOCK = 0x61756469  # "audi": the key of the advisory lock that an audit takes
 WAIT_SECONDS = 0.1  # between two looks whether another audit has ended
@@ -99,13 +99,13 @@ async def audit(database: Database, *, seconds_max: int) -> Audit:
     """Check every rule of the books, all at the same moment (REPEATABLE READ).
 
     One audit runs at a time in a database, on one of its processors; others wait for it. Raises
-    `Unavailable` when that and the audit take longer than `seconds_max`.
+    `StoreUnavailable` when that and the audit take longer than `seconds_max`.
     """
 
     async def work(connection: AsyncConnection) -> Audit | None:
         if not await connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({LOCK})")):
             return None
-        await scanning(connection)
+        await allow_scans(connection)
         await connection.execute(text("SET LOCAL max_parallel_workers_per_gather = 0"))
         return await _check(connection)
 
@@ -119,7 +119,7 @@ async def audit(database: Database, *, seconds_max: int) -> Audit:
                     return found
                 await asyncio.sleep(WAIT_SECONDS)
     except TimeoutError as error:
-        raise Unavailable(f"the audit took longer than {seconds_max} s") from error
+        raise StoreUnavailable(f"the audit took longer than {seconds_max} s") from error
 
 
 async def _check(connection: AsyncConnection) -> Audit:

@@ -7,14 +7,22 @@ from uuid import UUID
 from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.models import ApiKey
+from db.models import ApiKeyTable
 
-COLUMNS = (ApiKey.id, ApiKey.source, ApiKey.scopes, ApiKey.created_at, ApiKey.revoked_at)
+COLUMNS = (
+    ApiKeyTable.id,
+    ApiKeyTable.source,
+    ApiKeyTable.scopes,
+    ApiKeyTable.created_at,
+    ApiKeyTable.revoked_at,
+)
 
 
 async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
     """Return the credential with that digest, unless it is revoked."""
-    statement = select(*COLUMNS).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None))
+    statement = select(*COLUMNS).where(
+        ApiKeyTable.digest == digest, ApiKeyTable.revoked_at.is_(None)
+    )
     return (await connection.execute(statement)).one_or_none()
 
 
@@ -29,7 +37,7 @@ async def create(
 ) -> None:
     """Store a credential; `is_first` marks the admin key that a service was started with."""
     await connection.execute(
-        insert(ApiKey).values(
+        insert(ApiKeyTable).values(
             id=id_,
             digest=digest,
             source=source,
@@ -40,19 +48,19 @@ async def create(
     )
 
 
-async def every(connection: AsyncConnection) -> Sequence[Row[*tuple[Any, ...]]]:
+async def list_all(connection: AsyncConnection) -> Sequence[Row[*tuple[Any, ...]]]:
     """Return all credentials in order of creation, revoked ones too."""
-    statement = select(*COLUMNS).order_by(ApiKey.created_at, ApiKey.id)
+    statement = select(*COLUMNS).order_by(ApiKeyTable.created_at, ApiKeyTable.id)
     return (await connection.execute(statement)).all()
 
 
 async def revoke(connection: AsyncConnection, id_: UUID) -> bool:
     """Revoke a credential; True when there is one of that id, revoked before or now."""
     statement = (
-        update(ApiKey)
-        .where(ApiKey.id == id_)
-        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
-        .returning(ApiKey.id)
+        update(ApiKeyTable)
+        .where(ApiKeyTable.id == id_)
+        .values(revoked_at=func.coalesce(ApiKeyTable.revoked_at, func.now()))
+        .returning(ApiKeyTable.id)
     )
     return (await connection.execute(statement)).one_or_none() is not None
 
@@ -60,27 +68,27 @@ async def revoke(connection: AsyncConnection, id_: UUID) -> bool:
 async def revoke_first(connection: AsyncConnection, kept: bytes, others: Sequence[bytes]) -> bool:
     """Revoke all first admin keys and `others` but for the key `kept`; True when there were any."""
     statement = (
-        update(ApiKey)
+        update(ApiKeyTable)
         .where(
-            or_(ApiKey.is_first, ApiKey.digest.in_(others)),
-            ApiKey.digest != kept,
-            ApiKey.revoked_at.is_(None),
+            or_(ApiKeyTable.is_first, ApiKeyTable.digest.in_(others)),
+            ApiKeyTable.digest != kept,
+            ApiKeyTable.revoked_at.is_(None),
         )
         .values(revoked_at=func.now())
-        .returning(ApiKey.id)
+        .returning(ApiKeyTable.id)
     )
     return bool((await connection.execute(statement)).all())
 
 
-async def find_any(connection: AsyncConnection, digest: bytes) -> bool:
+async def is_known(connection: AsyncConnection, digest: bytes) -> bool:
     """True when there is, or was, a credential with that digest."""
-    statement = select(ApiKey.id).where(ApiKey.digest == digest)
+    statement = select(ApiKeyTable.id).where(ApiKeyTable.digest == digest)
     return await connection.scalar(statement) is not None
 
 
 async def has_admin(connection: AsyncConnection) -> bool:
     """True when there is a credential with the scope admin that is not revoked."""
-    statement = select(ApiKey.id).where(
-        ApiKey.scopes.contains(["admin"]), ApiKey.revoked_at.is_(None)
+    statement = select(ApiKeyTable.id).where(
+        ApiKeyTable.scopes.contains(["admin"]), ApiKeyTable.revoked_at.is_(None)
     )
     return await connection.scalar(statement.limit(1)) is not None

@@ -1,4 +1,4 @@
-"""Lists: filtered, in order of creation, a page at a time from a cursor on; and what is overdue."""
+"""Lists: filtered, in order of creation, a page at a time from a cursor on; and overdue holds."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,33 +9,35 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, Select, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db import models
 from db.ledger.load import CLOCK, load
-from db.models import Adjustment, Movement, ReservationLine
+from db.models import (
+    AdjustmentTable,
+    MovementTable,
+    RefundLineTable,
+    RefundTable,
+    ReservationLineTable,
+    ReservationTable,
+    StockTable,
+)
 from db.rows import Line, Refund, Reservation, Stock, Wanted
 
 Columns = TypeVarTuple("Columns")
 Conditions = Sequence[tuple[Any, Callable[[Any], ColumnElement[bool]]]]
-"""A filter's value and the condition it makes; a value of None makes none."""
-
-RESERVATION = models.Reservation
-STOCK = models.Stock
-REFUND = models.Refund
-REFUND_LINE = models.RefundLine
+"""Pairs of a filter's value and its condition; a filter whose value is None has no condition."""
 
 STOCK_COLUMNS = (
-    STOCK.sku,
-    STOCK.location,
-    STOCK.name,
-    STOCK.available,
-    STOCK.held,
-    STOCK.low_stock_at,
-    STOCK.version,
-    STOCK.updated_at,
+    StockTable.sku,
+    StockTable.location,
+    StockTable.name,
+    StockTable.available,
+    StockTable.held,
+    StockTable.low_stock_at,
+    StockTable.version,
+    StockTable.updated_at,
 )
 
 PAGE_LINES_MAX = 10_000
-"""As many lines as a batch may have: to read and write them takes tens of milliseconds."""
+"""The limit of lines in a page. A batch has the same limit; reading so many takes tens of ms."""
 
 OVERDUE_HOLDS = text(f"""
     SELECT id FROM reservation
@@ -50,18 +52,6 @@ async def overdue_holds(connection: AsyncConnection, holds_max: int) -> list[UUI
     return list(await connection.scalars(OVERDUE_HOLDS, {"holds_max": holds_max}))
 
 
-async def reservation(
-    connection: AsyncConnection, id_: UUID, source: str | None = None
-) -> Reservation | None:
-    """Return one reservation as it is stored; with `source` only if it is that source's."""
-    wanted = Wanted()
-    if source is None:
-        wanted.reservations.add(id_)
-    else:
-        wanted.own_reservations.add((id_, source))
-    return (await load(connection, wanted)).reservations.get(id_)
-
-
 async def reservations(
     connection: AsyncConnection,
     *,
@@ -74,27 +64,28 @@ async def reservations(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> tuple[list[Reservation], bool]:
-    """Return at most `limit` reservations created after the one at `after`, and if there are more.
+    """Return up to `limit` reservations created after the one at `after`, and whether more follow.
 
-    Fewer come when they have many lines: a page ends before it has more than `PAGE_LINES_MAX`.
+    A page has fewer reservations if they have many lines: it ends before `PAGE_LINES_MAX` lines.
     """
-    lines = select(func.count()).where(ReservationLine.reservation_id == RESERVATION.id)
+    lines = select(func.count()).where(ReservationLineTable.reservation_id == ReservationTable.id)
     ids = (
-        select(RESERVATION.id, lines.scalar_subquery())
-        .order_by(RESERVATION.created_at, RESERVATION.id)
+        select(ReservationTable.id, lines.scalar_subquery())
+        .order_by(ReservationTable.created_at, ReservationTable.id)
         .limit(limit + 1)
     )
     conditions: Conditions = [
-        (source, lambda value: RESERVATION.source == value),
-        (seq, lambda value: RESERVATION.seq == value),
-        (state, lambda value: RESERVATION.state == value),
-        (created_after, lambda value: RESERVATION.created_at > value),
-        (created_before, lambda value: RESERVATION.created_at < value),
-        (after, lambda value: tuple_(RESERVATION.created_at, RESERVATION.id) > value),
+        (source, lambda value: ReservationTable.source == value),
+        (seq, lambda value: ReservationTable.seq == value),
+        (state, lambda value: ReservationTable.state == value),
+        (created_after, lambda value: ReservationTable.created_at > value),
+        (created_before, lambda value: ReservationTable.created_at < value),
+        (after, lambda value: tuple_(ReservationTable.created_at, ReservationTable.id) > value),
         (
             sku,
             lambda value: exists().where(
-                ReservationLine.reservation_id == RESERVATION.id, ReservationLine.sku == value
+                ReservationLineTable.reservation_id == ReservationTable.id,
+                ReservationLineTable.sku == value,
             ),
         ),
     ]
@@ -105,17 +96,10 @@ async def reservations(
 
 
 def _fitting(counted: Sequence[Row[UUID, int]]) -> list[UUID]:
-    """As many ids from the first on as have few enough lines together, but one at least."""
+    """The first ids whose lines together fit into a page, but at least one id."""
     lines = itertools.accumulate(count for _, count in counted)
     fitting = sum(total <= PAGE_LINES_MAX for total in lines)
     return [id_ for id_, _ in counted[: max(fitting, 1)]]
-
-
-async def has_happened(connection: AsyncConnection, source: str, seq: str) -> bool:
-    """True when there is a reservation or a refund of that identity."""
-    reserved = exists().where(RESERVATION.source == source, RESERVATION.seq == seq)
-    refunded = exists().where(REFUND.source == source, REFUND.seq == seq)
-    return bool(await connection.scalar(select(reserved | refunded)))
 
 
 async def refunds(
@@ -126,32 +110,39 @@ async def refunds(
     after: tuple[datetime, UUID] | None = None,
     id_: UUID | None = None,
 ) -> list[Refund]:
-    """Return at most `limit` refunds of a reservation made after the one at `after`."""
+    """Return at most `limit` refunds of a reservation that followed the one at `after`."""
     statement = (
-        select(REFUND)
+        select(RefundTable)
         .with_only_columns(
-            REFUND.id,
-            REFUND.reservation_id,
-            REFUND.source,
-            REFUND.seq,
-            REFUND.entire,
-            REFUND.reason,
-            REFUND.created_at,
+            RefundTable.id,
+            RefundTable.reservation_id,
+            RefundTable.source,
+            RefundTable.seq,
+            RefundTable.entire,
+            RefundTable.reason,
+            RefundTable.created_at,
         )
-        .where(REFUND.reservation_id == reservation_id)
-        .order_by(REFUND.created_at, REFUND.id)
+        .where(RefundTable.reservation_id == reservation_id)
+        .order_by(RefundTable.created_at, RefundTable.id)
         .limit(limit)
     )
     conditions: Conditions = [
-        (after, lambda value: tuple_(REFUND.created_at, REFUND.id) > value),
-        (id_, lambda value: REFUND.id == value),
+        (after, lambda value: tuple_(RefundTable.created_at, RefundTable.id) > value),
+        (id_, lambda value: RefundTable.id == value),
     ]
     rows = (await connection.execute(_filtered(statement, conditions))).all()
     lines: dict[UUID, list[Line]] = {row.id: [] for row in rows}
     given = await connection.execute(
-        select(REFUND_LINE.refund_id, REFUND_LINE.sku, REFUND_LINE.location, REFUND_LINE.quantity)
-        .where(REFUND_LINE.reservation_id == reservation_id, REFUND_LINE.refund_id.in_(lines))
-        .order_by(REFUND_LINE.sku, REFUND_LINE.location)
+        select(
+            RefundLineTable.refund_id,
+            RefundLineTable.sku,
+            RefundLineTable.location,
+            RefundLineTable.quantity,
+        )
+        .where(
+            RefundLineTable.reservation_id == reservation_id, RefundLineTable.refund_id.in_(lines)
+        )
+        .order_by(RefundLineTable.sku, RefundLineTable.location)
     )
     for refund_id, sku, location, quantity in given:
         lines[refund_id].append(Line(sku, location, quantity))
@@ -168,42 +159,41 @@ async def stock(
     sku_prefix: str | None = None,
     low: bool | None = None,
 ) -> list[tuple[datetime, Stock]]:
-    """Return at most `limit` stock rows, each with its moment of creation."""
+    """Return at most `limit` stock rows, each with the time of its creation."""
     statement = (
-        select(STOCK.created_at, *STOCK_COLUMNS)
-        .where(STOCK.deleted_at.is_(None))
-        .order_by(STOCK.created_at, STOCK.sku, STOCK.location)
+        select(StockTable.created_at, *STOCK_COLUMNS)
+        .where(StockTable.deleted_at.is_(None))
+        .order_by(StockTable.created_at, StockTable.sku, StockTable.location)
         .limit(limit)
     )
-    is_low = (STOCK.available <= STOCK.low_stock_at).is_(True)
+    is_low = (StockTable.available <= StockTable.low_stock_at).is_(True)
     conditions: Conditions = [
-        (after, lambda value: tuple_(STOCK.created_at, STOCK.sku, STOCK.location) > value),
-        (sku, lambda value: STOCK.sku == value),
-        (location, lambda value: STOCK.location == value),
-        (sku_prefix, lambda value: STOCK.sku.startswith(value, autoescape=True)),
+        (
+            after,
+            lambda value: (
+                tuple_(StockTable.created_at, StockTable.sku, StockTable.location) > value
+            ),
+        ),
+        (sku, lambda value: StockTable.sku == value),
+        (location, lambda value: StockTable.location == value),
+        (sku_prefix, lambda value: StockTable.sku.startswith(value, autoescape=True)),
         (low, lambda value: is_low if value else ~is_low),
     ]
     rows = await connection.execute(_filtered(statement, conditions))
     return [(row[0], Stock(*row[1:])) for row in rows]
 
 
-async def stock_exists(connection: AsyncConnection, sku: str, location: str) -> bool:
-    """True when there is, or once was, such a stock row: its history stays."""
-    statement = select(STOCK.version).where(STOCK.sku == sku, STOCK.location == location)
-    return await connection.scalar(statement) is not None
-
-
 async def stock_movements(
     connection: AsyncConnection, sku: str, location: str, *, limit: int, after: int | None = None
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Return at most `limit` movements of a stock row, from version `after` on."""
+    """Return at most `limit` movements of a stock row, those after version `after`."""
     statement = (
         _movements()
-        .where(Movement.sku == sku, Movement.location == location)
-        .order_by(Movement.version)
+        .where(MovementTable.sku == sku, MovementTable.location == location)
+        .order_by(MovementTable.version)
         .limit(limit)
     )
-    conditions: Conditions = [(after, lambda value: Movement.version > value)]
+    conditions: Conditions = [(after, lambda value: MovementTable.version > value)]
     return (await connection.execute(_filtered(statement, conditions))).all()
 
 
@@ -215,9 +205,12 @@ async def reservation_movements(
     after: tuple[int, str, str] | None = None,
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     """Return at most `limit` movements of a reservation, step by step."""
-    order = (Movement.reservation_version, Movement.sku, Movement.location)
+    order = (MovementTable.reservation_version, MovementTable.sku, MovementTable.location)
     statement = (
-        _movements().where(Movement.reservation_id == reservation_id).order_by(*order).limit(limit)
+        _movements()
+        .where(MovementTable.reservation_id == reservation_id)
+        .order_by(*order)
+        .limit(limit)
     )
     return (
         await connection.execute(
@@ -227,23 +220,23 @@ async def reservation_movements(
 
 
 def _movements() -> Select[*tuple[Any, ...]]:
-    """Movements, those of adjustments with their reason."""
+    """Select movements; those of adjustments have their reason."""
     return select(
-        Movement.sku,
-        Movement.location,
-        Movement.version,
-        Movement.kind,
-        Movement.available_delta,
-        Movement.held_delta,
-        Movement.reservation_id,
-        Movement.reservation_version,
-        Adjustment.reason,
-        Movement.created_at,
+        MovementTable.sku,
+        MovementTable.location,
+        MovementTable.version,
+        MovementTable.kind,
+        MovementTable.available_delta,
+        MovementTable.held_delta,
+        MovementTable.reservation_id,
+        MovementTable.reservation_version,
+        AdjustmentTable.reason,
+        MovementTable.created_at,
     ).outerjoin(
-        Adjustment,
-        (Adjustment.sku == Movement.sku)
-        & (Adjustment.location == Movement.location)
-        & (Adjustment.version == Movement.version),
+        AdjustmentTable,
+        (AdjustmentTable.sku == MovementTable.sku)
+        & (AdjustmentTable.location == MovementTable.location)
+        & (AdjustmentTable.version == MovementTable.version),
     )
 
 
@@ -252,13 +245,3 @@ def _filtered(statement: Select[*Columns], conditions: Conditions) -> Select[*Co
     return statement.where(
         *(condition(value) for value, condition in conditions if value is not None)
     )
-
-
-async def has_stock_but_no_demo(connection: AsyncConnection) -> bool:
-    """True when there is stock that the demo's import did not bring: a real database."""
-    if await connection.scalar(select(STOCK.sku).limit(1)) is None:
-        return False
-    demo = select(models.ImportJob.job).where(
-        models.ImportJob.source == "admin", models.ImportJob.job == "demo"
-    )
-    return await connection.scalar(demo) is None

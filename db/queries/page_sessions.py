@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.models import ApiKey, PageSession
+from db.models import ApiKeyTable, PageSessionTable
 
 NOW: ColumnElement[datetime] = func.now()
 """The moment of BEGIN: nothing here waits on a lock for long."""
@@ -17,9 +17,9 @@ async def create_session(
     connection: AsyncConnection, digest: bytes, key_id: UUID, lifetime: timedelta
 ) -> None:
     """Store a session, and forget those whose time is over."""
-    await connection.execute(delete(PageSession).where(PageSession.expires_at <= NOW))
+    await connection.execute(delete(PageSessionTable).where(PageSessionTable.expires_at <= NOW))
     await connection.execute(
-        insert(PageSession).values(
+        insert(PageSessionTable).values(
             digest=digest, key_id=key_id, created_at=NOW, expires_at=NOW + lifetime
         )
     )
@@ -28,12 +28,12 @@ async def create_session(
 async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
     """Return the key's id, source and scopes of a session, unless it is over or its key revoked."""
     statement = (
-        select(ApiKey.id, ApiKey.source, ApiKey.scopes)
-        .join(PageSession, PageSession.key_id == ApiKey.id)
+        select(ApiKeyTable.id, ApiKeyTable.source, ApiKeyTable.scopes)
+        .join(PageSessionTable, PageSessionTable.key_id == ApiKeyTable.id)
         .where(
-            PageSession.digest == digest,
-            PageSession.expires_at > NOW,
-            ApiKey.revoked_at.is_(None),
+            PageSessionTable.digest == digest,
+            PageSessionTable.expires_at > NOW,
+            ApiKeyTable.revoked_at.is_(None),
         )
     )
     return (await connection.execute(statement)).one_or_none()
@@ -41,4 +41,4 @@ async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple
 
 async def end_session(connection: AsyncConnection, digest: bytes) -> None:
     """Delete a session, if it is there."""
-    await connection.execute(delete(PageSession).where(PageSession.digest == digest))
+    await connection.execute(delete(PageSessionTable).where(PageSessionTable.digest == digest))

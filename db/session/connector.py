@@ -7,17 +7,15 @@ import asyncpg
 from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
 
 from db.session.address import Address, AddressError, Host
-from db.session.driver import (
+from db.session.configuration import (
     INTRODUCTION,
     RELIED_ON_SINCE,
-    Driver,
-    Findings,
     Timeouts,
-    examine,
     preamble_of,
     relied_on,
     settings_put,
 )
+from db.session.driver import Driver, Findings, examine
 from db.session.failures import sqlstate
 
 SETTINGS_REFUSED = ("08P01", "0A000")

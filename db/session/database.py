@@ -15,18 +15,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.session.address import read_address
+from db.session.configuration import NOTED_HISTORY, Timeouts
 from db.session.connector import Connector
-from db.session.driver import NOTED_HISTORY, Timeouts
 from db.session.engine import create_engine
 from db.session.failures import (
     FAILURES,
     POOL_IS_DEAD,
+    CommitUnknown,
     Conflict,
     ConnectionLost,
     DatabaseError,
     LockTimeout,
-    OutcomeUnknown,
-    Unavailable,
+    StoreUnavailable,
     has_rolled_back,
     meaning_of,
     sqlstate,
@@ -34,23 +34,23 @@ from db.session.failures import (
 from db.session.pool import Pool
 from db.session.transaction import (
     Transaction,
-    allow,
+    allow_scans,
+    extend_timeouts,
     identify,
-    scanning,
     wait_for_standby,
 )
 
 __all__ = [
+    "CommitUnknown",
     "Conflict",
     "ConnectionLost",
     "Database",
     "DatabaseError",
     "LockTimeout",
-    "OutcomeUnknown",
+    "StoreUnavailable",
     "Timeouts",
     "Transaction",
-    "Unavailable",
-    "scanning",
+    "allow_scans",
     "wait_for_standby",
 ]
 
@@ -71,7 +71,7 @@ class Database:
         self.engine = create_engine(self.connector)
         self.pool = Pool(self.engine, pool_size, self.timeouts)
         self._chained: Transaction | None = None
-        """Begun by the COMMIT before it, for whoever comes next."""
+        """A transaction that the last COMMIT began, for the next caller."""
         self._letting_go: set[asyncio.Task[None]] = set()
 
     async def transact(
@@ -90,8 +90,8 @@ class Database:
         too, which saves a round trip. `is_read` keeps it to the part of the pool that reads may
         take.
 
-        Raises `Conflict` (or a subclass) and `Unavailable` when nothing was written, and
-        `OutcomeUnknown` when that cannot be told.
+        Raises `Conflict` (or a subclass) and `StoreUnavailable` when nothing was written, and
+        `CommitUnknown` when that cannot be told.
         """
         transaction = None if chain_if is None else self._take_chained(isolation)
         if transaction is None:
@@ -100,7 +100,7 @@ class Database:
         try:
             async with asyncio.timeout(timeout_seconds or self.timeouts.transaction):
                 if timeout_seconds is not None:
-                    await allow(transaction, timeout_seconds)
+                    await extend_timeouts(transaction, timeout_seconds)
                 result = await work(transaction)
                 await identify(transaction)
                 committing = True
@@ -141,7 +141,7 @@ class Database:
         except FAILURES as error:
             if connection is not None and isinstance(error, TimeoutError):  # BEGIN got no answer
                 self.pool.distrust()
-            raise Unavailable("the database cannot be reached") from error
+            raise StoreUnavailable("the database cannot be reached") from error
 
     async def _begin_on(
         self, connection: AsyncConnection, isolation: str, is_read: bool
@@ -182,7 +182,7 @@ class Database:
         return not (self.pool.has_queue or transaction.driver.is_shared)
 
     def _chain(self, transaction: Transaction) -> None:
-        """Keep a transaction that has begun for whoever comes next, who is about to come."""
+        """Keep a transaction that has begun for the next caller, which is expected at once."""
         if self._chained is not None:
             self._let_go(self._chained)
         self._chained = transaction
@@ -220,7 +220,9 @@ class Database:
         isolation: str = "READ COMMITTED",
         timeout_seconds: float | None = None,
     ) -> T:
-        """Run `work`, which only reads; once more if its connection dies. Raises `Unavailable`.
+        """Run `work`, which only reads, and run it once more if its connection dies.
+
+        Raises `StoreUnavailable`.
 
         Reads take half of the pool at most, so that a flood of them keeps nobody else waiting.
         `is_urgent` is for what others wait for: it is not counted among them.
@@ -247,12 +249,12 @@ class Database:
                 except ConnectionLost:
                     return await attempt()
         except TimeoutError as error:
-            raise Unavailable("the database did not answer in time") from error
+            raise StoreUnavailable("the database did not answer in time") from error
         except Conflict as error:
-            raise Unavailable(f"a read failed: {error.kind}") from error
+            raise StoreUnavailable(f"a read failed: {error.kind}") from error
 
     async def ping(self) -> None:
-        """Return when the database answers; raise `Unavailable` when it does not."""
+        """Return when the database answers; raise `StoreUnavailable` when it does not."""
 
         async def ask(connection: AsyncConnection) -> None:
             await connection.execute(text("SELECT 1"))
@@ -268,12 +270,12 @@ class Database:
         await self.pool.close()
 
     async def _committed(self, transaction: Transaction) -> bool:
-        """What became of a transaction whose COMMIT got no answer. Raises `OutcomeUnknown`.
+        """What became of a transaction whose COMMIT got no answer. Raises `CommitUnknown`.
 
         A backend may go on committing after its client is gone, so "in progress" is waited for.
         """
         if transaction.history is None:
-            raise OutcomeUnknown
+            raise CommitUnknown
         try:
             async with asyncio.timeout(self.timeouts.settle):
                 status = await self._ask(transaction)
@@ -281,9 +283,9 @@ class Database:
                     await asyncio.sleep(0.02)
                     status = await self._ask(transaction)
         except TimeoutError as error:
-            raise OutcomeUnknown from error
+            raise CommitUnknown from error
         if status is None:
-            raise OutcomeUnknown
+            raise CommitUnknown
         return status == "committed"
 
     async def _ask(self, lost: Transaction) -> str | None:

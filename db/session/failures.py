@@ -51,11 +51,11 @@ class ConnectionLost(Conflict):
         super().__init__("connection_lost")
 
 
-class Unavailable(DatabaseError):
-    """The database is away, full or read-only, or no connection was free; nothing was written."""
+class StoreUnavailable(DatabaseError):
+    """The database is unreachable, full or read-only, or the pool is empty; nothing was written."""
 
 
-class OutcomeUnknown(DatabaseError):
+class CommitUnknown(DatabaseError):
     """The connection died at COMMIT and what became of the transaction could not be read back."""
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ def meaning_of(error: Exception) -> DatabaseError:
     if state in ("55P03", "57014"):
         return LockTimeout()
     if isinstance(error, TimeoutError):
-        return Unavailable("the database did not answer in time")
+        return StoreUnavailable("the database did not answer in time")
     if state == "25006":
-        return Unavailable("the database is read-only")
+        return StoreUnavailable("the database is read-only")
     if state is not None and state.startswith("53"):
-        return Unavailable("the database has no room or no memory left")
+        return StoreUnavailable("the database has no room or no memory left")
     if state is None:
         is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
         return DatabaseError("a value that can't be sent") if is_bug else ConnectionLost()

@@ -38,7 +38,7 @@ class Gate:
 
     @property
     def has_queue(self) -> bool:
-        """True when somebody waits for whoever leaves next, reader or not."""
+        """True when the next place that becomes free has a caller that waits for it."""
         return self._next_is_reader() is not None
 
     async def enter(self, *, is_reader: bool, seconds_max: float) -> None:

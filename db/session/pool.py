@@ -1,7 +1,7 @@
 """The pool: connections that are kept, as many as the server grants.
 
 A connection that has died meanwhile is replaced when it is asked for. A server that refuses one
-more is not asked again for a while: whoever needs a connection waits for one that exists.
+more is not asked again for a while: callers wait for a connection that exists.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import time
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db.session.driver import Timeouts
+from db.session.configuration import Timeouts
 from db.session.engine import driver_of
-from db.session.failures import FAILURES, Unavailable, sqlstate
+from db.session.failures import FAILURES, StoreUnavailable, sqlstate
 from db.session.gate import Gate
 from db.session.transaction import discard
 
@@ -58,7 +58,7 @@ class Pool:
     async def take(self, *, is_read: bool = False) -> AsyncConnection:
         """Return a connection, a kept one or a new one, which is to be given back or dropped.
 
-        Raises `Unavailable` when none is free in time, and `FAILURES` of connecting.
+        Raises `StoreUnavailable` when none is free in time, and `FAILURES` of connecting.
         """
         while True:
             await self._enter(is_read)
@@ -113,10 +113,10 @@ class Pool:
                 await self._gate.enter(is_reader=is_read, seconds_max=seconds_max)
             except TimeoutError as error:
                 if self._gate.room == self._size:
-                    raise Unavailable("no database connection was free in time") from error
+                    raise StoreUnavailable("no database connection was free in time") from error
             else:
                 return
-        raise Unavailable("the database grants too few connections")
+        raise StoreUnavailable("the database grants too few connections")
 
     def _grow(self) -> None:
         """Now and then, when it is full, make room for one more connection than was granted."""

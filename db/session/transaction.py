@@ -8,7 +8,8 @@ import asyncpg
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.session.driver import IDENTITY, NEVER_SCANS, NOTED_HISTORY, Driver, milliseconds
+from db.session.configuration import IDENTITY, NEVER_SCANS, NOTED_HISTORY, milliseconds
+from db.session.driver import Driver
 from db.session.engine import Statement, driver_of
 from db.session.failures import FAILURES, DatabaseError
 
@@ -94,7 +95,7 @@ async def identify(transaction: Transaction) -> None:
         transaction.note(found)
 
 
-async def allow(transaction: Transaction, seconds: float) -> None:
+async def extend_timeouts(transaction: Transaction, seconds: float) -> None:
     """Let the rest of this transaction take so long."""
     await _set(
         transaction.driver,
@@ -103,7 +104,7 @@ async def allow(transaction: Transaction, seconds: float) -> None:
     )
 
 
-async def scanning(connection: AsyncConnection) -> None:
+async def allow_scans(connection: AsyncConnection) -> None:
     """Let the rest of this transaction scan and hash: for audits and long lists."""
     await _set(driver_of(connection), NEVER_SCANS, "on")
 

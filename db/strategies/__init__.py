@@ -11,6 +11,7 @@ from db.strategies.advisory import Advisory
 from db.strategies.guard import Guard
 from db.strategies.pessimistic import Pessimistic
 from db.strategies.serializable import Serializable
+from db.strategies.strategy import Strategy
 from db.strategies.version import Version
 from db.vocabulary import StrategyName
 
@@ -57,10 +58,10 @@ def _explaining_extra(name: StrategyName) -> Iterator[None]:
 
 def open_strategy(
     name: str, *, redis_url: str | None = None, zookeeper_hosts: str | None = None
-) -> Guard:
+) -> Strategy:
     """Return the strategy of that name. Raises `ValueError` as `check_strategy` does."""
     check_strategy(name, redis_url, zookeeper_hosts)
-    makers: dict[str, Callable[[], Guard]] = {
+    makers: dict[str, Callable[[], Strategy]] = {
         StrategyName.GUARD: Guard,
         StrategyName.VERSION: Version,
         StrategyName.PESSIMISTIC: Pessimistic,
@@ -72,13 +73,13 @@ def open_strategy(
     return makers[name]()
 
 
-def _open_redis(url: str) -> Guard:
+def _open_redis(url: str) -> Strategy:
     from db.strategies.redis import Redis  # noqa: PLC0415 - its client is an extra
 
     return Redis(url)
 
 
-def _open_zookeeper(hosts: str) -> Guard:
+def _open_zookeeper(hosts: str) -> Strategy:
     from db.strategies.zookeeper import ZooKeeper  # noqa: PLC0415 - its client is an extra
 
     return ZooKeeper(hosts)

@@ -1,7 +1,7 @@
 """`advisory`: a lock by name inside PostgreSQL, on rows that need not exist yet.
 
-The lock ends with the transaction, so no crash can leave one behind. Everybody who writes must
-take it; who does not is caught by the version.
+The lock ends with the transaction, so no crash can leave one behind. Every writer must take it; a
+writer that does not is caught by the version.
 """
 
 from sqlalchemy import text
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db.ledger.arrays import unnest
 from db.ledger.load import WANTED_KEYS, key_parameters, load
 from db.rows import Snapshot, Wanted
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 
 LOCK = text(f"""
     SELECT count(pg_advisory_xact_lock(hash))
@@ -27,16 +27,16 @@ LOCK = text(f"""
         OFFSET 0
     ) AS ordered
 """)
-"""All names in one statement and in one order, that of their hashes, lest two batches cross."""
+"""All names in one statement, in the order of their hashes, so that two batches can't deadlock."""
 
 
-class Advisory(Guard):
-    """A named lock per reservation and stock row, taken in order, as `version` behind it."""
+class Advisory(Strategy):
+    """A named lock for each reservation and stock row, taken in order; behind it, versions."""
 
     name = "advisory"
     pins_rows = True
 
     async def load(self, connection: AsyncConnection, wanted: Wanted, *, locked: bool) -> Snapshot:  # noqa: ARG002
-        """Return the snapshot, taken when every name in it is locked."""
+        """Return the snapshot, taken when all its names are locked."""
         await connection.execute(LOCK, key_parameters(wanted))
         return await load(connection, wanted)

@@ -1,18 +1,18 @@
 """`pessimistic`: SELECT … FOR UPDATE before anything is decided.
 
 Rows are locked by primary key only and in order; `lock_timeout` bounds the wait. A new reservation
-has no row to lock: its unique keys keep equal ones apart, as always.
+has no row to lock: as always, its unique keys keep equal requests apart.
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.ledger.load import load, lock
 from db.rows import Snapshot, Wanted
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 
 
-class Pessimistic(Guard):
-    """Lock first, then read; nobody changes what the plan is made from."""
+class Pessimistic(Strategy):
+    """Lock first, then read: no other transaction changes the rows that the plan is made from."""
 
     name = "pessimistic"
 

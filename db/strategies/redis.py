@@ -1,8 +1,8 @@
 """`redis`: a lock per key in Redis, with a fencing token, and the guarded row behind it.
 
-A lock that expires under a paused holder protects nothing by itself (Kleppmann, "How to do
-distributed locking", 2016), so every grant carries a token that only grows, each row keeps the
-highest it has seen, and a writer with a lower one is refused. The version check stays as well.
+A lock can expire while its holder is paused, and then it protects nothing (Kleppmann, "How to do
+distributed locking", 2016). So every grant carries a token that only grows, each row keeps the
+highest token it has seen, and a writer with a lower one is refused. Versions are checked as well.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from db.rows import Wanted
-from db.session.database import Database, LockTimeout, Unavailable
-from db.strategies.guard import Guard, Held
-from db.strategies.names import DEAD_HOLDER_SECONDS, keys_of, name_of
+from db.session.database import Database, LockTimeout, StoreUnavailable
+from db.strategies.stock_locks import DEAD_HOLDER_SECONDS, keys_to_lock, lock_name
+from db.strategies.strategy import HeldLocks, Strategy
 
 EXPIRE_SECONDS = DEAD_HOLDER_SECONDS  # a live holder renews its locks before that
 WAIT_SECONDS_MAX = 1.0  # for the locks, as for a row's lock
 POLL_SECONDS = 0.002  # between two tries; a COMMIT takes about as long
-SOCKET_SECONDS_MAX = 1.0  # a Redis that is away must not be waited for
+SOCKET_SECONDS_MAX = 1.0  # requests must not wait for an unreachable Redis
 CONNECTIONS_MAX = 16
 FENCE = "holdfast:fence"
 
-AWAY = (RedisError, OSError, TimeoutError)
+UNREACHABLE = (RedisError, OSError, TimeoutError)
 
 ACQUIRE = """
 for i = 1, #KEYS - 1 do
@@ -42,8 +42,9 @@ local token = math.max(now[1] * 1000000 + now[2], last + 1)
 redis.call('SET', KEYS[#KEYS], string.format('%.0f', token))
 return token
 """
-"""Takes the locks in order, as far as they are free, and is asked again for the rest. The token is
-the clock in microseconds or one more than the last: it grows though Redis forget everything."""
+"""Takes the locks in order until it finds one that is taken; then it is called again for the rest.
+The token is the clock in microseconds, or one more than the last token: it grows even if Redis
+forgets everything."""
 
 RENEW = """
 local held = 0
@@ -63,18 +64,18 @@ end
 
 
 def check_url(url: str) -> None:
-    """Raise `ValueError` when this can't be the address of a Redis; the password is not shown."""
+    """Raise `ValueError` if this can't be the address of a Redis, without showing its password."""
     try:
         parse_url(url)
     except ValueError:
         raise ValueError(
-            "redis-url can't be read: it must be like redis://user:password@host:port/0, and"
-            " special characters in it percent-encoded"
+            "redis-url can't be read: write it like redis://user:password@host:port/0, with"
+            " special characters percent-encoded"
         ) from None
 
 
-class Redis(Guard):
-    """A distributed lock around the transaction, as `version` and a fence inside it."""
+class Redis(Strategy):
+    """A distributed lock around the transaction; inside it, versions and a fence."""
 
     name = "redis"
     pins_rows = True
@@ -93,21 +94,24 @@ class Redis(Guard):
         self._release_script = self._client.register_script(RELEASE)
 
     @asynccontextmanager
-    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
-        """Hold the locks of every key. Raises `LockTimeout`, or `Unavailable` without Redis."""
-        keys = await keys_of(database, wanted)
-        names = [f"holdfast:{name_of(key)}" for key in keys]
+    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
+        """Hold the locks of every key.
+
+        Raises `LockTimeout`, or `StoreUnavailable` without Redis.
+        """
+        keys = await keys_to_lock(database, wanted)
+        names = [f"holdfast:{lock_name(key)}" for key in keys]
         value = secrets.token_hex(16)
         try:
-            held = Held(dict.fromkeys(keys, await self._acquire(names, value)))
+            held = HeldLocks(dict.fromkeys(keys, await self._acquire(names, value)))
             renewal = asyncio.create_task(self._renew(names, value, held))
             try:
                 yield held
             finally:
-                held.is_lost = True  # the renewal ends by that, should redis-py swallow the next
+                held.is_lost = True  # ends the renewal even if redis-py swallows the cancellation
                 renewal.cancel()
         finally:
-            with suppress(*AWAY):  # then they expire
+            with suppress(*UNREACHABLE):  # in that case the locks expire
                 await self._release_script(keys=names, args=[value])
 
     async def close(self) -> None:
@@ -121,20 +125,22 @@ class Redis(Guard):
         while True:
             try:
                 token = await self._acquire_script(keys=[*names, FENCE], args=arguments)
-            except AWAY as error:
-                raise Unavailable(f"Redis, which keeps the locks, is away ({error})") from error
+            except UNREACHABLE as error:
+                raise StoreUnavailable(
+                    f"Redis, which keeps the locks, is unreachable ({error})"
+                ) from error
             if token:
                 return int(token)
             if time.monotonic() > give_up_at:
                 raise LockTimeout
             await asyncio.sleep(POLL_SECONDS * (0.5 + secrets.randbelow(1000) / 1000))
 
-    async def _renew(self, names: list[str], value: str, held: Held) -> None:
-        """Keep the locks; say so when one of them is gone."""
+    async def _renew(self, names: list[str], value: str, held: HeldLocks) -> None:
+        """Renew the locks, and note when one of them is lost."""
         arguments: list[Any] = [value, int(EXPIRE_SECONDS * 1000)]
         while not held.is_lost:
             await asyncio.sleep(EXPIRE_SECONDS / 3)
             try:
                 held.is_lost = await self._renew_script(keys=names, args=arguments) < len(names)
-            except AWAY:
+            except UNREACHABLE:
                 held.is_lost = True

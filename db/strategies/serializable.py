@@ -1,9 +1,9 @@
-"""`serializable`: PostgreSQL watches what was read and chooses a loser (40001, run again)."""
+"""`serializable`: PostgreSQL watches all reads and makes one transaction retry (40001)."""
 
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 
 
-class Serializable(Guard):
+class Serializable(Strategy):
     """Serializable snapshot isolation (Cahill, Röhm, Fekete: SIGMOD 2008)."""
 
     name = "serializable"

@@ -1,13 +1,13 @@
-"""`version`: every row is checked by its version, accepted takes too.
+"""`version`: every row is checked by its version, also where the plan accepted a take.
 
-Two takes of one row collide although there is enough for both: that is what comparing it with the
-default is for.
+Two takes of one row collide even if there are enough units for both. The comparison with the
+default strategy shows the cost of that.
 """
 
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 
 
-class Version(Guard):
+class Version(Strategy):
     """Optimistic, by version."""
 
     name = "version"

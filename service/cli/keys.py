@@ -49,7 +49,7 @@ def create_key(source: str | None, scopes: tuple[str, ...], **given: Any) -> Non
 @settings_options(*DATABASE_SETTINGS)
 def list_keys(**given: Any) -> None:
     """List the ids of all keys, revoked ones too. The keys themselves are not stored."""
-    for row in with_database(given, lambda database: database.read(credentials.every)):
+    for row in with_database(given, lambda database: database.read(credentials.list_all)):
         state = "revoked" if row.revoked_at else "valid"
         created = row.created_at.isoformat(timespec="seconds")
         click.echo(f"{row.id}  {row.source}  {','.join(row.scopes)}  {created}  {state}")

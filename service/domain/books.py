@@ -1,37 +1,61 @@
-"""The books as a batch changes them: rows, reservations and the ledger, over a snapshot.
+"""The books: the only way in which a rule reads and changes rows, so that no guard is forgotten.
 
-Every rule changes stock through `Books.move`, which writes the ledger's line in the same breath.
-What a verdict relied on goes into the writes as a guard (see `db.rows.StockChange`):
+A verdict is only as good as the rows it was made from, and other transactions may change those
+before the plan is applied. So each method here also notes the guard that its use of a row needs:
 
-- an accepted take holds while `available + lowest >= 0`, whatever else happened to the row;
-- a refusal about a row that the batch also changes, and every absolute write, pins the version;
-- a refusal about rows the batch leaves alone was true at the snapshot, and that is its moment.
+- `move`, a relative change, holds while `available + lowest >= 0` and the row is not deleted,
+  whatever else happened to the row;
+- `put`, `adjust` and `delete`, absolute changes, hold only at the version that was seen;
+- a refusal relies on every row that its rule looked at. If the batch changes one of them, all of
+  them must still have the versions that were seen. If it changes none of them, the refusal was
+  true when the snapshot was taken, and that is its moment;
+- `step`, a new state of a reservation, holds only at the version that was seen; a step out of a
+  hold, other than `expire`, holds only before its deadline;
+- `create` and `remember` hold only if nothing is stored under the identity yet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from db.rows import (
-    Adjustment,
+    Answer,
     Identity,
-    ImportJob,
-    ImportProgress,
-    Key,
     Line,
     Movement,
-    Refund,
     Reservation,
     ReservationChange,
     Snapshot,
     Stock,
     StockChange,
+    StockKey,
+    StoredAnswer,
     Writes,
 )
-from db.vocabulary import State
-from service.domain.errors import UnknownSku
+from db.vocabulary import MovementKind, State
+from service.domain.errors import ServiceError
+from service.domain.lifecycle import Step, is_overdue, state_after
+
+AnyOutcome = TypeVar("AnyOutcome")
+AnyCommand = TypeVar("AnyCommand")
+
+
+class StockView(Protocol):
+    """A stock row as the batch has changed it so far, to be read only."""
+
+    @property
+    def available(self) -> int:
+        """Units that can be sold."""
+
+    @property
+    def held(self) -> int:
+        """Units that belong to open holds."""
+
+    @property
+    def version(self) -> int:
+        """The version after the changes so far."""
 
 
 class Row:
@@ -62,11 +86,6 @@ class Row:
         self.lowest = 0
 
     @property
-    def key(self) -> Key:
-        """The row's primary key."""
-        return self.sku, self.location
-
-    @property
     def version(self) -> int:
         """The version after the changes so far."""
         return self.seen_version + self.steps
@@ -88,122 +107,165 @@ class Row:
 
 
 class Books:
-    """The state of a plan in the making."""
+    """Stock, reservations, stored answers and the ledger, as the batch has changed them so far."""
 
     def __init__(self, snapshot: Snapshot, *, pins_rows: bool = False) -> None:
-        self.snapshot = snapshot
-        self.pins_rows = pins_rows
-        self.rows: dict[Key, Row] = {}
-        self.reservations: dict[UUID, Reservation] = dict(snapshot.reservations)
-        self.identities: dict[Identity, UUID] = {
+        self.at = snapshot.now
+        """The moment of the command that is being carried out."""
+        self.lacking: set[StockKey] = set()
+        """The stock rows whose overdue holds a rule asked for, but which were not loaded."""
+        self._snapshot = snapshot
+        self._pins_rows = pins_rows
+        self._rows: dict[StockKey, Row] = {}
+        self._reservations: dict[UUID, Reservation] = dict(snapshot.reservations)
+        self._ids: dict[Identity, UUID] = {
             (row.source, row.seq): row.id for row in snapshot.reservations.values()
         }
-        self.refunds: dict[Identity, Refund] = dict(snapshot.refunds)
-        self.adjustments: dict[Identity, Adjustment] = dict(snapshot.adjustments)
-        self.import_jobs: dict[tuple[str, str], ImportJob] = dict(snapshot.import_jobs)
-        self.touched: set[UUID] = set()
-        self.movements: list[Movement] = []
-        self.reliances: list[list[Key]] = []
-        self.apply_before: datetime | None = None
-        self.lacking: set[Key] = set()
-        self.overdue = _overdue_holds(snapshot)
+        self._stepped: set[UUID] = set()
+        self._answers: dict[type[Any], dict[Identity, Any]] = {}
+        self._movements: list[Movement] = []
+        self._looked: list[StockKey] = []
+        self._reliances: list[list[StockKey]] = []
+        self._apply_before: datetime | None = None
+        self._holds = _holds_by_row(snapshot)
 
-    def row(self, key: Key) -> Row | None:
-        """Return the row as the batch has changed it; None when there never was one."""
-        row = self.rows.get(key)
-        if row is None:
-            seen = self.snapshot.stock.get(key)
-            if seen is not None:
-                row = self.rows[key] = Row(seen)
-                row.pinned = self.pins_rows
-        return row
+    def carry_out(
+        self,
+        rule: Callable[["Books", AnyCommand], AnyOutcome],
+        command: AnyCommand,
+        at: datetime,
+    ) -> AnyOutcome:
+        """Return the rule's outcome for a command at a moment; a refusal relies on what it saw."""
+        self.at = at
+        if self._looked:
+            self._looked = []
+        outcome = rule(self, command)
+        if self._looked and isinstance(outcome, ServiceError):
+            self._reliances.append(self._looked)
+        return outcome
 
-    def new_row(self, key: Key, at: datetime) -> Row:
-        """Add a row that the batch creates, empty and at version 0."""
-        row = self.rows[key] = Row(Stock(*key, None, 0, 0, None, 0, at), is_new=True)
-        return row
-
-    def unknown(self, keys: list[Key]) -> UnknownSku | None:
-        """Return the refusal that lists the keys without a stock row, if there are any."""
-        unknown = [
-            {"sku": key[0], "location": key[1]}
-            for key in keys
-            if (row := self.row(key)) is None or row.deleted
-        ]
-        if not unknown:
-            return None
-        self.reliances.append(keys)
-        others = f", nor are {len(unknown) - 1} others" if unknown[1:] else ""
-        detail = "{sku} is not stocked at {location}".format(**unknown[0])
-        return UnknownSku(f"{detail}{others}.", unknown=unknown)
-
-    def shortages(self, lines: tuple[Line, ...]) -> list[dict[str, Any]]:
-        """Return an entry for each line that asks for more than is available."""
-        return [
-            {
-                "sku": line.sku,
-                "location": line.location,
-                "requested": line.quantity,
-                "available": row.available,
-            }
-            for line in lines
-            if (row := self.row(line.key)) is not None and line.quantity > row.available
-        ]
+    def look(self, key: StockKey) -> StockView | None:
+        """Return the stock row as the batch has changed it; None when there is none."""
+        self._looked.append(key)
+        row = self._row(key)
+        return None if row is None or row.deleted else row
 
     def move(
         self,
-        key: Key,
-        kind: str,
+        key: StockKey,
+        kind: MovementKind,
         available_delta: int,
         held_delta: int,
-        at: datetime,
         reservation: Reservation | None = None,
     ) -> None:
-        """Change a stock row and write the ledger's line about it: never one without the other."""
-        row = self.row(key)
+        """Change a stock row relative to what is there, and write the ledger's line about it."""
+        row = self._row(key)
         if row is None:
-            raise AssertionError(f"stock row {key} was moved before it was looked up")
-        row.available += available_delta
-        row.held += held_delta
-        row.available_delta += available_delta
-        row.held_delta += held_delta
-        row.lowest = min(row.lowest, row.available_delta)
-        row.steps += 1
-        row.updated_at = at
-        if row.available < 0 or row.held < 0:
-            raise AssertionError(f"a plan took stock row {key} below zero")
-        self.movements.append(
-            Movement(
-                *key,
-                row.steps,
-                kind,
-                available_delta,
-                held_delta,
-                None if reservation is None else reservation.id,
-                None if reservation is None else reservation.version,
-                at,
-            )
-        )
+            raise AssertionError(f"a plan moves stock row {key}, which was not loaded")
+        self._move(row, kind, available_delta, held_delta, reservation)
 
-    def keep(self, reservation: Reservation) -> None:
-        """Keep a reservation that is new or has changed, to be written."""
-        self.reservations[reservation.id] = reservation
-        self.touched.add(reservation.id)
+    def put(
+        self,
+        key: StockKey,
+        kind: MovementKind,
+        available: int,
+        *,
+        name: str | None,
+        low_stock_at: int | None,
+    ) -> Stock:
+        """Set a stock row's units, name and threshold, create it if it is missing; return it."""
+        row = self._row(key)
+        if row is None:
+            row = self._rows[key] = Row(Stock(*key, None, 0, 0, None, 0, self.at), is_new=True)
+        row.pinned, row.deleted = True, False
+        row.name, row.low_stock_at = name, low_stock_at
+        self._move(row, kind, available - row.available, 0)
+        return row.stock()
+
+    def adjust(self, key: StockKey, delta: int) -> int:
+        """Correct a stock row's units at the version that was seen; return its new version."""
+        row = self._pinned(key)
+        self._move(row, MovementKind.ADJUST, delta, 0)
+        return row.version
+
+    def delete(self, key: StockKey) -> None:
+        """Empty a stock row and mark it deleted, so that its version can go on."""
+        row = self._pinned(key)
+        row.deleted = True
+        row.name = row.low_stock_at = None
+        self._move(row, MovementKind.DELETE, -row.available, 0)
+
+    def overdue_holds(self, key: StockKey) -> list[Reservation]:
+        """Return the overdue holds on a stock row, in the order of their ids.
+
+        If they were not loaded, the row is noted in `lacking`: they must be loaded and the plan be
+        made again.
+        """
+        row = self._row(key)
+        if row is None or not row.held:
+            return []
+        if key not in self._snapshot.overdue:
+            self.lacking.add(key)
+            return []
+        holds = [self._reservations[id_] for id_ in self._holds.get(key, ())]
+        return [hold for hold in holds if is_overdue(hold, self.at)]
+
+    def reservation(self, id_: UUID) -> Reservation | None:
+        """Return a reservation as the batch has changed it; None when there is none."""
+        return self._reservations.get(id_)
+
+    def reservation_of(self, identity: Identity) -> Reservation | None:
+        """Return the reservation that a request with this identity made; None if none did."""
+        id_ = self._ids.get(identity)
+        return None if id_ is None else self._reservations[id_]
+
+    def create(self, reservation: Reservation) -> None:
+        """Add a new reservation."""
+        self._reservations[reservation.id] = reservation
+        self._ids[reservation.source, reservation.seq] = reservation.id
+        self._stepped.add(reservation.id)
+
+    def step(
+        self,
+        reservation: Reservation,
+        step: Step,
+        *,
+        lines: tuple[Line, ...] | None = None,
+        expires_at: datetime | None = None,
+    ) -> Reservation:
+        """Take a step of the lifecycle, which raises the version; return the reservation."""
+        deadline = reservation.expires_at
+        if reservation.state == State.HELD and step != "expire" and deadline is not None:
+            self._apply_before = min(self._apply_before or deadline, deadline)
+        changed = reservation._replace(
+            state=state_after(reservation.state, step),
+            version=reservation.version + 1,
+            expires_at=expires_at or deadline,
+            updated_at=self.at,
+            lines=reservation.lines if lines is None else lines,
+        )
+        self._reservations[reservation.id] = changed
+        self._stepped.add(reservation.id)
+        return changed
+
+    def recall(self, kind: type[Answer], identity: Identity) -> Answer | None:
+        """Return the answer of this kind that is stored under an identity; None if none is."""
+        answer: Answer | None = self._answers.get(kind, {}).get(identity)
+        return self._snapshot.answer(kind, identity) if answer is None else answer
+
+    def remember(self, answer: StoredAnswer) -> None:
+        """Store an answer under its identity, in the place of an earlier state of the same."""
+        self._answers.setdefault(type(answer), {})[answer.identity] = answer
 
     def writes(self) -> Writes:
-        """Return the net writes with their guards, in the order rows are locked in."""
-        writes = Writes(
-            refunds_created=_added(self.refunds, self.snapshot.refunds),
-            adjustments_created=_added(self.adjustments, self.snapshot.adjustments),
-            import_jobs_created=_added(self.import_jobs, self.snapshot.import_jobs),
-            import_jobs_changed=_progress(self.import_jobs, self.snapshot.import_jobs),
-            movements=self.movements,
-            apply_before=self.apply_before,
-        )
-        for id_ in sorted(self.touched, key=attrgetter("int")):  # as UUIDs compare, but in C
-            self._write_reservation(writes, self.reservations[id_])
+        """Return the net writes with their guards, in the order in which rows are locked."""
+        writes = Writes(movements=self._movements, apply_before=self._apply_before)
+        for kind, answers in self._answers.items():
+            self._write_answers(writes, kind, answers)
+        for id_ in sorted(self._stepped, key=attrgetter("int")):  # as UUIDs compare, but in C
+            self._write_reservation(writes, self._reservations[id_])
         self._pin()
-        for _, row in sorted(self.rows.items()):
+        for _, row in sorted(self._rows.items()):
             if row.is_new and row.steps:
                 writes.stock_created.append(row.stock())
             elif row.steps:
@@ -212,8 +274,69 @@ class Books:
                 writes.stock_pinned.append((row.sku, row.location, row.seen_version))
         return writes
 
+    def _row(self, key: StockKey) -> Row | None:
+        """The stock row as the batch has changed it, even deleted; None if there never was one."""
+        row = self._rows.get(key)
+        if row is None:
+            seen = self._snapshot.stock.get(key)
+            if seen is not None:
+                row = self._rows[key] = Row(seen)
+                row.pinned = self._pins_rows
+        return row
+
+    def _pinned(self, key: StockKey) -> Row:
+        row = self._row(key)
+        if row is None or row.deleted:
+            raise AssertionError(f"a plan changes stock row {key}, which does not exist")
+        row.pinned = True
+        return row
+
+    def _move(
+        self,
+        row: Row,
+        kind: MovementKind,
+        available_delta: int,
+        held_delta: int,
+        reservation: Reservation | None = None,
+    ) -> None:
+        """Change a row and write the ledger's line about it: never one without the other."""
+        row.available += available_delta
+        row.held += held_delta
+        row.available_delta += available_delta
+        row.held_delta += held_delta
+        row.lowest = min(row.lowest, row.available_delta)
+        row.steps += 1
+        row.updated_at = self.at
+        if row.available < 0 or row.held < 0:
+            raise AssertionError(
+                f"a plan takes stock row {(row.sku, row.location)} below zero units"
+            )
+        self._movements.append(
+            Movement(
+                row.sku,
+                row.location,
+                row.steps,
+                kind,
+                available_delta,
+                held_delta,
+                None if reservation is None else reservation.id,
+                None if reservation is None else reservation.version,
+                self.at,
+            )
+        )
+
+    def _write_answers(
+        self, writes: Writes, kind: type[Any], answers: dict[Identity, StoredAnswer]
+    ) -> None:
+        for identity, answer in sorted(answers.items()):
+            seen = self._snapshot.answer(kind, identity)
+            if seen is None:
+                writes.answers_created.setdefault(kind, []).append(answer)
+            else:
+                writes.answers_changed.setdefault(kind, []).append((seen, answer))
+
     def _write_reservation(self, writes: Writes, reservation: Reservation) -> None:
-        seen = self.snapshot.reservations.get(reservation.id)
+        seen = self._snapshot.reservations.get(reservation.id)
         if seen is None:
             writes.reservations_created.append(reservation)
             return
@@ -235,34 +358,19 @@ class Books:
 
     def _pin(self) -> None:
         """Pin every row that a refusal relied on, where the batch changes one of them."""
-        for keys in self.reliances:
-            rows = [row for key in keys if (row := self.rows.get(key)) is not None]
+        for keys in self._reliances:
+            rows = [row for key in keys if (row := self._rows.get(key)) is not None]
             if any(row.steps for row in rows):
                 for row in rows:
                     row.pinned = True
 
 
-def _overdue_holds(snapshot: Snapshot) -> dict[Key, list[UUID]]:
-    holds: dict[Key, list[UUID]] = {}
+def _holds_by_row(snapshot: Snapshot) -> dict[StockKey, list[UUID]]:
+    """The holds on each stock row, if overdue holds were loaded at all."""
+    holds: dict[StockKey, list[UUID]] = {}
     if snapshot.overdue:
         for reservation in sorted(snapshot.reservations.values()):
             if reservation.state == State.HELD:
                 for line in reservation.lines:
                     holds.setdefault(line.key, []).append(reservation.id)
     return holds
-
-
-def _added(after: Mapping[Any, Any], before: Mapping[Any, Any]) -> list[Any]:
-    if len(after) == len(before):
-        return []
-    return [value for key, value in sorted(after.items()) if key not in before]
-
-
-def _progress(
-    after: Mapping[Identity, ImportJob], before: Mapping[Identity, ImportJob]
-) -> list[ImportProgress]:
-    return [
-        ImportProgress(*key, seen.rows_done, after[key].created, after[key].skipped)
-        for key, seen in sorted(before.items())
-        if after[key] != seen
-    ]

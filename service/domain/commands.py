@@ -1,36 +1,45 @@
-"""Everything that changes stock, as commands: what is asked, by whom; and what it came to.
+"""Commands, which are the requests to change stock, and their outcomes.
 
 A command is already valid: lines are merged, one for each stock row, in order of (sku, location).
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import UUID
 
-from db.rows import Adjustment, Identity, ImportJob, Key, Line, Refund, Reservation, Stock, Wanted
+from db.rows import (
+    Adjustment,
+    Identity,
+    ImportJob,
+    Line,
+    Refund,
+    Reservation,
+    Stock,
+    StockKey,
+    Wanted,
+)
 from service.domain.errors import ServiceError
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a command: its own source, and whether it may touch every source's reservations."""
+    """The sender of a command: its source, and if it may change every source's reservations."""
 
     source: str
     every_source: bool = False
 
     def sees(self, source: str) -> bool:
-        """True when the caller may know of that source's reservations."""
+        """True when the caller may see that source's reservations."""
         return self.every_source or source == self.source
 
     @property
     def only_source(self) -> str | None:
-        """The one source whose reservations the caller may know of; None for every source's."""
+        """The one source whose reservations the caller may see; None if it may see all."""
         return None if self.every_source else self.source
 
     def want(self, wanted: Wanted, id_: UUID) -> None:
-        """Name a reservation, to be seen only if the caller may know of it."""
+        """Name a reservation, to be loaded only if the caller may see it."""
         if self.every_source:
             wanted.reservations.add(id_)
         else:
@@ -41,7 +50,7 @@ R_co = TypeVar("R_co", covariant=True)
 """The type of the result of a command."""
 
 Effect: TypeAlias = Literal["created", "changed", "unchanged"]
-"""What a command did to what is stored. `unchanged`: it had its effect before, or needs none."""
+"""The effect of a command on the database. `unchanged`: it had its effect before, or has none."""
 
 
 @dataclass(slots=True)
@@ -66,13 +75,13 @@ class Command(Generic[R_co]):
     __slots__ = ()
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         raise NotImplementedError
 
 
 @dataclass(slots=True)
 class Reserve(Command[Reservation]):
-    """Take units: as a hold with a deadline, or for good when `hold_seconds` is None."""
+    """Take units: as a hold with a deadline, or as a sale when `hold_seconds` is None."""
 
     source: str
     seq: str
@@ -83,7 +92,7 @@ class Reserve(Command[Reservation]):
     effective_id: UUID
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         wanted.reservations.add(self.effective_id)
         wanted.identities.add((self.source, self.seq))
         for line in self.lines:
@@ -92,14 +101,14 @@ class Reserve(Command[Reservation]):
 
 @dataclass(slots=True)
 class Confirm(Command[Reservation]):
-    """Turn a hold, or the given lines of it, into a sale; the rest is released."""
+    """Turn a hold, or the given lines of it, into a sale, and release the rest."""
 
     caller: Caller
     id: UUID
     lines: tuple[Line, ...] | None
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
 
 
@@ -111,7 +120,7 @@ class Cancel(Command[Reservation]):
     id: UUID
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
 
 
@@ -124,7 +133,7 @@ class Extend(Command[Reservation]):
     hold_seconds: int
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
 
 
@@ -135,13 +144,13 @@ class Expire(Command[Reservation | None]):
     id: UUID
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         wanted.reservations.add(self.id)
 
 
 @dataclass(slots=True)
 class RefundUnits(Command[Refund]):
-    """Give units of a confirmed reservation back: the lines, or all that is left."""
+    """Give units of a confirmed reservation back: the given lines, or all units that are left."""
 
     caller: Caller
     id: UUID
@@ -151,13 +160,13 @@ class RefundUnits(Command[Refund]):
 
     @property
     def identity(self) -> Identity:
-        """Who asked, and under which number."""
+        """The identity of the request."""
         return self.caller.source, self.seq
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
+        """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
-        wanted.refunds.add(self.identity)
+        wanted.want(Refund, self.identity)
 
 
 @dataclass(slots=True)
@@ -171,9 +180,14 @@ class SetStock(Command[Stock]):
     low_stock_at: int | None
     expected_version: int | None
 
+    @property
+    def key(self) -> StockKey:
+        """The key of the stock row."""
+        return self.sku, self.location
+
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
-        wanted.stock.add((self.sku, self.location))
+        """Name the rows that the rule must see."""
+        wanted.stock.add(self.key)
 
 
 @dataclass(slots=True)
@@ -190,55 +204,70 @@ class AdjustStock(Command[Adjustment]):
 
     @property
     def identity(self) -> Identity:
-        """Who asked, and under which number."""
+        """The identity of the request."""
         return self.source, self.seq
 
+    @property
+    def key(self) -> StockKey:
+        """The key of the stock row."""
+        return self.sku, self.location
+
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
-        wanted.stock.add((self.sku, self.location))
-        wanted.adjustments.add(self.identity)
+        """Name the rows that the rule must see."""
+        wanted.stock.add(self.key)
+        wanted.want(Adjustment, self.identity)
 
 
 @dataclass(slots=True)
 class DeleteStock(Command[None]):
-    """Take a stock row away; `expected_version` None asks for no particular version."""
+    """Delete a stock row; `expected_version` None accepts any version."""
 
     sku: str
     location: str
     expected_version: int | None
 
+    @property
+    def key(self) -> StockKey:
+        """The key of the stock row."""
+        return self.sku, self.location
+
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
-        wanted.stock.add((self.sku, self.location))
+        """Name the rows that the rule must see."""
+        wanted.stock.add(self.key)
 
 
 @dataclass(slots=True)
 class ImportStock(Command[ImportJob]):
-    """Create the stock rows that are missing, once for each job name: all of them, or a part."""
+    """Create the missing stock rows of an import or of a part of it, once for each job name."""
 
     source: str
     job: str
     digest: str
     rows: tuple[tuple[str, str, int, str | None], ...]
-    """(sku, location, available, name), each stock row once."""
+    """(sku, location, available, name); each stock row once."""
     first: int = 0
-    """The place of the first of these rows among all of the job's."""
+    """The index of the first of these rows among all rows of the job."""
     rows_in_all: int | None = None
-    """How many the job has; None when these are all."""
+    """The number of rows of the job; None when these are all."""
+
+    @property
+    def identity(self) -> Identity:
+        """The identity of the request."""
+        return self.source, self.job
 
     def want(self, wanted: Wanted) -> None:
-        """Name the rows this command must see."""
-        wanted.import_jobs.add((self.source, self.job))
+        """Name the rows that the rule must see."""
+        wanted.want(ImportJob, self.identity)
         wanted.stock.update((sku, location) for sku, location, _, _ in self.rows)
 
 
 def verdict_of(outcome: Outcome[Any]) -> str:
-    """Return the effect of a command that was carried out, or the code of its refusal."""
+    """Return the effect of a command that was carried out, or the error code of its refusal."""
     return outcome.effect if isinstance(outcome, Done) else outcome.code
 
 
 def wanted_by(commands: Iterable[Command[Any]]) -> Wanted:
-    """Return the rows that a batch must see."""
+    """Return the keys of the rows that a batch must see."""
     wanted = Wanted()
     for command in commands:
         command.want(wanted)
@@ -246,14 +275,14 @@ def wanted_by(commands: Iterable[Command[Any]]) -> Wanted:
 
 
 def weight_of(command: Command[Any]) -> int:
-    """Return how many stock rows a command names, at least 1."""
+    """Return the number of stock rows that a command names, at least 1."""
     if isinstance(command, Reserve):
         return len(command.lines)
     return len(command.rows) if isinstance(command, ImportStock) else 1
 
 
 def names_of(command: Command[Any]) -> set[Any]:
-    """Return the ids and stock keys a command names itself."""
+    """Return the ids and stock keys that a command names itself."""
     wanted = wanted_by([command])
     own = {id_ for id_, _ in wanted.own_reservations}
     return wanted.reservations | own | wanted.stock
@@ -263,44 +292,8 @@ def merge_lines(lines: list[tuple[str, str, int]]) -> tuple[Line, ...]:
     """Return one line for each (sku, location), quantities summed, in the order of their keys."""
     if len(lines) == 1:
         return (Line(*lines[0]),)
-    sums: dict[Key, int] = {}
+    sums: dict[StockKey, int] = {}
     for sku, location, quantity in lines:
         key = (sku, location)
         sums[key] = sums.get(key, 0) + quantity
     return tuple(Line(*key, quantity) for key, quantity in sorted(sums.items()))
-
-
-def reservation_id(source: str, seq: str) -> UUID:
-    """Return the id a reservation has when its client chooses none."""
-    return _uuid5(_namespace(source), seq)
-
-
-def refund_id(source: str, seq: str) -> UUID:
-    """Return the id of a refund."""
-    return uuid5(_namespace(source), f"refund:{seq}")
-
-
-def adjustment_id(source: str, seq: str) -> UUID:
-    """Return the id of an adjustment."""
-    return uuid5(_namespace(source), f"adjustment:{seq}")
-
-
-def _namespace(source: str) -> UUID:
-    if source not in _NAMESPACES:
-        if len(_NAMESPACES) >= NAMESPACES_MAX:
-            _NAMESPACES.clear()
-        _NAMESPACES[source] = uuid5(NAMESPACE_URL, f"holdfast:{source}")
-    return _NAMESPACES[source]
-
-
-_NAMESPACES: dict[str, UUID] = {}
-NAMESPACES_MAX = 10_000  # sources are few; a bound all the same
-
-
-def _uuid5(namespace: UUID, name: str) -> UUID:
-    """The UUID of RFC 9562, 5.5, as `uuid.uuid5` makes it, without its detour over a string."""
-    digest = hashlib.sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()
-    number = int.from_bytes(digest[:16], "big")
-    number = number & ~(0xF000 << 64) | (5 << 76)
-    number = number & ~(0xC000 << 48) | (0x8000 << 48)
-    return UUID(int=number)

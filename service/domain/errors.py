@@ -1,18 +1,18 @@
-"""What can go wrong, as answers: each error's code, status and whether, and how, to retry.
+"""All errors that clients see: the code of each, its status, and if and how to retry.
 
-A `ServiceError` is a value first: the planner returns refusals, routes raise them only where there
-is nothing else to return. The docstring is the title of its problem document (RFC 9457) and of its
-page under /problems.
+A `ServiceError` is first of all a value: rules return refusals, and routes raise one only where
+they have nothing else to return. Its docstring is the title of its problem document (RFC 9457) and
+of its page under /problems.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 ERRORS_MAX = 100
-"""How many wrong values one answer names: more help nobody, and cost the service."""
+"""The most wrong values that one answer names; more would cost the service and help no client."""
 
 DETAILED_MAX = 3
-"""How many of them `detail` repeats as sentences."""
+"""The most wrong values that `detail` repeats as sentences."""
 
 
 class ServiceError(Exception):
@@ -34,8 +34,8 @@ class ServiceError(Exception):
     def as_value(self) -> Self:
         """Return the error without the frames that it was raised through.
 
-        An error that is kept keeps their values, large bodies among them; where one of them has the
-        error again, only the garbage collector ends that, which comes seldom.
+        An error that is kept also keeps the values of its frames, such as large bodies. If one of
+        the values refers to the error, only the garbage collector frees them, and it runs seldom.
         """
         return self.with_traceback(None)
 
@@ -51,8 +51,8 @@ class InvalidRequest(ServiceError):
     code = "invalid_request"
     status = 400
     advice = (
-        "Correct what `errors` names: each entry has the path of a value and what is wrong. With"
-        " `truncated` there may be more."
+        "Correct the values that `errors` names: each entry has the path of a value and a message."
+        " With `truncated` there may be more."
     )
 
     @classmethod
@@ -64,7 +64,7 @@ class InvalidRequest(ServiceError):
     def of(
         cls, errors: Sequence[Mapping[str, str]], *, truncated: bool = False
     ) -> "InvalidRequest":
-        """Return the error about some values; `truncated` when there may be others."""
+        """Return the error about several values; `truncated` if there may be more."""
         told = [sentence(error) for error in errors[:DETAILED_MAX]]
         if len(errors) > DETAILED_MAX:
             told.append("See errors for more.")
@@ -89,7 +89,7 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is nothing here."""
+    """Nothing is stored here."""
 
     code = "not_found"
     status = 404
@@ -103,9 +103,19 @@ class UnknownSku(ServiceError):
     status = 404
     advice = "`unknown` lists each SKU and location without a stock row. Nothing was remembered."
 
+    @classmethod
+    def of(cls, keys: Sequence[tuple[str, str]]) -> "UnknownSku":
+        """Return the error about the stock rows (sku, location) that do not exist."""
+        (sku, location), others = keys[0], len(keys) - 1
+        more = f", nor are {others} others" if others else ""
+        return cls(
+            f"{sku} is not stocked at {location}{more}.",
+            unknown=[{"sku": key[0], "location": key[1]} for key in keys],
+        )
+
 
 class MethodNotAllowed(ServiceError):
-    """The resource does not know this method."""
+    """The resource does not support this method."""
 
     code = "method_not_allowed"
     status = 405
@@ -127,8 +137,8 @@ class RequestTimeout(ServiceError):
     status = 408
     retryable = True
     advice = (
-        "The head of a request may take 10 seconds, its body 30. Nothing was done. Send the same"
-        " request again, on a new connection."
+        "The head of a request may take 10 seconds and its body 30. Nothing was written. Send the"
+        " same request again on a new connection."
     )
 
 
@@ -137,7 +147,7 @@ class TooLarge(ServiceError):
 
     code = "too_large"
     status = 413
-    advice = "Bodies may have 1 MiB, batches and imports 4 MiB: split the request."
+    advice = "A body may have 1 MiB, that of a batch or an import 4 MiB. Split the request."
 
 
 class UriTooLong(ServiceError):
@@ -145,7 +155,7 @@ class UriTooLong(ServiceError):
 
     code = "uri_too_long"
     status = 414
-    advice = "A URL, its query included, may have 8 KiB."
+    advice = "A URL may have 8 KiB, including its query."
 
 
 class UnsupportedMediaType(ServiceError):
@@ -159,15 +169,16 @@ class UnsupportedMediaType(ServiceError):
 class InsufficientStock(ServiceError):
     """There is not enough stock.
 
-    For a reservation the refusal is remembered: the same seq gets the same answer for ever.
+    For a reservation the refusal is remembered: the same seq always gets the same answer.
     """
 
     code = "insufficient_stock"
     status = 409
     same_seq = False
     advice = (
-        "`shortages` lists every short line. A refused reservation stays refused, so to try again"
-        " use a new seq. A refused adjustment is not remembered (`same_seq` is true)."
+        "`shortages` lists every line that asks for more than is available. A refused reservation"
+        " stays refused: use a new seq to try again. A refused adjustment is not remembered"
+        " (`same_seq` is true)."
     )
 
 
@@ -182,19 +193,19 @@ class IllegalTransition(ServiceError):
 
     code = "illegal_transition"
     status = 409
-    advice = "`state` is the present state and `allowed` lists what can be done from there."
+    advice = "`state` is the present state; `allowed` lists the steps that can be taken from it."
 
 
 class ExceedsRefundable(ServiceError):
-    """More units than can still be refunded."""
+    """The request refunds more units than are left."""
 
     code = "exceeds_refundable"
     status = 409
-    advice = "`refundable` lists what is left to be refunded."
+    advice = "`refundable` lists the units that can still be refunded: refund those or fewer."
 
 
 class StockInUse(ServiceError):
-    """Units of this stock are held."""
+    """Open holds have units of this stock."""
 
     code = "stock_in_use"
     status = 409
@@ -206,7 +217,7 @@ class VersionMismatch(ServiceError):
 
     code = "version_mismatch"
     status = 412
-    advice = "`current` is the version there is (null: none). Read it again, then decide again."
+    advice = "`current` is the current version (null: no row). Read the row, then decide again."
 
 
 class PreconditionRequired(ServiceError):
@@ -223,15 +234,28 @@ class IdempotencyMismatch(ServiceError):
     code = "idempotency_mismatch"
     status = 422
     same_seq = False
-    advice = "`field` differs: `stored` was asked first, `sent` now. A new request needs a new seq."
+    advice = (
+        "`field` differs: `stored` is the value of the first request, `sent` that of this one."
+        " A new request needs a new seq."
+    )
+
+    @classmethod
+    def of(cls, field: str, stored: Any, sent: Any) -> "IdempotencyMismatch":
+        """Return the error about a known identity whose content differs in `field`."""
+        return cls(
+            f"The first request with this identity differs in {field}.",
+            field=field,
+            stored=stored,
+            sent=sent,
+        )
 
 
 class ExceedsHeld(ServiceError):
-    """More units than are held."""
+    """The request confirms more units than are held."""
 
     code = "exceeds_held"
     status = 422
-    advice = "`held` lists what the reservation holds: confirm that or less."
+    advice = "`held` lists the units that the reservation holds: confirm those or fewer."
 
 
 class HeadersTooLarge(ServiceError):
@@ -239,7 +263,7 @@ class HeadersTooLarge(ServiceError):
 
     code = "headers_too_large"
     status = 431
-    advice = "A request may have 100 header lines of 32 KiB in all: look for a cookie that grows."
+    advice = "A request may have 100 header lines, 32 KiB in all. Look for a cookie that grows."
 
 
 class RateLimited(ServiceError):
@@ -249,11 +273,11 @@ class RateLimited(ServiceError):
     status = 429
     retryable = True
     retry_after_seconds = 1
-    advice = "Wait as `Retry-After` says and send the same request again."
+    advice = "After `Retry-After` seconds send the same request again."
 
 
 class Contention(ServiceError):
-    """Too many conflicts."""
+    """The request lost too many races for the same stock."""
 
     code = "contention"
     status = 503
@@ -263,23 +287,23 @@ class Contention(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The service has more work than it can take."""
+    """The service has more work than it can accept."""
 
     code = "overloaded"
     status = 503
     retryable = True
     retry_after_seconds = 1
-    advice = "Nothing was written. Wait as `Retry-After` says and send the same request again."
+    advice = "Nothing was written. After `Retry-After` seconds send the same request again."
 
 
 class Unavailable(ServiceError):
-    """The database is away."""
+    """The database is unreachable."""
 
     code = "unavailable"
     status = 503
     retryable = True
     retry_after_seconds = 1
-    advice = "Nothing was written. Wait as `Retry-After` says and send the same request again."
+    advice = "Nothing was written. After `Retry-After` seconds send the same request again."
 
 
 class OutcomeUnknown(ServiceError):
@@ -290,7 +314,7 @@ class OutcomeUnknown(ServiceError):
     retryable = True
     retry_after_seconds = 2
     advice = (
-        "Send the same request with the same seq again: it is answered once, whatever happened."
+        "Send the same request with the same seq again: it takes effect once, whatever happened."
     )
 
 
@@ -301,7 +325,7 @@ class InternalError(ServiceError):
     status = 500
     retryable = True
     retry_after_seconds = 5
-    advice = "This is a bug of ours. Nothing was written; the log says what happened."
+    advice = "This is a bug in the service. Nothing was written, and the log has the details."
 
 
 def sentence(error: Mapping[str, str], label: str | None = None) -> str:

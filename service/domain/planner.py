@@ -1,16 +1,16 @@
 """Plan: run commands one after another against a snapshot, in memory, and return the net writes.
 
-Pure: no I/O, no clock, no randomness. The outcome of a batch equals that of its commands sent one
+Pure: no I/O, no clock, no randomness. The outcomes of a batch equal those of its commands sent one
 by one, in order; each happens a microsecond after the one before it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from db.rows import Key, Snapshot, Writes
-from service.domain import reservations, stock
+from db.rows import Snapshot, StockKey, Writes
+from service.domain import holds, refunds, reservations, stock
 from service.domain.books import Books
 from service.domain.commands import (
     AdjustStock,
@@ -29,13 +29,13 @@ from service.domain.commands import (
 
 MICROSECOND = timedelta(microseconds=1)
 
-RULES: Mapping[type[Any], Callable[[Books, Any, datetime], Outcome[Any]]] = {
+RULES: Mapping[type[Any], Callable[[Books, Any], Outcome[Any]]] = {
     Reserve: reservations.reserve,
-    Confirm: reservations.confirm,
-    Cancel: reservations.cancel,
-    Extend: reservations.extend,
-    Expire: reservations.expire,
-    RefundUnits: reservations.refund,
+    Confirm: holds.confirm,
+    Cancel: holds.cancel,
+    Extend: holds.extend,
+    Expire: holds.expire,
+    RefundUnits: refunds.refund,
     SetStock: stock.set_stock,
     AdjustStock: stock.adjust_stock,
     DeleteStock: stock.delete_stock,
@@ -45,25 +45,25 @@ RULES: Mapping[type[Any], Callable[[Books, Any, datetime], Outcome[Any]]] = {
 
 @dataclass(slots=True)
 class Plan:
-    """An outcome for each command and what is to be written.
+    """An outcome for each command, and the writes.
 
-    When `lacking` is not empty the plan is no plan yet: load the overdue holds on those stock rows
+    When `lacking` is not empty the plan is incomplete: load the overdue holds on those stock rows
     and plan again.
     """
 
     outcomes: list[Outcome[Any]]
     writes: Writes
-    lacking: set[Key]
+    lacking: set[StockKey]
 
 
 def plan(snapshot: Snapshot, commands: Iterable[Command[Any]], *, pins_rows: bool = False) -> Plan:
-    """Return what the commands come to, carried out one after another from `snapshot` on.
+    """Return the outcomes of the commands, carried out one after another from `snapshot` on.
 
     With `pins_rows` every stock row that is changed must still have the version that was seen.
     """
     books = Books(snapshot, pins_rows=pins_rows)
     outcomes = [
-        RULES[type(command)](books, command, snapshot.now + index * MICROSECOND)
+        books.carry_out(RULES[type(command)], command, snapshot.now + index * MICROSECOND)
         for index, command in enumerate(commands)
     ]
     return Plan(outcomes, books.writes(), books.lacking)

@@ -1,63 +1,54 @@
 """The rules of stock itself: set, adjust, delete, import."""
 
-from datetime import datetime
+from collections.abc import Sequence
 
 from db.rows import Adjustment, ImportJob, Line, Stock
-from service.domain.books import Books, Row
-from service.domain.commands import (
-    AdjustStock,
-    DeleteStock,
-    Done,
-    ImportStock,
-    Outcome,
-    SetStock,
-    adjustment_id,
-)
+from db.vocabulary import MovementKind
+from service.domain.availability import reclaim, shortages_of
+from service.domain.books import Books, StockView
+from service.domain.commands import AdjustStock, DeleteStock, Done, ImportStock, Outcome, SetStock
 from service.domain.errors import (
     AdjustmentBelowZero,
     IdempotencyMismatch,
     InvalidRequest,
-    NotFound,
     ServiceError,
     StockInUse,
+    UnknownSku,
     VersionMismatch,
 )
-from service.domain.reservations import mismatch, reclaim
+from service.domain.identifiers import adjustment_id
 
 AVAILABLE_MAX = 1_000_000_000_000
-"""No row may hold more units that can be sold, in units."""
+"""No row may have more available units."""
 
 
-def set_stock(books: Books, command: SetStock, at: datetime) -> Outcome[Stock]:
-    """Create the row or replace the one at the version that was named."""
-    key = (command.sku, command.location)
-    row = books.row(key)
-    current = None if row is None or row.deleted else row.version
+def set_stock(books: Books, command: SetStock) -> Outcome[Stock]:
+    """Create the row, or replace the one at the version that the command names."""
+    row = books.look(command.key)
+    current = None if row is None else row.version
     if command.expected_version != current:
-        books.reliances.append([key])
         return _stale(current)
-    row = row or books.new_row(key, at)
-    row.name, row.low_stock_at = command.name, command.low_stock_at
-    row.pinned, row.deleted = True, False
-    books.move(key, "set", command.available - row.available, 0, at)
-    return Done("created" if current is None else "changed", row.stock())
+    stock = books.put(
+        command.key,
+        MovementKind.SET,
+        command.available,
+        name=command.name,
+        low_stock_at=command.low_stock_at,
+    )
+    return Done("created" if current is None else "changed", stock)
 
 
-def adjust_stock(books: Books, command: AdjustStock, at: datetime) -> Outcome[Adjustment]:
+def adjust_stock(books: Books, command: AdjustStock) -> Outcome[Adjustment]:
     """Correct `available`, once; a refusal is not remembered."""
-    stored = books.adjustments.get(command.identity)
+    stored = books.recall(Adjustment, command.identity)
     if stored is not None:
-        return _same_adjustment(command, stored) or Done("unchanged", stored)
-    key = (command.sku, command.location)
-    row = books.row(key)
-    if row is None or row.deleted:
-        return books.unknown([key]) or NotFound("There is no such stock row.")
-    refusal = _refuse_adjustment(books, command, row, at)
+        return _mismatch(command, stored) or Done("unchanged", stored)
+    row = books.look(command.key)
+    if row is None:
+        return UnknownSku.of([command.key])
+    refusal = _refuse_adjustment(books, command, row)
     if refusal is not None:
-        books.reliances.append([key])
         return refusal
-    row.pinned = True
-    books.move(key, "adjust", command.delta, 0, at)
     adjustment = Adjustment(
         id=adjustment_id(*command.identity),
         source=command.source,
@@ -66,26 +57,24 @@ def adjust_stock(books: Books, command: AdjustStock, at: datetime) -> Outcome[Ad
         location=command.location,
         delta=command.delta,
         reason=command.reason,
-        version=row.version,
-        created_at=at,
+        version=books.adjust(command.key, command.delta),
+        created_at=books.at,
     )
-    books.adjustments[command.identity] = adjustment
+    books.remember(adjustment)
     return Done("created", adjustment)
 
 
-def _refuse_adjustment(
-    books: Books, command: AdjustStock, row: Row, at: datetime
-) -> ServiceError | None:
+def _refuse_adjustment(books: Books, command: AdjustStock, row: StockView) -> ServiceError | None:
     if command.expected_version not in (None, row.version):
         return _stale(row.version)
     if row.available + command.delta > AVAILABLE_MAX:
         return InvalidRequest.at("delta", f"would make available exceed {AVAILABLE_MAX}")
-    asked = (Line(*row.key, -command.delta),)
-    shortages = books.shortages(asked) if command.delta < 0 else []
-    if shortages and reclaim(books, shortages, at):
+    asked = [Line(*command.key, -command.delta)]
+    shortages = shortages_of(asked, [row]) if command.delta < 0 else []
+    if shortages and reclaim(books, shortages):
         if command.expected_version is not None:
             return _stale(row.version)
-        shortages = books.shortages(asked)
+        shortages = shortages_of(asked, [row])
     if shortages:
         return AdjustmentBelowZero(
             "The adjustment would take available below zero.", shortages=shortages
@@ -93,58 +82,48 @@ def _refuse_adjustment(
     return None
 
 
-def delete_stock(books: Books, command: DeleteStock, at: datetime) -> Outcome[None]:
-    """Empty the row and mark it deleted; deleting twice is deleting once."""
-    key = (command.sku, command.location)
-    row = books.row(key)
-    if row is None or row.deleted:
+def delete_stock(books: Books, command: DeleteStock) -> Outcome[None]:
+    """Empty the row and mark it deleted; to delete twice is to delete once."""
+    row = books.look(command.key)
+    if row is None:
         return Done("unchanged", None)
     if command.expected_version not in (None, row.version):
-        books.reliances.append([key])
         return _stale(row.version)
     if row.held:
-        books.reliances.append([key])
         return StockInUse(f"{row.held} units are held by open reservations.")
-    row.pinned = row.deleted = True
-    row.name = row.low_stock_at = None
-    books.move(key, "delete", -row.available, 0, at)
+    books.delete(command.key)
     return Done("changed", None)
 
 
-def import_stock(books: Books, command: ImportStock, at: datetime) -> Outcome[ImportJob]:
-    """Look which rows are missing, then create those; once for each job name.
+def import_stock(books: Books, command: ImportStock) -> Outcome[ImportJob]:
+    """Look which rows are missing, then create those, once for each job name.
 
-    Rows that the job's record tells to be done are passed over; who repeats an import that was
-    interrupted goes on where it stopped.
+    Rows that the job's record counts as done are skipped. An import that was interrupted and is
+    sent again continues where it stopped.
     """
-    identity = (command.source, command.job)
-    stored = books.import_jobs.get(identity)
-    if stored is not None and stored.digest != command.digest:
-        return mismatch("content", stored.digest, command.digest)
-    if stored is None:
+    job = books.recall(ImportJob, command.identity)
+    if job is not None and job.digest != command.digest:
+        return IdempotencyMismatch.of("content", job.digest, command.digest)
+    if job is None:
         in_all = len(command.rows) if command.rows_in_all is None else command.rows_in_all
-        stored = ImportJob(*identity, command.digest, in_all, 0, 0, at)
-    rows = command.rows[max(stored.rows_done - command.first, 0) :]
-    if stored.rows_done < command.first or not rows:
-        return Done("unchanged", stored)
-    created = sum([_create_missing(books, row, at) for row in rows])
-    job = stored._replace(
-        created=stored.created + created, skipped=stored.skipped + len(rows) - created
-    )
-    books.import_jobs[identity] = job
+        job = ImportJob(*command.identity, command.digest, in_all, 0, 0, books.at)
+    rows = command.rows[max(job.rows_done - command.first, 0) :]
+    if job.rows_done < command.first or not rows:
+        return Done("unchanged", job)
+    created = _create_missing(books, rows)
+    job = job._replace(created=job.created + created, skipped=job.skipped + len(rows) - created)
+    books.remember(job)
     return Done("created", job)
 
 
-def _create_missing(books: Books, imported: tuple[str, str, int, str | None], at: datetime) -> bool:
-    """Create a stock row, unless it is there."""
-    sku, location, available, name = imported
-    row = books.row((sku, location))
-    if row is not None and not row.deleted:
-        return False
-    row = row or books.new_row((sku, location), at)
-    row.name, row.pinned, row.deleted = name, True, False
-    books.move(row.key, "import", available, 0, at)
-    return True
+def _create_missing(books: Books, rows: Sequence[tuple[str, str, int, str | None]]) -> int:
+    """Create the stock rows that are missing; return their number."""
+    created = 0
+    for sku, location, available, name in rows:
+        if books.look((sku, location)) is None:
+            books.put((sku, location), MovementKind.IMPORT, available, name=name, low_stock_at=None)
+            created += 1
+    return created
 
 
 def _stale(current: int | None) -> VersionMismatch:
@@ -154,8 +133,9 @@ def _stale(current: int | None) -> VersionMismatch:
     )
 
 
-def _same_adjustment(command: AdjustStock, stored: Adjustment) -> IdempotencyMismatch | None:
+def _mismatch(command: AdjustStock, stored: Adjustment) -> IdempotencyMismatch | None:
+    """The refusal of a known identity with other content; None if the content is the same."""
     for field in ("sku", "location", "delta", "reason"):
         if getattr(command, field) != getattr(stored, field):
-            return mismatch(field, getattr(stored, field), getattr(command, field))
+            return IdempotencyMismatch.of(field, getattr(stored, field), getattr(command, field))
     return None

@@ -1,6 +1,6 @@
-"""Audits over HTTP: one at a time, and all who ask meanwhile share the next one.
+"""Audits over HTTP: one runs at a time, and all callers that ask meanwhile share the next one.
 
-An audit reads every row, so that several at once would take the database from everybody else.
+An audit reads every row, so several at once would leave no capacity for other requests.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from db.session.database import Database
 SECONDS_MAX = 60  # for one audit; `holdfast audit` may take longer
 
 
-class Audits:
-    """The audits of a worker."""
+class SharedAudits:
+    """Runs the audits that are asked of a worker, each for many callers."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -20,7 +20,7 @@ class Audits:
         self._next: asyncio.Task[Audit] | None = None
 
     async def run(self) -> Audit:
-        """Return what an audit found that began after this was called. Raises `DatabaseError`."""
+        """Return the result of an audit that began after this call. Raises `DatabaseError`."""
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._audit())
             return await asyncio.shield(self._running)
@@ -32,7 +32,7 @@ class Audits:
         return await audit(self.database, seconds_max=SECONDS_MAX)
 
     async def _follow(self, before: "asyncio.Task[Audit]") -> Audit:
-        """Wait for the audit under way, then be the one under way."""
+        """Wait until the running audit ends, then run the next one."""
         await asyncio.wait({before})
         self._running, self._next = self._next, None
         return await self._audit()

@@ -249,12 +249,14 @@ class Coalescer:
         outcomes: dict[int, Outcome[Any]] = {}
         for part in parts:
             answers: list[Outcome[Any]] = (
-                await self._run_commands([commands[place] for place in part.places], attempt)
+                await self._run_commands(
+                    [commands[position] for position in part.positions], attempt
+                )
                 if part.answer is None
-                else [part.answer] * len(part.places)
+                else [part.answer] * len(part.positions)
             )
-            outcomes.update(zip(part.places, answers, strict=True))
-        return [outcomes[place] for place in range(len(commands))]
+            outcomes.update(zip(part.positions, answers, strict=True))
+        return [outcomes[position] for position in range(len(commands))]
 
     def _answer_late(self) -> None:
         """Answer the submissions that waited too long, to start or for their answer.
@@ -279,11 +281,11 @@ class Coalescer:
 async def _answer_all(batch: list[Submission], outcomes: list[Outcome[Any]]) -> None:
     """Answer a few at a time, so that the next transaction goes on while answers are written."""
     start = 0
-    for place, submission in enumerate(batch, start=1):
+    for number, submission in enumerate(batch, start=1):
         end = start + len(submission.commands)
         _answer(submission, outcomes[start:end])
         start = end
-        if place % ANSWERED_AT_ONCE == 0:
+        if number % ANSWERED_AT_ONCE == 0:
             await asyncio.sleep(0)
 
 

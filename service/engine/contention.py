@@ -1,6 +1,6 @@
-"""Which stock is fought over: the SKU class of a lost race, for the metrics.
+"""The class of the stock for which a race was lost: hot or cold, for the metrics.
 
-Only races that were lost are looked at, so that a service without conflicts pays nothing.
+Only lost races are counted, so a service without conflicts has no cost.
 """
 
 import time
@@ -8,27 +8,27 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from db.rows import Key
+from db.rows import StockKey
 
 SkuClass = Literal["hot", "cold", "none"]
 
-HOT_LOSSES = 3  # within HOT_SECONDS: once is chance, twice is the retry
+HOT_LOSSES = 3  # within HOT_SECONDS: one is chance, and the second can be its retry
 HOT_SECONDS = 1.0
-ROWS_MAX = 10_000  # remembered; a service that loses more rows than that a second has no hot ones
+ROWS_MAX = 10_000  # remembered; if so many different rows are lost, none is hot
 
 
 class LostRows:
-    """The stock rows that this process lost of late."""
+    """The stock rows for which this process has lost races recently."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lost: dict[Key, deque[float]] = {}
+        self._lost: dict[StockKey, deque[float]] = {}
 
-    def classify(self, keys: Collection[Key]) -> SkuClass:
-        """Note that a transaction which names these rows was lost; return what kind of rows.
+    def classify(self, keys: Collection[StockKey]) -> SkuClass:
+        """Note that a transaction that names these rows lost a race; return the class of the rows.
 
-        `hot`: one of them was named by `HOT_LOSSES` lost transactions, this one included, within
-        `HOT_SECONDS`. `cold`: none was. `none`: it names reservations only.
+        `hot`: within `HOT_SECONDS`, `HOT_LOSSES` lost transactions named one of the rows, including
+        this one. `cold`: fewer did. `none`: the transaction names reservations only.
         """
         if not keys:
             return "none"
@@ -37,7 +37,7 @@ class LostRows:
         now = self._clock()
         return "hot" if max([self._losses(key, now) for key in keys]) >= HOT_LOSSES else "cold"
 
-    def _losses(self, key: Key, now: float) -> int:
+    def _losses(self, key: StockKey, now: float) -> int:
         moments = self._lost.setdefault(key, deque(maxlen=HOT_LOSSES))
         moments.append(now)
         return sum(now - moment < HOT_SECONDS for moment in moments)

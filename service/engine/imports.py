@@ -1,8 +1,8 @@
-"""Imports: a file is checked as a whole, then carried out a part at a time.
+"""Imports: a file is checked as a whole, then carried out one part at a time.
 
-Each part is a command like any other, in a transaction of its own, and between two parts others
-have their turn. The job's record tells how many rows are done, so that an import that was
-interrupted goes on where it stopped when it is sent again.
+Each part is a command like any other, with its own transaction, and other requests have their turn
+between two parts. The job's record stores how many rows are done. So when an import was interrupted
+and is sent again, it continues where it stopped.
 """
 
 import asyncio
@@ -20,32 +20,32 @@ from service.engine.coalescer import Coalescer
 from service.input.import_file import Row, lines_of
 from service.input.pace import Pace
 
-ROWS_AT_ONCE = 64  # as many lines as a batch has: others wait for a part as for each other
-JOBS_MAX = 2  # at once in a worker
-SLOT_SECONDS_MAX = 5.0  # for one of them to end
-TROUBLE_SECONDS_MAX = 10.0  # for which a part is tried again before the client is told
-PAUSE_SECONDS = 0.2  # between two tries
+ROWS_AT_ONCE = 64  # the size of a full batch: a part delays others no more than they do each other
+JOBS_MAX = 2  # at once, in each worker
+SLOT_SECONDS_MAX = 5.0  # to wait until one of them ends
+RETRY_SECONDS_MAX = 10.0  # during which a failed part is retried before the client is told
+PAUSE_SECONDS = 0.2  # between two attempts
 
 
 class Imports:
-    """The imports of a worker."""
+    """Carries out the imports that reach a worker."""
 
     def __init__(self, coalescer: Coalescer) -> None:
         self.coalescer = coalescer
         self.is_ending = False
-        """The worker ends: an import stops after the part that is under way."""
+        """True when the worker shuts down: an import then stops after its current part."""
         self._slots = asyncio.Semaphore(JOBS_MAX)
 
     async def run(self, source: str, job: str, raw: bytes) -> Outcome[ImportJob]:
-        """Carry a file out, once for each job name, and return the job's record.
+        """Import a file, once for each job name, and return the job's record.
 
-        Raises `InvalidRequest` that names the bad lines, before anything is written; `Overloaded`
-        when too many imports are under way; `Unavailable` when it was interrupted.
+        Raises `InvalidRequest` with the bad lines, before anything is written; `Overloaded` when
+        too many imports are under way; `Unavailable` when the import was interrupted.
         """
         async with self._slot():
             digest = hashlib.sha256(raw).hexdigest()
-            nothing = ImportStock(source, job, digest, (), 0, await check(raw))
-            return await self._carry_out(nothing, raw)
+            without_rows = ImportStock(source, job, digest, (), 0, await check(raw))
+            return await self._carry_out(without_rows, raw)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -59,25 +59,25 @@ class Imports:
         finally:
             self._slots.release()
 
-    async def _carry_out(self, nothing: ImportStock, raw: bytes) -> Outcome[ImportJob]:
-        rows, place = rows_of(raw), 0
+    async def _carry_out(self, without_rows: ImportStock, raw: bytes) -> Outcome[ImportJob]:
+        rows, rows_done = rows_of(raw), 0
         while True:
             part = tuple(itertools.islice(rows, ROWS_AT_ONCE))
-            outcome = await self._submit(replace(nothing, rows=part, first=place))
+            outcome = await self._submit(replace(without_rows, rows=part, first=rows_done))
             if not isinstance(outcome, Done):
                 return outcome
             if outcome.value.is_done:
                 return outcome
-            place += len(part)
-            if outcome.value.rows_done != place:  # others were at it, too
-                place = outcome.value.rows_done
-                rows = await rows_from(raw, place)
+            rows_done += len(part)
+            if outcome.value.rows_done != rows_done:  # the same import is under way elsewhere
+                rows_done = outcome.value.rows_done
+                rows = await rows_after(raw, rows_done)
             if self.is_ending:
                 raise _interrupted(outcome.value)
 
     async def _submit(self, part: ImportStock) -> Outcome[ImportJob]:
-        """Carry a part out; if that can't be done now, try again for a while."""
-        give_up_at = time.monotonic() + TROUBLE_SECONDS_MAX
+        """Submit a part; if it fails for a reason that passes, try again for a while."""
+        give_up_at = time.monotonic() + RETRY_SECONDS_MAX
         while True:
             try:
                 return (await self.coalescer.submit([part]))[0]
@@ -88,7 +88,7 @@ class Imports:
 
 
 async def check(raw: bytes) -> int:
-    """Return how many rows a file has. Raises `InvalidRequest` that names the bad lines."""
+    """Return the number of rows in a file. Raises `InvalidRequest` with the bad lines."""
     pace = Pace()
     seen: set[int] = set()
     errors: list[Mapping[str, str]] = []
@@ -96,8 +96,8 @@ async def check(raw: bytes) -> int:
         await pace.rest()
         wrong = found if isinstance(found, str) else None
         if not isinstance(found, str):
-            # Not the keys themselves, which take three times the memory: of half a million rows two
-            # have the same hash of 64 bits once in a hundred million files.
+            # The keys themselves would take three times the memory. Two of half a million rows have
+            # the same hash of 64 bits once in a hundred million files.
             key = hash(found[:2])
             wrong = "this sku and location stand on an earlier line" if key in seen else None
             seen.add(key)
@@ -114,15 +114,15 @@ async def check(raw: bytes) -> int:
 
 
 def rows_of(raw: bytes) -> Iterator[Row]:
-    """Return the rows of a file that was checked."""
+    """Return the rows of a file that `check` has accepted."""
     return (found for _, found in lines_of(raw) if not isinstance(found, str))
 
 
-async def rows_from(raw: bytes, place: int) -> Iterator[Row]:
-    """Return the rows of a file that was checked, from a place on."""
+async def rows_after(raw: bytes, rows_done: int) -> Iterator[Row]:
+    """Return the rows of a file that `check` has accepted, without the first `rows_done`."""
     pace = Pace()
     rows = rows_of(raw)
-    for _ in range(place):
+    for _ in range(rows_done):
         next(rows)
         await pace.rest()
     return rows

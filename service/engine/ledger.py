@@ -1,7 +1,7 @@
-"""The ledger: load → plan → apply in one transaction, and again when a race was lost.
+"""The ledger: load → plan → apply in one transaction, repeated when a race was lost.
 
-Raises a `ServiceError` that holds for the whole batch, or `Indivisible` when the batch may succeed
-in parts; then nothing was written.
+It raises a `ServiceError` that holds for the whole batch, or `Indivisible` if parts of it may
+succeed. In both cases nothing was written, except after `OutcomeUnknown`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import structlog
 from db.ledger.load import load, locked_elsewhere
 from db.rows import Snapshot, Wanted
 from db.session import database as db
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 from service import metrics
 from service.domain.commands import Command, Done, Outcome, verdict_of, wanted_by
 from service.domain.errors import (
@@ -30,24 +30,24 @@ from service.engine.retry import RetryBudget, RetryPolicy
 
 log = structlog.get_logger()
 
-LARGE_ROWS = 5_000  # named stock rows: only imports and the largest batches have more
-LARGE_SECONDS_MAX = 60.0  # for a transaction of that size: 4 MiB of CSV took 16
+LARGE_ROWS = 5_000  # stock rows that a batch names; only imports and the largest batches have more
+LARGE_SECONDS_MAX = 60.0  # for a transaction of that size; one of 4 MiB of CSV took 16
 
 
 class Indivisible(Exception):
-    """The batch as a whole can't be carried out; its parts may."""
+    """The batch can't be carried out as a whole, but parts of it may."""
 
     def __init__(self, blocked: set[Any]) -> None:
         super().__init__("split the batch")
         self.blocked = blocked
-        """Ids and stock keys that another session holds locked; empty if that is not why."""
+        """Ids and stock keys that another session has locked; empty if there was another reason."""
 
 
 class Ledger:
-    """The one way through which stock changes."""
+    """The only way in which stock changes."""
 
     def __init__(
-        self, database: db.Database, strategy: Guard, policy: RetryPolicy | None = None
+        self, database: db.Database, strategy: Strategy, policy: RetryPolicy | None = None
     ) -> None:
         self.database = database
         self.strategy = strategy
@@ -58,9 +58,9 @@ class Ledger:
     async def execute(
         self, commands: Sequence[Command[Any]], more_wait: Callable[[], bool] = lambda: False
     ) -> list[Outcome[Any]]:
-        """Carry the commands out, in order, and return an outcome for each once it is durable.
+        """Carry the commands out, in order, and return the outcome of each once it is durable.
 
-        `more_wait` says whether the caller is going to be back at once with the next ones.
+        `more_wait` tells if the caller has more commands waiting and will be back at once.
         """
         started = time.monotonic()
         metrics.BATCH_SIZE.observe(len(commands))
@@ -69,15 +69,15 @@ class Ledger:
             outcomes = await self._retry(commands, more_wait, give_up_at)
         except (ServiceError, Indivisible):
             raise
-        except db.Unavailable as error:
+        except db.StoreUnavailable as error:
             raise Unavailable(str(error)) from error
-        except db.OutcomeUnknown as error:
-            raise OutcomeUnknown("The connection to the database died at COMMIT.") from error
+        except db.CommitUnknown as error:
+            raise OutcomeUnknown("The connection to the database broke at COMMIT.") from error
         except Exception as error:
             if len(commands) > 1:
                 raise Indivisible(set()) from error
             log.exception("command_failed", command=type(commands[0]).__name__)
-            raise InternalError("The service could not carry this out.") from error
+            raise InternalError("The service failed while it carried out the request.") from error
         metrics.TRANSACTION_SECONDS.observe(time.monotonic() - started)
         self.budget.earn(len(commands))
         _count(commands, outcomes)
@@ -99,10 +99,16 @@ class Ledger:
                 break
             if not self.budget.spend():
                 metrics.RETRIES_REFUSED.inc()
-                raise Contention("The budget for retries is spent.", attempts=attempt)
+                raise Contention(
+                    "The process has no retries left for now; send the request again later.",
+                    attempts=attempt,
+                )
             metrics.RETRIES.labels(*lost).inc()
             await asyncio.sleep(self.policy.wait_seconds(attempt))
-        raise Contention("The stock is contended; every attempt lost its race.", attempts=attempt)
+        raise Contention(
+            "Every attempt lost its race for the stock; send the request again later.",
+            attempts=attempt,
+        )
 
     async def _attempt(
         self, commands: Sequence[Command[Any]], more_wait: Callable[[], bool], *, locked: bool
@@ -134,14 +140,14 @@ class Ledger:
             )
 
     async def _plan(self, snapshot: Snapshot, commands: Sequence[Command[Any]]) -> Plan:
-        """Plan; a large batch in a thread, so that the event loop goes on serving."""
+        """Plan the batch; a large one in a thread, so that the event loop stays responsive."""
         pins_rows = self.strategy.pins_rows
         if len(snapshot.stock) + len(commands) < LARGE_ROWS:
             return plan(snapshot, commands, pins_rows=pins_rows)
         return await asyncio.to_thread(plan, snapshot, commands, pins_rows=pins_rows)
 
     async def _blocked(self, commands: Sequence[Command[Any]]) -> set[Any]:
-        """The ids and stock keys that stand in the way of these commands."""
+        """The ids and stock keys of these commands that other sessions have locked."""
 
         async def work(transaction: db.Transaction) -> tuple[Snapshot, set[Any]]:
             snapshot = await load(transaction.connection, wanted_by(commands))
@@ -156,7 +162,7 @@ class Ledger:
 
 
 def _relies_on_a_commit(outcome: Outcome[Any]) -> bool:
-    """True for what tells of an earlier transaction, which may not be on the standby yet."""
+    """True if the outcome tells of an earlier transaction, which the standby may not have yet."""
     return isinstance(outcome, Done) or outcome.replayed
 
 

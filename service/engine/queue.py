@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.rows import Key
+from db.rows import StockKey
 from service.domain.commands import Command, Outcome, Reserve, names_of
 from service.domain.errors import Overloaded
 
@@ -37,7 +37,7 @@ class Submission:
         """Return the ids and stock keys that the commands name."""
         return set().union(*(names_of(command) for command in self.commands))
 
-    def stock_keys(self) -> Iterator[Key]:
+    def stock_keys(self) -> Iterator[StockKey]:
         """Return the stock rows that the commands reserve from."""
         for command in self.commands:
             if type(command) is Reserve:
@@ -57,7 +57,7 @@ class Queue:
         self._calm: deque[Submission] = deque()
         self._crowd: deque[Submission] = deque()
         self._crowd_max = commands_max - commands_max // QUEUE_SHARE
-        self._waiting: dict[Key, int] = {}
+        self._waiting: dict[StockKey, int] = {}
 
     def __bool__(self) -> bool:
         """True when a lane would find a submission here."""

@@ -1,8 +1,9 @@
-"""When a lost race is run again: how often, how soon, and how much of it a process may do at all.
+"""Retries of a batch that lost a race: their number, their pauses, and their share of the work.
 
-Retries help a service that loses a race now and then and finish off one that loses most of them, so
-each process has a budget beside each request's own: a bucket of tokens that its traffic fills (as
-in Finagle's RetryBudget and in gRPC's retry throttling). An empty one means `contention`.
+Retries help a service that loses a race now and then, and they overload one that loses most of its
+races. So each process has a budget in addition to the limit of each request: a bucket of tokens
+that its traffic fills (like Finagle's RetryBudget and gRPC's retry throttling). When the bucket is
+empty, the answer is `contention`.
 """
 
 import random
@@ -13,25 +14,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a lost race is run again. Backoff doubles and is fully jittered."""
+    """The limits and the pauses of retries. The longest pause doubles, with full jitter."""
 
-    attempts_max: int = 8  # a batch that escalated wins unless a lock can't be had at all
-    lock_after_attempts: int = 3  # lost thrice, it takes its rows FOR UPDATE
-    seconds_max: float = 5.0  # the answer is `contention` after that
+    attempts_max: int = 8  # after it has escalated, a batch wins unless it can't get a lock at all
+    lock_after_attempts: int = 3  # then it takes its rows FOR UPDATE
+    seconds_max: float = 5.0  # after that the answer is `contention`
     wait_first_seconds: float = 0.002  # about one COMMIT
     wait_max_seconds: float = 0.2
-    share_max: float = 0.1  # of the commands carried out: more is load that serves nobody
-    burst_max: int = 100  # a rush out of the blue, or a database that failed over
-    spare_per_second: float = 10.0  # "a tenth of nothing" must not mean that nobody may try again
+    share_max: float = 0.1  # of the commands carried out; more would be load without use
+    burst_max: int = 100  # for a sudden rush, or after a failover of the database
+    spare_per_second: float = 10.0  # so that a service with little traffic can retry, too
 
     def wait_seconds(self, attempt: int) -> float:
-        """Return how long to wait after this many attempts."""
+        """Return the pause after this many attempts."""
         longest = min(self.wait_max_seconds, self.wait_first_seconds * 2**attempt)
         return random.uniform(0, longest)  # noqa: S311 - jitter, not a secret
 
 
 class RetryBudget:
-    """The retries one process may still make: a share of its traffic, and a few to begin with."""
+    """The retries that a process may still make: a share of its traffic, and some at the start."""
 
     def __init__(self, policy: RetryPolicy, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy = policy
@@ -40,11 +41,11 @@ class RetryBudget:
         self._filled_at = clock()
 
     def earn(self, commands: int) -> None:
-        """Add the share of this much traffic."""
+        """Add the share of this number of commands."""
         self._add(commands * self._policy.share_max)
 
     def spend(self) -> bool:
-        """Take one retry out; False when there is none left."""
+        """Take one retry from the budget; False if none is left."""
         now = self._clock()
         self._add((now - self._filled_at) * self._policy.spare_per_second)
         self._filled_at = now

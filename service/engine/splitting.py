@@ -124,7 +124,7 @@ def _retry_locked(blocked: list[Submission], attempt: int, attempts_max: int) ->
 class Part:
     """Some of the commands that failed together: to be run again, or to be given an answer."""
 
-    places: Sequence[int]
+    positions: Sequence[int]
     """The indices of the commands."""
     answer: ServiceError | None = None
     """The answer to each of the commands; None when they are to be run."""
@@ -137,15 +137,15 @@ def split_commands(
 
     Each command is in one of the parts, and within a part they keep their order.
     """
-    places = range(len(commands))
+    positions = range(len(commands))
     if isinstance(failure, ServiceError):
-        return [Part(places, failure.as_value())]
+        return [Part(positions, failure.as_value())]
     is_free = [failure.blocked.isdisjoint(names_of(command)) for command in commands]
     if all(is_free):
-        middle = len(places) // 2
-        return [Part(places[:middle]), Part(places[middle:])]
-    free = [place for place in places if is_free[place]]
-    blocked = [place for place in places if not is_free[place]]
+        middle = len(positions) // 2
+        return [Part(positions[:middle]), Part(positions[middle:])]
+    free = [position for position in positions if is_free[position]]
+    blocked = [position for position in positions if not is_free[position]]
     answered = Part(blocked, _contention(attempt))
     return [Part(free), answered] if free else [answered]
 

@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from db.session import database as db
 from db.strategies import open_strategy
 from service.domain.errors import InvalidRequest
-from service.engine.audits import Audits
+from service.engine.audits import SharedAudits
 from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
@@ -140,7 +140,7 @@ def build_worker(settings: Settings) -> WorkerState:
         credentials=Credentials(database, rate_limit),
         rate_limit=rate_limit,
         coalescer=coalescer,
-        audits=Audits(database),
+        audits=SharedAudits(database),
         imports=Imports(coalescer),
     )
 

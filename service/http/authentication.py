@@ -1,9 +1,9 @@
-"""Who is calling: a credential becomes a `Credential` without a slow hash and, mostly, without SQL.
+"""Authentication: a key becomes a `Credential`, without a slow hash and usually without SQL.
 
-A key is 256 random bits, so its SHA-256 can be stored and looked up as it is: there is nothing to
-guess that a slow hash would protect. What a worker has looked up it believes for half a second,
-which is how long a revoked key may still work; a key it does not know it looks up at once. A key in
-use is looked up again ahead of time: nobody waits for that, who in a flood would wait long.
+A key is 256 random bits, so its SHA-256 can be stored and looked up: such a key can't be guessed,
+so a slow hash would protect nothing. A worker trusts a look-up for half a second, and a revoked key
+may work for that long. It looks up an unknown key at once. A key in use is looked up again ahead
+of time in the background, because waiting would be slow under load.
 """
 
 import asyncio
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from db.queries import credentials
-from db.session.database import Database, Transaction
-from db.session.database import Unavailable as DatabaseUnavailable
+from db.session.database import Database, StoreUnavailable, Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated, Unavailable
@@ -72,7 +71,7 @@ class Credentials:
         return known.caller
 
     def _start_lookup(self, key: bytes) -> asyncio.Task[Credential | None]:
-        """Look a key up; whoever else asks for it meanwhile shares the answer."""
+        """Look a key up; requests with the same key share the look-up."""
         lookup = self._lookups.get(key)
         if lookup is None:
             lookup = self._lookups[key] = asyncio.create_task(self._look_up(key))
@@ -82,12 +81,12 @@ class Credentials:
     def _finish_lookup(self, key: bytes, lookup: asyncio.Task[Credential | None]) -> None:
         del self._lookups[key]
         if not lookup.cancelled():
-            lookup.exception()  # whoever waits for it has it, and perhaps nobody does
+            lookup.exception()  # the callers that wait have it; if none waits, it is ignored
 
     async def _look_up_once(self, key: bytes) -> Credential | None:
         try:
             return await asyncio.shield(self._start_lookup(key))
-        except (DatabaseUnavailable, TimeoutError) as error:
+        except (StoreUnavailable, TimeoutError) as error:
             raise Unavailable("The key could not be looked up in time.") from error
 
     async def _look_up(self, key: bytes) -> Credential | None:
@@ -142,7 +141,7 @@ async def store_key(
 async def ensure_admin_key(database: Database, key: str) -> None:
     """Make sure that this key exists, with the scope admin; a revoked one stays revoked."""
     found = await database.read(
-        lambda connection: credentials.find_any(connection, digest(key.encode()))
+        lambda connection: credentials.is_known(connection, digest(key.encode()))
     )
     if not found:
         await store_key(database, key, "admin", ["admin"], is_first=True)

@@ -12,7 +12,7 @@ from service.domain.commands import Caller, Command, Outcome, R_co
 from service.domain.errors import Forbidden, InvalidRequest, NotFound
 from service.http.worker_state import WorkerState
 from service.input import headers
-from service.input.names import place_at
+from service.input.names import path_name_at
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -126,7 +126,7 @@ class Call(Generic[B]):
             text = unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
         except UnicodeDecodeError:
             raise InvalidRequest.at(name, "is not UTF-8") from None
-        return place_at(name, text)
+        return path_name_at(name, text)
 
 
 def path_of(scope: Scope) -> str:

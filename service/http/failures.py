@@ -34,14 +34,14 @@ def error_of(failure: Exception, path: str) -> ServiceError:
     match failure:
         case ServiceError():
             return failure
-        case db.OutcomeUnknown():
+        case db.CommitUnknown():
             return OutcomeUnknown("The connection to the database died at COMMIT.")
-        case db.Unavailable():
+        case db.StoreUnavailable():
             return Unavailable(str(failure) or "The database did not answer.")
         case db.Conflict():
             return Unavailable("The database did not answer.")
         case MethodNotAllowedException():
-            return MethodNotAllowed("The resource does not know this method.")
+            return MethodNotAllowed("The resource does not support this method.")
         case HTTPException(status_code=404):
             return NotFound(nothing_at(path))
         case HTTPException(status_code=status, detail=detail) if status < 500:

@@ -1,10 +1,7 @@
-"""The OpenAPI 3.1 document, made from the declarations of the operations, and the pages from it."""
+"""The OpenAPI 3.1 document, made from the declarations of the operations."""
 
 import gzip
-import json
-import re
 from dataclasses import dataclass
-from html import escape
 from importlib.metadata import version
 from typing import Any
 
@@ -30,8 +27,9 @@ from service.domain.errors import (
     UriTooLong,
 )
 from service.http.body_kinds import JSON, BodyKind
-from service.http.component_schemas import component_schemas, page_ref, problem_of, ref
-from service.http.examples import answer_example
+from service.http.document.components import component_schemas, page_ref, problem_of, ref
+from service.http.document.examples import answer_example
+from service.http.document.rendering import api_page
 from service.http.operation import Operation, Success, operations
 from service.http.parameters import Parameter
 from service.http.problem_schemas import problem_example
@@ -144,7 +142,7 @@ def description(app: Litestar) -> Description:
     found: Description | None = app.state.get("description")
     if found is None:
         described = document(app)
-        as_json, as_page = encode(described), page(described).encode()
+        as_json, as_page = encode(described), api_page(described).encode()
         found = Description(as_json, gzip.compress(as_json), as_page, gzip.compress(as_page))
         app.state.description = found
     return found
@@ -317,83 +315,3 @@ def _links(operation_id: str) -> dict[str, Any]:
     parameters, following = LINKS[operation_id]
     found = {name: f"$response.body#/{member}" for name, member in parameters.items()}
     return {name: {"operationId": name, "parameters": found} for name in following}
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
-       color: #1c2330; background: #fff }
-h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem } code { font-size: .9em }
-details { border: 1px solid #d5dae3; border-radius: 6px; margin: .5rem 0; padding: .5rem 1rem }
-summary { cursor: pointer } b { display: inline-block; min-width: 4.5rem }
-table { border-collapse: collapse; width: 100% }
-td, th { border-top: 1px solid #e6e9ef; padding: .3rem .6rem; text-align: left; vertical-align: top}
-pre { background: #f4f6f9; padding: .75rem; overflow-x: auto }
-"""
-
-
-def page(described: dict[str, Any]) -> str:
-    """Return the document as a page that needs no script and nothing from elsewhere."""
-    sections: dict[str, list[str]] = {tag: [] for tag in TAGS}
-    for path, methods in described["paths"].items():
-        for method, operation in methods.items():
-            sections.setdefault(operation["tags"][0], []).append(
-                _operation_html(path, method, operation)
-            )
-    body = "".join(f"<h2>{escape(tag)}</h2>{''.join(html)}" for tag, html in sections.items())
-    info = described["info"]
-    return _html(
-        f"{info['title']} {info['version']}",
-        f"<p>{escape(info['description'])} The same as data:"
-        f' <a href="/schema/openapi.json">OpenAPI {described["openapi"]}</a>.</p>{body}',
-    )
-
-
-def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
-    parameters = "".join(
-        f"<tr><td><code>{escape(item['name'])}</code></td><td>{item['in']}</td>"
-        f"<td>{_prose(item.get('description', ''))}</td></tr>"
-        for item in operation["parameters"]
-    )
-    responses = "".join(
-        f"<tr><td>{status}</td><td>{', '.join(response.get('content', {}))}</td>"
-        f"<td>{_prose(response['description'])}</td></tr>"
-        for status, response in operation["responses"].items()
-    )
-    body = operation.get("requestBody", {}).get("content", {})
-    sent = "".join(
-        f"<p>Body: {media_type}"
-        f" <code>{escape(content['schema'].get('$ref', 'text').rsplit('/')[-1])}</code></p>"
-        for media_type, content in body.items()
-    )
-    description = _prose(operation["description"]).replace("\n\n", "<br>")
-    return (
-        f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code>"
-        f": {escape(operation['summary'])}</summary><p>{description}</p>{sent}"
-        + (f"<table>{parameters}</table>" if parameters else "")
-        + f"<h4>Answers</h4><table>{responses}</table></details>"
-    )
-
-
-def problem_page(error: type[ServiceError]) -> str:
-    """Return the page that explains an error code."""
-    seq = "the same seq" if error.same_seq else "a new seq"
-    again = "Yes: it may succeed as it is." if error.retryable else "No: not as it is."
-    example = escape(json.dumps(problem_example(error), indent=2))
-    return _html(
-        error.title(),
-        f"<p><code>{error.status} {error.code}</code></p><p>{_prose(error.advice)}</p>"
-        f"<p>Send it again? {again} Then use {seq}.</p><pre>{example}</pre>",
-    )
-
-
-def _prose(text: str) -> str:
-    """Escape a text; what stands in backticks is code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-
-
-def _html(title: str, body: str) -> str:
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1>{body}</html>"
-    )

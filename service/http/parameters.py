@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 from service.domain.errors import InvalidRequest
 from service.http.query import Query
 from service.input.bodies import CONTROL, NAME_MAX, TEXT
-from service.input.names import name_at, place_at
+from service.input.names import name_at, path_name_at
 
 MOMENT_MAX = 64
 LIMIT_DEFAULT = 50
@@ -102,7 +102,7 @@ def _read_name(name: str, text: str) -> str:
 
 
 def _read_place(name: str, text: str) -> str:
-    return place_at(name, text_at(name, text))
+    return path_name_at(name, text_at(name, text))
 
 
 def _read_prefix(name: str, text: str) -> str | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from db.session.database import Database
-from service.engine.audits import Audits
+from service.engine.audits import SharedAudits
 from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
 from service.http.authentication import Credentials
@@ -22,7 +22,7 @@ class WorkerState:
     credentials: Credentials
     rate_limit: RateLimit
     coalescer: Coalescer
-    audits: Audits
+    audits: SharedAudits
     imports: Imports
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)

@@ -1,1 +1,1 @@
-"""From bytes to checked values (JSON, names, headers, CSV), or what is wrong with them."""
+"""Converts bytes to checked values (JSON, names, headers, CSV), or names the errors in them."""

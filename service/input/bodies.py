@@ -17,8 +17,6 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import CoreSchema
 
-from service.domain.errors import InvalidRequest
-
 LINES_MAX = 1_000
 QUANTITY_MAX = 1_000_000
 HOLD_SECONDS_MAX = 604_800
@@ -54,7 +52,7 @@ def _no_dots(value: str) -> str:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_MAX, pattern=TEXT)]
 NO_DOTS: JsonDict = {"not": {"enum": [".", ".."]}}
 INT64: JsonDict = {"format": "int64"}
-Place = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
+PathName = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
 Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=NO_NUL)]
 StockName = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
@@ -114,8 +112,8 @@ class LineBody(Body):
 
     example: ClassVar[Any] = LINE_EXAMPLE
 
-    sku: Place = Field(description="The article.", examples=["85123A"])
-    location: Place = Field(
+    sku: PathName = Field(description="The article.", examples=["85123A"])
+    location: PathName = Field(
         "main", description="The place; `main` if it is absent.", examples=["main"]
     )
     quantity: Quantity = Field(description="The number of units.", examples=[2])
@@ -166,13 +164,6 @@ class ReserveBody(LinesBody):
     def members(self) -> int:
         """Count the metadata's members too."""
         return super().members() + len(self.metadata)
-
-
-class InvalidEntry:
-    """An entry of a batch that is not a valid reservation, with its error."""
-
-    def __init__(self, error: InvalidRequest) -> None:
-        self.error = error
 
 
 class BatchBody(Body):

@@ -1,6 +1,6 @@
-"""From a header's bytes to what they mean, in linear time, and no more items than clients need.
+"""Reads headers in linear time, with a limit on the number of items.
 
-Several lines of one header are one list, with a comma between them (RFC 9110, 5.3).
+Several lines of one header are one list, joined with commas (RFC 9110, 5.3).
 """
 
 import re
@@ -10,18 +10,18 @@ from service.input.bodies import NAME_MAX
 from service.input.names import name_at
 
 RANGES_MAX = 100
-"""Media ranges in Accept; browsers send less than ten."""
+"""Media ranges in Accept; browsers send fewer than ten."""
 
 PARAMETERS_MAX = 8
 """Parameters of a media type or range."""
 
 CONTENT_TYPE_MAX = 256
 IDEMPOTENCY_KEY_MAX = 4 * NAME_MAX
-"""Bytes. A character has up to four; in a quoted key it is ASCII and may have a backslash."""
+"""Bytes. A character has up to four; in a quoted key it is ASCII, perhaps with a backslash."""
 
 
 def check_acceptable(accept: bytes) -> None:
-    """Raise `NotAcceptable` unless JSON is among what the client accepts; nothing is everything."""
+    """Raise `NotAcceptable` unless the client accepts JSON; an empty header accepts everything."""
     if not accept.strip(b" \t,") or quality(accept, "application/json"):
         return
     if accept.count(b",") >= RANGES_MAX:
@@ -30,7 +30,7 @@ def check_acceptable(accept: bytes) -> None:
 
 
 def quality(accept: bytes, media_type: str) -> float:
-    """Return how welcome a media type is, from 0 to 1 (RFC 9110, 12.4.2); no number counts as 1."""
+    """Return the weight of a media type, from 0 to 1 (RFC 9110, 12.4.2); the default is 1."""
     accepted: dict[str, float] = {}
     for item in accept.decode("latin-1").lower().split(",", RANGES_MAX)[:RANGES_MAX]:
         media_range, *parameters = (part.strip() for part in item.split(";", PARAMETERS_MAX))
@@ -45,7 +45,7 @@ def quality(accept: bytes, media_type: str) -> float:
 
 
 def check_media_type(content_type: bytes, expected: str) -> None:
-    """Raise `UnsupportedMediaType` unless a body is of the expected type, in UTF-8."""
+    """Raise `UnsupportedMediaType` unless a body has the expected type, in UTF-8."""
     text = content_type[:CONTENT_TYPE_MAX].decode("latin-1").lower()
     media_type, *parameters = (part.strip() for part in text.split(";", PARAMETERS_MAX))
     charsets = [
@@ -62,7 +62,7 @@ def check_media_type(content_type: bytes, expected: str) -> None:
 
 
 def idempotency_key(sent: bytes) -> str:
-    """Return the key, bare or as a structured field's string (RFC 9651, 3.3.3)."""
+    """Return the key, sent bare or as a string of structured fields (RFC 9651, 3.3.3)."""
     path = "Idempotency-Key"
     if len(sent) > IDEMPOTENCY_KEY_MAX:
         raise InvalidRequest.at(path, f"has more than {NAME_MAX} characters")
@@ -78,22 +78,22 @@ def idempotency_key(sent: bytes) -> str:
 
 
 def version(path: str, sent: bytes) -> int:
-    """Return the one version that a precondition names: an ETag as GET gave it, or made weak.
+    """Return the single version that a precondition names: the ETag of a GET, perhaps made weak.
 
-    A proxy that compresses an answer makes its ETag weak. Empty items of the list are nothing.
+    A proxy that compresses an answer makes its ETag weak. Empty items of the list are ignored.
     """
     found = re.fullmatch(rb'(?:W/)?"([1-9][0-9]{0,18})"', sent.strip(b" \t,"))
     if found is None:
-        raise InvalidRequest.at(path, 'must name one version, like "3": the ETag that was read')
+        raise InvalidRequest.at(path, 'must name one version, like "3": the ETag of a GET')
     return int(found[1])
 
 
 def matches(if_none_match: bytes, tag: bytes) -> bool:
-    """True when a list of ETags has this one, weak or not (RFC 9110, 13.1.2), or is `*`."""
+    """True when a list of ETags contains this one, weak or not (RFC 9110, 13.1.2), or is `*`."""
     return tag in if_none_match or if_none_match.strip() == b"*"  # quotes are only at a tag's ends
 
 
 def cookie(sent: bytes, name: bytes) -> bytes | None:
-    """Return the value of a cookie that we have set: letters, digits, `-` and `_`."""
+    """Return the value of a cookie of this service: letters, digits, `-` and `_`."""
     found = re.search(rb"(?:^|;)\s*%b=([A-Za-z0-9_-]+)\s*(?:;|$)" % re.escape(name), sent)
     return found and found[1]

@@ -1,4 +1,4 @@
-"""An import's file, a CSV, line by line: each becomes a row, or what is wrong with it in words."""
+"""Reads the CSV file of an import line by line: each line becomes a row or an error message."""
 
 import csv
 import io
@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.input.bodies import UNITS_MAX, Place, StockName
-from service.input.messages import listed, message_of, near
+from service.input.bodies import UNITS_MAX, PathName, StockName
+from service.input.messages import joined, message_of, near
 
 Row: TypeAlias = tuple[str, str, int, str | None]
 """(sku, location, available, name)"""
@@ -16,21 +16,21 @@ Row: TypeAlias = tuple[str, str, int, str | None]
 COLUMNS = ("sku", "location", "available", "name")
 REQUIRED = ("sku", "available")
 AVAILABLE_DIGITS_MAX = len(str(UNITS_MAX))
-SHOWN_MAX = 32  # characters of a wrong value that are told
+SHOWN_MAX = 32  # characters of a wrong value that a message shows
 
-_place = TypeAdapter(Place)
+_path_name = TypeAdapter(PathName)
 _name = TypeAdapter(StockName)
 
 
 class _WrongLineError(ValueError):
-    """A line can't be imported; the message says why."""
+    """A line can't be imported; the message names the reason."""
 
 
 def lines_of(raw: bytes) -> Iterator[tuple[int, Row | str]]:
-    """Read the lines that have something in them: the number of each, and its row or its fault.
+    """Yield the number of each line that is not empty, and its row or an error message.
 
-    The first may be a header, which names the columns. After a fault of the file as a whole no line
-    follows.
+    The first line may be a header, which names the columns. After an error of the whole file, no
+    line follows.
     """
     text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
     reader = csv.reader(text, strict=True)
@@ -42,25 +42,25 @@ def lines_of(raw: bytes) -> Iterator[tuple[int, Row | str]]:
                 columns = _Columns([_column(name) for name in fields])
             elif fields:
                 columns = columns or WITHOUT_HEADER
-                yield line, _row_or_fault(fields, columns)
+                yield line, _row_or_message(fields, columns)
             line = reader.line_num + 1
     except (_WrongLineError, csv.Error) as error:
-        yield line, _CSV_FAULTS.get(str(error), str(error))
+        yield line, _CSV_ERRORS.get(str(error), str(error))
     except UnicodeDecodeError:
         yield _line_of_other_encoding(raw), "it is not UTF-8: save the file in this encoding"
 
 
 class _Columns:
-    """Where in a line each column is. Raises `_WrongLineError` about a header's names."""
+    """The position of each column in a line. Raises `_WrongLineError` for a wrong header."""
 
     def __init__(self, names: Sequence[str]) -> None:
         for name in names:
             if name not in COLUMNS:
                 meant = near(name, COLUMNS)
-                hint = f"did you mean {meant}?" if meant else f"there {listed(COLUMNS)}"
+                hint = f"did you mean {meant}?" if meant else f"the columns are {joined(COLUMNS)}"
                 raise _WrongLineError(f"the column {_shown(name)} is not known; {hint}")
             if names.count(name) > 1:
-                raise _WrongLineError(f"the column {name} is there twice")
+                raise _WrongLineError(f"the column {name} appears twice")
         for name in REQUIRED:
             if name not in names:
                 raise _WrongLineError(f"there is no column {name}")
@@ -73,9 +73,9 @@ class _Columns:
 
 WITHOUT_HEADER = _Columns(COLUMNS)
 
-_CSV_FAULTS = {
+_CSV_ERRORS = {
     "unexpected end of data": "a quote is never closed",
-    "',' expected after '\"'": "text follows a closing quote; write a quote in a field twice",
+    "',' expected after '\"'": "text follows a closing quote; double the quotes inside a field",
     f"field larger than field limit ({csv.field_size_limit()})": (
         f"a field has more than {csv.field_size_limit():,} characters: is its quote closed?"
     ),
@@ -83,7 +83,7 @@ _CSV_FAULTS = {
 
 
 def _is_header(fields: Sequence[str]) -> bool:
-    """True when a first line names columns; as a row it would have a number."""
+    """True when the first line names columns; a row would contain a number."""
     names = {_column(field) for field in fields}
     return not names.isdisjoint(COLUMNS) and not any(name.isdecimal() for name in names)
 
@@ -92,7 +92,7 @@ def _column(field: str) -> str:
     return field.strip().lower()
 
 
-def _row_or_fault(fields: Sequence[str], columns: _Columns) -> Row | str:
+def _row_or_message(fields: Sequence[str], columns: _Columns) -> Row | str:
     try:
         return _row(fields, columns)
     except _WrongLineError as error:
@@ -101,23 +101,23 @@ def _row_or_fault(fields: Sequence[str], columns: _Columns) -> Row | str:
 
 def _row(fields: Sequence[str], columns: _Columns) -> Row:
     if not columns.fields_min <= len(fields) <= len(columns.names):
-        separator = "; separate them with commas" if len(fields) == 1 else ""
+        separator = "; separate the fields with commas" if len(fields) == 1 else ""
         raise _WrongLineError(
-            f"there are {len(fields)} fields, not those of {','.join(columns.names)}{separator}"
+            f"the number of fields is {len(fields)}; expected {','.join(columns.names)}{separator}"
         )
     location = _field(fields, columns.location)
     name = _field(fields, columns.name)
     return (
-        _valid(_place, "sku", fields[columns.sku]),
-        _valid(_place, "location", location) if location else "main",
+        _valid(_path_name, "sku", fields[columns.sku]),
+        _valid(_path_name, "location", location) if location else "main",
         _available(fields[columns.available]),
         _valid(_name, "name", name) if name else None,
     )
 
 
-def _field(fields: Sequence[str], place: int | None) -> str:
-    """A field that may be left out, with its column or at the end of its line."""
-    return "" if place is None or place >= len(fields) else fields[place]
+def _field(fields: Sequence[str], position: int | None) -> str:
+    """Return an optional field; its column or the end of its line may be missing."""
+    return "" if position is None or position >= len(fields) else fields[position]
 
 
 def _valid(kind: TypeAdapter[str], column: str, text: str) -> str:
@@ -148,4 +148,4 @@ def _line_of_other_encoding(raw: bytes) -> int:
         raw.decode()
     except UnicodeDecodeError as error:
         return raw.count(b"\n", 0, error.start) + 1
-    raise AssertionError("this file is UTF-8")
+    raise AssertionError("the file is UTF-8")

@@ -1,7 +1,7 @@
-"""JSON as it is written: taken apart one level at a time, without a tree of what is below.
+"""Splits JSON text one level at a time, without building a tree of the values below.
 
-Four megabytes of JSON can have two million values, and a tree of them fifty times their bytes. What
-is not taken apart is only skipped, in C, in some 5 ns a byte.
+Four megabytes of JSON can contain two million values, and a tree of them takes fifty times as many
+bytes. The parts that are not split are only skipped, in C, at about 5 ns a byte.
 """
 
 import re
@@ -16,14 +16,14 @@ BRACKETS_MAX = 20_000
 
 
 class MalformedError(ValueError):
-    """It is not JSON, or JSON that is nested too deep; the message says so of a body."""
+    """The text is not JSON or is nested too deep; the message describes a body."""
 
 
 def checked(raw: bytes) -> bytes:
-    """Return the JSON text, if it is one, with a NUL in place of each half of a character.
+    """Return the text if it is JSON, with a NUL instead of each lone surrogate.
 
-    Half a character (a lone surrogate) is no text, but its place can be named if the rest is read.
-    Raises `MalformedError`.
+    A lone surrogate, half of a character, is not valid text. The NUL lets the rest be read, so that
+    the error names the path of the value. Raises `MalformedError`.
     """
     try:
         return _checked(raw)
@@ -43,7 +43,7 @@ def _checked(raw: bytes) -> bytes:
     except msgspec.DecodeError as error:
         reason = str(error).removeprefix("JSON is malformed: ")
         if reason == "Input data was truncated":
-            reason = "it ends too soon" if raw.strip() else "it is empty"
+            reason = "it is incomplete" if raw.strip() else "it is empty"
         raise MalformedError(f"is not JSON: {reason}") from None
     except RecursionError:
         raise MalformedError(TOO_DEEP) from None
@@ -54,9 +54,10 @@ TOO_DEEP = f"is nested more than {DEPTH_MAX} deep"
 
 
 def members_of(raw: bytes, most: int) -> list[tuple[str, bytes]]:
-    """Return the members of an object, also those that it names twice, values as written.
+    """Return the members of an object, including repeated ones, with the text of their values.
 
-    Of an object with more than `most` it returns the names of the first ones, values being `""`.
+    For an object with more than `most` members it returns the names of the first ones, each with
+    the value `""`.
     """
     names: list[str] = []
 
@@ -74,7 +75,7 @@ def members_of(raw: bytes, most: int) -> list[tuple[str, bytes]]:
 
 
 class _Name:
-    """A member's name. Each is a key of its own, so that a dict keeps what is named twice."""
+    """A member's name. Each is a separate key, so that a dict keeps repeated members."""
 
 
 class _Enough(Exception):
@@ -82,7 +83,7 @@ class _Enough(Exception):
 
 
 def items_of(raw: bytes) -> list[bytes]:
-    """Return the items of a list as they are written, the first `ITEMS_MAX` + 1 if it has more."""
+    """Return the text of the items of a list, at most the first `ITEMS_MAX` + 1."""
     if raw.count(b",") <= ITEMS_MAX:
         return [bytes(item) for item in msgspec.json.decode(raw, type=list[msgspec.Raw])]
     items = msgspec.structs.astuple(_first_items.decode(raw))
@@ -91,7 +92,7 @@ def items_of(raw: bytes) -> list[bytes]:
 
 _Items = msgspec.defstruct(
     "Items",
-    [(f"item_{n}", msgspec.Raw, None) for n in range(ITEMS_MAX + 1)],  # all after them is skipped
+    [(f"item_{n}", msgspec.Raw, None) for n in range(ITEMS_MAX + 1)],  # later items are skipped
     array_like=True,
     gc=False,
 )
@@ -99,14 +100,14 @@ _first_items = msgspec.json.Decoder(_Items)
 
 
 def count_members(raw: bytes) -> int:
-    """Return how many members all objects of a JSON text have together."""
+    """Return the total number of members of all objects in a JSON text."""
     return _STRING.sub(b"", raw).count(b":")
 
 
 def is_too_deep(raw: bytes) -> bool:
-    """True when a JSON text has lists and objects more than 16 deep.
+    """True when a JSON text is nested more than 16 deep.
 
-    With more lists and objects than any good body has it does not look, and says no.
+    For a text with more lists and objects than any valid body the answer is False, unchecked.
     """
     if not DEPTH_MAX < raw.count(b"[") + raw.count(b"{") <= BRACKETS_MAX:
         return False
@@ -126,8 +127,8 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def _without_halves(raw: bytes) -> tuple[bytes, int]:
-    r"""Put a NUL in place of the first thousands of lone surrogates, like \ud800; count them."""
-    raw = raw.replace(rb"\\", rb"\u005c")  # so that each backslash that is left begins an escape
+    r"""Replace the first thousands of lone surrogates, like \ud800, with NUL; count them."""
+    raw = raw.replace(rb"\\", rb"\u005c")  # so that each remaining backslash begins an escape
     return _HALF.subn(rb"\\u0000", raw, count=HALVES_MAX)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a value, in our words: each message goes on after the value's path."""
+"""Messages about wrong values, in plain English. Each message follows the path of the value."""
 
 import re
 from collections.abc import Iterable
@@ -13,12 +13,13 @@ CONTROL = re.compile(f"[{bodies.CONTROL}]")
 EDGE = re.compile(f"[{bodies.AT_NO_BEGINNING}]")
 
 NEAR = 0.5
-"""How alike two names must be for one to be a slip of the other: `qty` is 0.55 of `quantity`."""
+"""The least similarity of a misspelt name: `qty` and `quantity` have 0.55."""
 
 NEAR_LENGTH_MAX = 64
-"""Characters; longer names are nobody's slip, and comparing takes the square of the length."""
+"""Characters. A longer name is not a misspelling, and to compare it takes quadratic time."""
 
 MISSING = "is missing"
+UNKNOWN = "is not a known member"
 UUID = "must be a UUID, like 8b1c7f9e-2f64-4a52-9d3b-6a4f6f1e7c11, in quotes"
 
 WORDS = {
@@ -38,19 +39,19 @@ WORDS = {
     "literal_error": "must be one of {expected}",
     "value_error": "{error}",
 }
-"""By pydantic's type of error; empty values and wrong characters are below."""
+"""Messages by pydantic's type of error. `_message` handles empty values and characters."""
 
 
 def message_of(error: ValidationError) -> str:
-    """Return what is wrong with a single value."""
+    """Return the message about a single value."""
     return _message(_details(error)[0])
 
 
-def told(error: ValidationError) -> Iterable[tuple[tuple[int | str, ...], str]]:
-    """Return each place in a value that is wrong, and what is wrong there."""
+def messages_of(error: ValidationError) -> Iterable[tuple[tuple[int | str, ...], str]]:
+    """Return the location of each error in a value, with its message."""
     for item in _details(error):
         message = _message(item)
-        if item["loc"][-1:] == ("[key]",):  # how pydantic says that the name of a member is meant
+        if item["loc"][-1:] == ("[key]",):  # pydantic's mark for an error in the name of a member
             yield item["loc"][:-2], f"has a member whose name {message}"
         else:
             yield item["loc"], message
@@ -72,13 +73,13 @@ def _message(item: ErrorDetails) -> str:
 
 
 def _wrong_text(text: str) -> str:
-    """What no text may have anywhere, or else what no name may begin or end with."""
+    """Describe a control character anywhere, or a space or invisible character at an end."""
     for character in text:
         if CONTROL.match(character):
-            return f"must not have the control character {_code_point(character)}"
-    place, character = ("begin", text[0]) if EDGE.match(text[0]) else ("end", text[-1])
-    shown = "a space" if character == " " else f"{_code_point(character)}, which can't be seen"
-    return f"must not {place} with {shown}"
+            return f"must not contain the control character {_code_point(character)}"
+    verb, character = ("begin", text[0]) if EDGE.match(text[0]) else ("end", text[-1])
+    shown = "a space" if character == " " else f"the invisible {_code_point(character)}"
+    return f"must not {verb} with {shown}"
 
 
 def _code_point(character: str) -> str:
@@ -86,20 +87,23 @@ def _code_point(character: str) -> str:
 
 
 def unknown_member(meant: str | None, known: Iterable[str]) -> str:
-    """Return what is wrong with a member that is not among the `known` ones."""
+    """Return the message about a member that is not among the `known` ones."""
     if meant is not None:
-        return f"is not a member here; did you mean {meant}?"
-    return f"is not a member here: there {listed(known)}"
+        return f"{UNKNOWN}; did you mean {meant}?"
+    names = [*known]
+    if not names:
+        return f"{UNKNOWN}; there are no members"
+    return f"{UNKNOWN}; known: {', '.join(names)}"
 
 
 def near(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that was probably meant; None when none is near."""
+    """Return the most similar known name; None when no name is similar."""
     if len(name) > NEAR_LENGTH_MAX:
         return None
     return next(iter(get_close_matches(name.lower(), known, n=1, cutoff=NEAR)), None)
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return what goes on after "there": are the names, is the only one, is none."""
-    *others, last = [*names] or ["none"]
-    return f"are {', '.join(others)} and {last}" if others else f"is {last}"
+def joined(names: Iterable[str]) -> str:
+    """Return two or more names as text: a, b and c."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}"

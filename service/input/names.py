@@ -1,23 +1,23 @@
-"""Names that come in alone: in paths, queries, headers, files and on the command line."""
+"""Checks single names: in paths, queries, headers, files and on the command line."""
 
 from pydantic import TypeAdapter, ValidationError
 
 from service.domain.errors import InvalidRequest
-from service.input.bodies import Name, Place
+from service.input.bodies import Name, PathName
 from service.input.messages import message_of
 
 _name = TypeAdapter(Name)
-_place = TypeAdapter(Place)
+_path_name = TypeAdapter(PathName)
 
 
 def name_at(path: str, value: str) -> str:
-    """Return a source, a seq or a job's name. Raises `InvalidRequest` that names the path."""
+    """Check a source, a seq or a job's name. Raises `InvalidRequest` that names the path."""
     return _checked(_name, path, value)
 
 
-def place_at(path: str, value: str) -> str:
-    """Return a SKU or a location. Raises `InvalidRequest` that names the path."""
-    return _checked(_place, path, value)
+def path_name_at(path: str, value: str) -> str:
+    """Check a SKU or a location. Raises `InvalidRequest` that names the path."""
+    return _checked(_path_name, path, value)
 
 
 def _checked(kind: TypeAdapter[str], path: str, value: str) -> str:

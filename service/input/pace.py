@@ -1,4 +1,4 @@
-"""Long work in short slices, so that all else in the event loop waits for a slice at most."""
+"""Divides long work into short slices, so that other tasks wait for one slice at most."""
 
 import asyncio
 import time
@@ -7,13 +7,13 @@ SLICE_SECONDS = 0.001
 
 
 class Pace:
-    """Work that rests now and then; it begins with a slice of its own."""
+    """The pace of one piece of work; its first slice begins with the object."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     async def rest(self) -> None:
-        """Let others work, if the slice is over. Call it between two steps of the work."""
+        """Let other tasks run if the slice has ended. Call it between two steps of the work."""
         if time.monotonic() - self._began >= SLICE_SECONDS:
             await asyncio.sleep(0)
             self._began = time.monotonic()

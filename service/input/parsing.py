@@ -1,8 +1,8 @@
-"""From bytes to bodies: validated at once if all is well, else looked into until enough is wrong.
+"""Parses bodies: valid ones in one step, invalid ones member by member up to a number of errors.
 
-A body that is right is read by pydantic in one go. Any other is taken apart, member by member: what
-is wrong is named, a hundred values at most, and there parsing stops. So a body of a million
-mistakes costs about what a good one costs (docs/decisions.md, "A hundred mistakes").
+Pydantic reads a valid body in one step. Any other body is split and checked member by member.
+Parsing stops after a hundred errors, so a body with a million errors costs about as much as a valid
+one (docs/decisions.md, 28).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,47 +27,47 @@ from service.input.json_text import (
     items_of,
     members_of,
 )
-from service.input.messages import MISSING, near, told, unknown_member
+from service.input.messages import MISSING, UNKNOWN, messages_of, near, unknown_member
 from service.input.pace import Pace
 
 B = TypeVar("B", bound=Body)
 Location: TypeAlias = tuple[int | str, ...]
-"""Where in a body a value is: the names and indexes that lead there."""
+"""The location of a value in a body: the names and indexes that lead to it."""
 
 BATCH_ERRORS_MAX = ERRORS_MAX
-"""How many wrong values the answer to a batch names; beyond it one for each bad entry."""
+"""The number of errors that the answer to a batch names; beyond it, one for each bad entry."""
 
 SMALL = 256 * 1024
-"""Bytes of a body that can't cost much, whatever is in it."""
+"""Bytes of a body that is cheap to read, whatever it contains."""
 
 VALUES_MAX = 10_000
-"""More commas and brackets than any good body but a batch has, unless they stand in texts."""
+"""More commas and brackets than any valid body but a batch has outside of strings."""
 
 LEAF_MAX = 16 * 1024
-"""Bytes of a value other than an object; a thousand characters, each escaped twice, have 12,000."""
+"""Bytes of a value other than an object; 1,000 characters with two escapes each have 12,000."""
 
 NUMBER_MAX = 100
-"""Digits of a number; one that is wrong is wrong with fewer as well."""
+"""Digits of a number; a wrong number is still wrong with only these digits."""
 
 STEP_MAX = 64
-"""Characters of a member's name in a path."""
+"""Characters of a member's name that a path shows."""
 
 
 class InvalidEntry(NamedTuple):
-    """A batch's entry that is no reservation, with what is wrong about it."""
+    """An entry of a batch that is not a valid reservation, with its error."""
 
     error: InvalidRequest
 
 
 def parse(model: type[B], raw: bytes) -> B:
-    """Validate a body from its bytes. Raises `InvalidRequest` that names the wrong values."""
+    """Parse and validate a body. Raises `InvalidRequest` that names the wrong values."""
     raw = raw.removeprefix(BOM)
-    body = _at_once(model, raw)
-    return body if body is not None else _step_by_step(model, _well_formed(raw), _Errors())
+    body = _parse_if_valid(model, raw)
+    return body if body is not None else _parse_by_member(model, _well_formed(raw), _Errors())
 
 
 async def parse_batch(raw: bytes) -> list[ReserveBody | InvalidEntry]:
-    """Read a batch, entry by entry, with rests. Raises `InvalidRequest` about the whole."""
+    """Parse a batch entry by entry, letting other tasks run. Raises `InvalidRequest` for all."""
     pace = Pace()
     raw = _well_formed(raw.removeprefix(BOM))
     await pace.rest()
@@ -75,7 +75,7 @@ async def parse_batch(raw: bytes) -> list[ReserveBody | InvalidEntry]:
     left, lines = BATCH_ERRORS_MAX, 0
     for raw_entry in _raw_entries(raw):
         await pace.rest()
-        entry: ReserveBody | InvalidEntry | None = _at_once(ReserveBody, raw_entry)
+        entry: ReserveBody | InvalidEntry | None = _parse_if_valid(ReserveBody, raw_entry)
         if entry is None:
             errors = _Errors(left) if left > 0 else _Errors(1, looks_for_more=False)
             entry = _entry(raw_entry, errors)
@@ -89,9 +89,9 @@ async def parse_batch(raw: bytes) -> list[ReserveBody | InvalidEntry]:
 
 
 def refusal(error: ValidationError) -> InvalidRequest:
-    """Return the refusal that names each wrong value by its path and says what is wrong."""
+    """Return the refusal that names the path and the error of each wrong value."""
     errors = _Errors()
-    with suppress(_Full):
+    with suppress(_TooManyErrors):
         errors.add_all((), error)
     return errors.refusal()
 
@@ -109,8 +109,8 @@ def path(location: Location) -> str:
     return written or "body"
 
 
-def _at_once(model: type[B], raw: bytes) -> B | None:
-    """Return the body, if it is good; None if it is not, or might cost too much to read."""
+def _parse_if_valid(model: type[B], raw: bytes) -> B | None:
+    """Return the body if it is valid; None if it is not or may be too expensive to read."""
     if len(raw) > SMALL and raw.count(b",") + raw.count(b"[") + raw.count(b"{") > VALUES_MAX:
         return None
     try:
@@ -121,7 +121,7 @@ def _at_once(model: type[B], raw: bytes) -> B | None:
 
 
 def _has_no_others(body: Body, raw: bytes) -> bool:
-    """True when the JSON has no members but the body's, each once; a colon may stand in a text."""
+    """True when the JSON has only the body's members, each once; strings may contain colons."""
     members = body.members()
     return members == raw.count(b":") or members == count_members(raw)
 
@@ -136,38 +136,38 @@ def _well_formed(raw: bytes) -> bytes:
 def _raw_entries(raw: bytes) -> list[bytes]:
     errors = _Errors()
     entries: Mapping[str, list[bytes]] = {}
-    with suppress(_Full):
-        entries = _look_at(BatchBody, raw, (), errors)
+    with suppress(_TooManyErrors):
+        entries = _check_object(BatchBody, raw, (), errors)
     errors.refuse()
     return entries["reservations"]
 
 
 def _entry(raw: bytes, errors: "_Errors") -> ReserveBody | InvalidEntry:
     try:
-        return _step_by_step(ReserveBody, raw, errors)
+        return _parse_by_member(ReserveBody, raw, errors)
     except InvalidRequest as error:
         return InvalidEntry(error.as_value())
 
 
-def _step_by_step(model: type[B], raw: bytes, errors: "_Errors") -> B:
-    """Return a body that only looked as if it were too large, or raise what is wrong with it."""
+def _parse_by_member(model: type[B], raw: bytes, errors: "_Errors") -> B:
+    """Return a body that only looked too large, or raise `InvalidRequest` with its errors."""
     if is_too_deep(raw):
         raise InvalidRequest.at("body", TOO_DEEP)
-    with suppress(_Full):
-        _look_into(model, raw, (), errors)
+    with suppress(_TooManyErrors):
+        _check_with_items(model, raw, (), errors)
     errors.refuse()
     body = model.model_validate_json(raw)
     if not _has_no_others(body, raw):
-        raise InvalidRequest.at("body", "has members that are not known here, or are named twice")
+        raise InvalidRequest.at("body", "has unknown or repeated members")
     return body
 
 
-class _Full(Exception):
-    """As many errors were found as are told."""
+class _TooManyErrors(Exception):
+    """The number of reported errors has been reached."""
 
 
 class _Errors:
-    """What was found wrong with a body, up to a number; and how many list items were seen."""
+    """The errors of a body, up to a number, and the number of list items."""
 
     def __init__(self, most: int = ERRORS_MAX, *, looks_for_more: bool = True) -> None:
         self.found: list[dict[str, str]] = []
@@ -177,42 +177,42 @@ class _Errors:
         self.items = 0
 
     def add(self, location: Location, message: str) -> None:
-        """Note an error. Raises `_Full` when there is no room for it, or for none after it."""
+        """Add an error. Raises `_TooManyErrors` when no further error is to be added."""
         is_full = len(self.found) == self.most
         if not is_full:
             self.found.append({"path": path(location), "message": message})
         if is_full or not self.looks_for_more:
             self.is_truncated = True
-            raise _Full
+            raise _TooManyErrors
 
     def add_all(self, location: Location, error: ValidationError) -> None:
-        """Note what pydantic found wrong with the value at a location."""
-        for place, message in told(error):
-            self.add((*location, *place), message)
+        """Add the errors that pydantic found in the value at a location."""
+        for inner, message in messages_of(error):
+            self.add((*location, *inner), message)
 
     def refusal(self) -> InvalidRequest:
         """Return the refusal."""
         return InvalidRequest.of(self.found, truncated=self.is_truncated)
 
     def refuse(self) -> None:
-        """Raise the refusal if there is any error."""
+        """Raise the refusal if there is an error."""
         if self.found:
             raise self.refusal()
 
 
-def _look_into(model: type[Body], raw: bytes, location: Location, errors: _Errors) -> None:
-    """Note what is wrong with an object, and with those objects in its lists that are not good."""
-    for name, items in _look_at(model, raw, location, errors).items():
+def _check_with_items(model: type[Body], raw: bytes, location: Location, errors: _Errors) -> None:
+    """Add the errors of an object, and of the invalid objects in its lists."""
+    for name, items in _check_object(model, raw, location, errors).items():
         kind, most = _lists(model)[name]
         for index, item in enumerate(items[:most]):
-            if _at_once(kind, item) is None:
-                _look_into(kind, item, (*location, name, index), errors)
+            if _parse_if_valid(kind, item) is None:
+                _check_with_items(kind, item, (*location, name, index), errors)
 
 
-def _look_at(
+def _check_object(
     model: type[Body], raw: bytes, location: Location, errors: _Errors
 ) -> Mapping[str, list[bytes]]:
-    """Note what is wrong with an object by itself; return the items of its lists of objects."""
+    """Add the errors of an object itself; return the items of its lists of objects."""
     if not raw.lstrip().startswith(b"{"):
         errors.add(location, "must be an object")
         return {}
@@ -221,7 +221,7 @@ def _look_at(
     for name, (_, most) in _lists(model).items():
         items = items_of(members[name]) if members.get(name, b"")[:1] == b"[" else []
         errors.items += len(items)
-        if items:  # an empty list is pydantic's to refuse
+        if items:  # pydantic refuses an empty list
             lists[name] = items
             del members[name]
         if len(items) > most:
@@ -229,25 +229,25 @@ def _look_at(
     try:
         model.model_validate_json(_short(members, location, errors))
     except ValidationError as error:
-        for place, message in told(error):
-            slip = slips.get(place[0]) if message == MISSING else None
+        for inner, message in messages_of(error):
+            slip = slips.get(inner[0]) if message == MISSING else None
             if slip is not None:
-                errors.add((*location, *place), f"{message}; {slip} is not a member here")
-            elif place[0] not in lists:
-                errors.add((*location, *place), message)
+                errors.add((*location, *inner), f"{message}; {slip} {UNKNOWN}")
+            elif inner[0] not in lists:
+                errors.add((*location, *inner), message)
     return lists
 
 
 def _known_members(
     model: type[Body], raw: bytes, location: Location, errors: _Errors
 ) -> tuple[dict[str, bytes], dict[int | str, str]]:
-    """Return an object's members that the model has, and the unknown ones by what they are near."""
+    """Return the known members of an object, and the unknown ones by the name they resemble."""
     known = model.model_fields
     members: dict[str, bytes] = {}
     slips: dict[int | str, str] = {}
     for name, value in members_of(raw, len(known) + errors.most):
         if name in members:
-            errors.add((*location, name), "is named twice")
+            errors.add((*location, name), "appears twice")
         elif name in known:
             members[name] = value
         else:
@@ -259,7 +259,7 @@ def _known_members(
 
 
 def _short(members: Mapping[str, bytes], location: Location, errors: _Errors) -> bytes:
-    """Return an object with these members, each of them short and as good or bad as it was."""
+    """Return an object with these members, shortened without changing their validity."""
     return _object(
         {
             name: _short_object(value, (*location, name), errors) if value[:1] == b"{" else value
@@ -269,11 +269,11 @@ def _short(members: Mapping[str, bytes], location: Location, errors: _Errors) ->
 
 
 def _short_object(raw: bytes, location: Location, errors: _Errors) -> bytes:
-    """Return an object with as many members as are looked at; note the ones it names twice."""
+    """Return an object with the members that are checked; add errors for repeated ones."""
     members: dict[str, bytes] = {}
     for name, value in members_of(raw, errors.most):
         if name in members:
-            errors.add((*location, name), "is named twice")
+            errors.add((*location, name), "appears twice")
         members[name] = value
     return _object(members)
 
@@ -286,7 +286,7 @@ def _object(members: Mapping[str, bytes]) -> bytes:
 
 
 def _short_value(value: bytes) -> bytes:
-    """Return the value, or instead of a long one another that is refused for the same reason."""
+    """Return the value; replace a long one by a short one that is refused for the same reason."""
     match value[:1]:
         case b'"' | b"[" | b"{" | b"t" | b"f" | b"n" if len(value) <= LEAF_MAX:
             return value
@@ -303,7 +303,7 @@ def _short_value(value: bytes) -> bytes:
 
 @cache
 def _lists(model: type[Body]) -> Mapping[str, tuple[type[Body], int]]:
-    """The members of a model that are lists of objects: each one's model, and how many at most."""
+    """Return the members that are lists of objects, with the objects' model and the maximum."""
     found: dict[str, tuple[type[Body], int]] = {}
     for name, field in model.model_fields.items():
         for kind, notes in _kinds(field.annotation, field.metadata):
@@ -314,7 +314,7 @@ def _lists(model: type[Body]) -> Mapping[str, tuple[type[Body], int]]:
 
 
 def _kinds(annotation: Any, notes: Sequence[Any]) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """Every type that a union has, with what is noted about it."""
+    """Yield each type of a union with its metadata."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         for note in more:

@@ -23,9 +23,9 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     merge_lines,
-    reservation_id,
 )
 from service.domain.errors import InsufficientStock, ServiceError
+from service.domain.identifiers import reservation_id
 from service.engine.coalescer import Coalescer
 from service.lab.experiment import HOLD_SECONDS, LOCATION, SOURCE, Experiment
 

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager, suppress
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 
-from db.rows import Key, Wanted
+from db.rows import StockKey, Wanted
 from db.session.database import Database, LockTimeout
 from db.strategies import open_strategy
-from db.strategies.guard import Guard
-from db.strategies.names import DEAD_HOLDER_SECONDS
+from db.strategies.stock_locks import DEAD_HOLDER_SECONDS
+from db.strategies.strategy import Strategy
 from service.lab.experiment import LOCATION, Experiment
 
 FROZEN_BEYOND_SECONDS = 2.5  # so that the next holder is at work when the first one continues
@@ -86,7 +86,7 @@ async def _hold(experiment: Experiment, url: str, is_held: Event, may_go: Event)
 
 
 async def _hold_once(
-    strategy: Guard, database: Database, key: Key, is_held: Event, may_go: Event
+    strategy: Strategy, database: Database, key: StockKey, is_held: Event, may_go: Event
 ) -> None:
     async with strategy.hold(database, Wanted(stock={key})):
         is_held.set()

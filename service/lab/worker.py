@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from db.rows import Wanted
 from db.session.database import Database
 from db.strategies import open_strategy
-from db.strategies.guard import Guard, Held
+from db.strategies.strategy import HeldLocks, Strategy
 from service import metrics
 from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.ledger import Ledger
@@ -46,10 +46,10 @@ class LockWaits:
     seconds: float = field(default=0.0)
 
 
-class TimedStrategy(Guard):
+class TimedStrategy(Strategy):
     """A strategy that also measures the waits for locks outside the database."""
 
-    def __init__(self, strategy: Guard, waited: LockWaits) -> None:
+    def __init__(self, strategy: Strategy, waited: LockWaits) -> None:
         self.name = strategy.name
         self.isolation = strategy.isolation
         self.pins_rows = strategy.pins_rows
@@ -60,7 +60,7 @@ class TimedStrategy(Guard):
         self._waited = waited
 
     @asynccontextmanager
-    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[Held]:
+    async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
         """Hold the locks of the strategy and measure the wait for them."""
         called = time.monotonic()
         async with self._strategy.hold(database, wanted) as held:

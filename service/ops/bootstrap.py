@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 
 from db.files import make_directory, write_private
-from db.queries import credentials, lists
+from db.queries import credentials, records
 from db.session.database import Database
 from db.strategies.guard import Guard
 from service.domain.commands import ImportStock
@@ -60,7 +60,7 @@ async def ensure_first_key(database: Database, settings: Settings) -> None:
 
 async def load_demo(database: Database) -> bool:
     """Import the demo's stock into an empty database; True when the database has it."""
-    if await database.read(lists.has_stock_but_no_demo):
+    if await database.read(records.has_other_stock_than_demo):
         return False
     digest = hashlib.sha256(repr(DEMO).encode()).hexdigest()
     command = ImportStock("admin", "demo", digest, tuple(sorted(DEMO)))

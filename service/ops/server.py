@@ -15,8 +15,8 @@ import structlog
 
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.session.checks import concerns, granted_connections
 from db.session.database import Database
+from db.session.fitness import concerns, granted_connections
 from service.ops.bootstrap import KEY_FILE, ensure_first_key, load_demo
 from service.ops.listener import open_listener
 from service.ops.log_output import configure_logging

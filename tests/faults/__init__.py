@@ -1,1 +1,1 @@
-"""Failures that are really caused, and what must hold afterwards: see docs/reliability.md."""
+"""Tests that cause real failures and check the promises afterwards: see docs/reliability.md."""

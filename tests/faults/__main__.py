@@ -1,9 +1,9 @@
-"""`make campaign`: the long form, drawn from a seed, with its figures as JSON.
+"""`make campaign`: many random faults, drawn from a seed; it prints its figures as JSON.
 
     make campaign ARGS="--service-kills 1000 --postgresql-kills 100 --seed 7"
 
 ends after the planned faults or after --minutes, whichever comes first. It stops at the first
-broken promise and names the seed; the same seed draws the same faults at the same random moments.
+broken promise and prints the seed. The same seed draws the same faults at the same moments.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from tests.faults.campaign import Broken, Figures, draw, run_campaign
 @click.option("--others", default=50, help="Freezes, outages, restarts, terminated sessions.")
 @click.option("--minutes", default=60.0, help="Stop causing faults after that long.")
 @click.option("--freeze-seconds", default=30.0, help="How long PostgreSQL is frozen each time.")
-@click.option("--outage-seconds", default=20.0, help="How long PostgreSQL is away each time.")
+@click.option("--outage-seconds", default=20.0, help="How long each outage of PostgreSQL takes.")
 @click.option("--seed", default=None, type=int, help="Draw the same faults again.")
 @click.option("--only", default=None, help="Cause only the fault of this name, as often.")
 @click.option("--figures", "figures_file", default="campaign.json", help="Where figures go.")
@@ -43,7 +43,7 @@ def campaign(
     only: str | None,
     figures_file: str,
 ) -> None:
-    """Hurt a running service in every way there is, and check that nothing was lost."""
+    """Cause every kind of fault in a running service, and check that nothing was lost."""
     seed = secrets.randbelow(10**6) if seed is None else seed
     counts = {"service": service_kills, "postgresql": postgresql_kills, "other": others}
     plan = [only] * sum(counts.values()) if only else draw(seed, counts)
@@ -74,7 +74,7 @@ def campaign(
 
 
 def until(plan: list[str], minutes: float) -> Iterator[str]:
-    """The plan, for so long."""
+    """The faults of the plan, until the time is up."""
     give_up_at = time.monotonic() + minutes * 60
     for name in plan:
         if time.monotonic() > give_up_at:

@@ -1,4 +1,4 @@
-"""What a client was told with a 2xx, on disk before it counts; and whether all of it is true."""
+"""A log of all 2xx answers, on disk before they count, and the check that all of them are true."""
 
 import json
 import os
@@ -13,7 +13,7 @@ CHUNK = 5_000
 
 
 class Ack(NamedTuple):
-    """A reservation's version and state as a client was told; of a refund also its id."""
+    """The version and state of a reservation as answered; for a refund, also the refund's id."""
 
     reservation: str
     version: int
@@ -22,13 +22,13 @@ class Ack(NamedTuple):
 
 
 class AcknowledgedLog:
-    """Appends each ack to a file, durably, and remembers those that were not checked yet."""
+    """Appends each ack to a file, durably, and remembers the acks that were not checked yet."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.unchecked: list[Ack] = []
         self.latest: dict[str, Ack] = {}
-        """Each reservation's last ack."""
+        """The last ack of each reservation."""
         self.count = 0
 
     def add(self, ack: Ack) -> None:
@@ -42,7 +42,7 @@ class AcknowledgedLog:
         os.close(self._file)
 
     async def lost(self, url: str) -> list[Ack]:
-        """The acks since the last call that the database knows nothing of."""
+        """The acks since the last call that are missing from the database."""
         connection = await asyncpg.connect(url)
         try:
             acks, self.unchecked = self.unchecked, []
@@ -52,7 +52,7 @@ class AcknowledgedLog:
             await connection.close()
 
     async def contradicted(self, url: str) -> list[tuple[Ack, str]]:
-        """Reservations that ended otherwise than their last ack says; call it when all is quiet.
+        """Reservations whose state differs from their last ack; call it when no request runs.
 
         A hold may have expired since.
         """

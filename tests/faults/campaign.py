@@ -1,4 +1,4 @@
-"""One fault after another under load, and after each of them the acks and the books."""
+"""One fault after another under load; after each fault the acks and the books are checked."""
 
 import asyncio
 import random
@@ -19,21 +19,21 @@ from tests.faults.world import FAULTS, POSTGRESQL_KILLS, SERVICE_KILLS, World, r
 
 CLIENTS = 8
 NORMAL = 40
-"""Final answers after a fault that show that all is well again."""
+"""Final answers after a fault that count as recovery."""
 RECOVERY_SECONDS_MAX = 30.0
-"""To start processes and recover on a busy machine; the figures say how long it took."""
+"""Bound for starting processes and recovery on a busy machine; the figures have the real times."""
 PROMISED_SECONDS_MAX = {"freeze PostgreSQL": 10.0, "take PostgreSQL away": 10.0}
-"""How soon all must be well again where nothing of ours has to be started."""
+"""Bound for recovery when no process of the service has to start."""
 ROUNDS_BETWEEN_CHECKS = 10
 
 
 class Broken(AssertionError):
-    """A promise was broken; the message says which, and how to see it again."""
+    """A promise was broken; the message names it and the way to repeat it."""
 
 
 @dataclass
 class Figures:
-    """What a campaign did and found."""
+    """The faults and the figures of a campaign."""
 
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Figures:
 
 
 def draw(seed: int, counts: dict[str, int]) -> list[str]:
-    """So many service kills, PostgreSQL kills and other faults, in an order the seed decides."""
+    """The given numbers of service kills, PostgreSQL kills and other faults, in random order."""
     chance = random.Random(seed)
     groups = {
         "service": list(SERVICE_KILLS),
@@ -145,7 +145,7 @@ async def _check_everything(world: World, log: AcknowledgedLog, figures: Figures
 
 
 async def _no_hold_is_left(world: World) -> None:
-    """Holds of a second are given back by the sweeper, whoever was killed meanwhile."""
+    """The sweeper gives back holds of one second, whichever processes were killed meanwhile."""
     connection = await asyncpg.connect(world.database_url)
     async with asyncio.timeout(RECOVERY_SECONDS_MAX):
         while await connection.fetchval(

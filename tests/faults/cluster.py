@@ -1,4 +1,4 @@
-"""Two PostgreSQL nodes under Patroni, one the other's synchronous standby, and an etcd.
+"""Two PostgreSQL nodes under Patroni, a primary and its synchronous standby, and an etcd.
 
 The nodes are configured by docs/failover/patroni.yml, the file that operators copy.
 """
@@ -30,14 +30,14 @@ AS_POSTGRES = (
     "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups",
     "--inh-caps=+dac_override", "--ambient-caps=+dac_override",
 )  # fmt: skip
-"""PostgreSQL refuses to run as root; the right is for a Python that lies in root's own home."""
+"""PostgreSQL refuses to run as root; the permission is for a Python in root's home directory."""
 
 SECONDS_MAX = 60.0
-"""To start a node, copy another's data and catch up, on a busy machine."""
+"""Bound for starting a node, copying the data and catching up, on a busy machine."""
 
 
 class Node:
-    """One Patroni and its PostgreSQL, which can be killed and started again on the same data."""
+    """One Patroni with its PostgreSQL; both can be killed and started again on the same data."""
 
     def __init__(self, name: str, directory: Path, etcd_port: int) -> None:
         self.name, self.directory = name, directory
@@ -54,7 +54,7 @@ class Node:
             shutil.chown(directory, "postgres", "postgres")
 
     def start(self) -> None:
-        """Return at once; `Cluster.await_standby` waits until it has caught up."""
+        """Start the node and return; `Cluster.await_standby` waits until it has caught up."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*patroni(), self.directory / "patroni.yml"],
@@ -66,7 +66,7 @@ class Node:
 
     @property
     def postgres(self) -> list[int]:
-        """The processes of its PostgreSQL."""
+        """The processes of this node's PostgreSQL."""
         record = self.directory / "data" / "postmaster.pid"
         if not record.exists():
             return []
@@ -74,14 +74,14 @@ class Node:
 
     @property
     def processes(self) -> list[int]:
-        """Those of its Patroni and its PostgreSQL."""
+        """The processes of this node's Patroni and PostgreSQL."""
         return [] if self.process is None else [*family_of(self.process.pid), *self.postgres]
 
     def kill_postgres(self) -> None:
         kill_all(self.postgres)
 
     def kill(self) -> None:
-        """End Patroni and PostgreSQL, as when the power fails."""
+        """Kill Patroni and PostgreSQL, as a power failure would."""
         if self.process is not None:
             kill_all(self.processes)
             self.process.wait()
@@ -92,12 +92,12 @@ class Node:
 
     @property
     def url(self) -> str:
-        """Its PostgreSQL, for the superuser."""
+        """The address of this node's PostgreSQL, for the superuser."""
         return f"postgresql://postgres:{PASSWORD}@{ADDRESS}:{self.port}/postgres"
 
 
 class Cluster:
-    """Both nodes; `url` is what a service needs to know of them."""
+    """Both nodes; `url` is the address for a service."""
 
     def __init__(self, nodes: list[Node]) -> None:
         self.nodes = nodes
@@ -113,7 +113,7 @@ class Cluster:
                 await asyncio.sleep(0.1)
 
     async def roles(self) -> list[tuple[str, str]]:
-        """Each running node's name and role, as Patroni has it."""
+        """The name and the role of each running node, according to Patroni."""
         async with httpx.AsyncClient(timeout=2) as http:
             for node in self.nodes:
                 try:
@@ -128,7 +128,7 @@ class Cluster:
         return []
 
     async def primary(self) -> Node | None:
-        """The node whose PostgreSQL can be written to, asked itself."""
+        """The node whose PostgreSQL accepts writes, according to PostgreSQL itself."""
         for node in self.nodes:
             try:
                 connection = await asyncpg.connect(node.url, timeout=1)
@@ -141,7 +141,7 @@ class Cluster:
         return None
 
     async def await_primary(self, *, other_than: Node) -> float:
-        """Wait until another node is the primary; return how long that took, in seconds."""
+        """Wait until another node is the primary; return the time that this took, in seconds."""
         start = time.monotonic()
         async with asyncio.timeout(SECONDS_MAX):
             while (found := await self.primary()) is None or found is other_than:
@@ -163,7 +163,7 @@ def patroni() -> list[str | Path]:
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """A cluster that is about to start; `await_standby` says when it has."""
+    """A cluster that begins to start; `await_standby` waits until it has started."""
     if not PATRONI.exists() or not (BINARIES / "postgres").exists():
         missing("Patroni or Debian's PostgreSQL 15 is not installed")
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The primary is killed under load, again and again: `make failover ARGS="--rounds 20"`."""
+"""Kills the primary under load again and again: `make failover ARGS="--rounds 20"`."""
 
 import argparse
 import asyncio
@@ -17,18 +17,18 @@ from tests.faults.shoppers import Shoppers
 from tests.server import running_server
 
 KINDS: dict[str, Callable[[Node], None]] = {"postgresql": Node.kill_postgres, "node": Node.kill}
-"""PostgreSQL alone, which Patroni sees at once; or the node, whose lease must run out first."""
+"""Kill PostgreSQL alone, which Patroni notices at once, or the node, whose lease must expire."""
 
 CLIENTS = 8
 NORMAL = 40
-"""Final answers that show that all is well."""
+"""Final answers that count as recovery."""
 BACK_SECONDS_MAX = 15.0
-"""From the new primary's first moment until the service is its old self, on a busy machine."""
+"""Bound from the start of the new primary to the recovery of the service, on a busy machine."""
 
 
 @dataclass
 class Figures:
-    """For each kill how long there was no primary, and then until the first final answer."""
+    """For each kill, the time without a primary, and the time from then to a final answer."""
 
     acknowledged: int = 0
     checked: int = 0

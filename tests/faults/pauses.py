@@ -1,8 +1,8 @@
-"""`python -m tests.faults.pauses serve`: Holdfast, but a worker stops dead where it is told to.
+"""`python -m tests.faults.pauses serve`: Holdfast, with a worker that stops at a chosen point.
 
-The first worker that reaches the point named in the file `pause` of the data directory takes the
-file away and stops, as by SIGSTOP: the kernel keeps its connections open, and it can be killed
-right there. The service itself knows nothing of this; its functions are wrapped before it starts.
+The file `pause` in the data directory names the point. The first worker that reaches it removes the
+file and stops itself with SIGSTOP: the kernel keeps its connections open, and a test can kill it
+there. The service has no code for this; its functions are wrapped before it starts.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 from db.queries import lists
 from db.session.database import Transaction
-from db.strategies.guard import Guard
+from db.strategies.strategy import Strategy
 from service.cli import main
 from service.engine.coalescer import Coalescer
 from service.engine.ledger import Ledger
@@ -33,11 +33,11 @@ POINTS = (
     "draining",
     "worker starting",
 )
-"""In the order in which a request meets them; the last three are not on its way."""
+"""The points that a request passes, in order; a request does not pass the last three."""
 
 
 def arm(data_dir: Path, point: str) -> None:
-    """Have the next worker that gets there stop."""
+    """Make the next worker that reaches the point stop."""
     assert point in POINTS
     aside = data_dir / "pause.new"
     aside.write_text(point)
@@ -49,7 +49,7 @@ def is_armed(data_dir: Path) -> bool:
 
 
 def pause(point: str) -> None:
-    """Stop if this is the point; of several workers only one does."""
+    """Stop if this is the chosen point; only one of several workers does."""
     file = Path(os.environ["HOLDFAST_DATA_DIR"], "pause")
     try:
         if file.read_text() == point:
@@ -74,7 +74,7 @@ def wrap(owner: Any, name: str, before: str = "", after: str = "") -> None:
 
 
 def pause_while(owner: Any, name: str, point: str) -> None:
-    """Put a pause point a moment after what a coroutine function does first, such as to send."""
+    """Put a pause point shortly after the first action of a coroutine function, such as a send."""
     original: Callable[..., Any] = getattr(owner, name)
 
     async def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -85,7 +85,7 @@ def pause_while(owner: Any, name: str, point: str) -> None:
 
 
 def start_with_a_pause() -> None:
-    """Put a pause point where a worker has been forked and does not serve yet."""
+    """Put a pause point between the fork of a worker and its first request."""
     run_worker = supervisor.run_worker
 
     def wrapped(*arguments: Any) -> int:
@@ -99,8 +99,8 @@ if __name__ == "__main__":
     start_with_a_pause()
     wrap(Coalescer, "submit", before="request read")
     wrap(Coalescer, "drain", before="draining")
-    wrap(Guard, "load", before="transaction begun")
-    wrap(Guard, "apply", before="planned", after="written")
+    wrap(Strategy, "load", before="transaction begun")
+    wrap(Strategy, "apply", before="planned", after="written")
     pause_while(Transaction, "commit", "commit sent")
     wrap(Ledger, "execute", after="committed")
     wrap(Response, "__call__", before="answer written")

@@ -1,4 +1,4 @@
-"""Processes under test: whose child is whose, killing without goodbye, freezing."""
+"""Processes under test: finding their children, killing and freezing them."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SECONDS_MAX = 30.0  # for a process to be gone or to stop: only a hang takes so long
+SECONDS_MAX = 30.0  # for a process to end or to stop; only a process that hangs takes longer
 
 
 def status_of(pid: int) -> list[str]:
-    """The fields of proc(5)'s `stat` from the state on; none if there is no such process."""
+    """The fields of `stat` in proc(5), from the state on; none if the process does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -34,7 +34,7 @@ def is_postgres(pid: int) -> bool:
 
 
 def family_of(pid: int) -> list[int]:
-    """A process and all that it has started and that still run, the youngest last."""
+    """A process and all its descendants that still run, the youngest last."""
     running = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if entry.is_dir()]
     parents = {member: status_of(member)[1:2] for member in running if is_running(member)}
     family = [pid]
@@ -44,7 +44,7 @@ def family_of(pid: int) -> list[int]:
 
 
 def kill_all(pids: Iterable[int]) -> None:
-    """Kill with -9 and wait until none is left but as a zombie."""
+    """Send SIGKILL and wait until every process has ended or is a zombie."""
     pids = list(pids)
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -55,7 +55,7 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def kill_for_good(pids: Iterable[int]) -> None:
-    """Kill PostgreSQL processes whose next start nobody waits for, and free their shared memory."""
+    """Kill PostgreSQL processes that will not start again, and free their shared memory."""
     pids = list(pids)
     segments: set[str] = set()
     for pid in pids:
@@ -69,7 +69,7 @@ def kill_for_good(pids: Iterable[int]) -> None:
 
 @contextmanager
 def frozen(pids: Iterable[int]) -> Iterator[None]:
-    """Let processes neither run nor end: what asks them waits."""
+    """Freeze processes during the block, so that their clients wait."""
     pids = list(pids)
     for pid in pids:
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A TCP proxy before PostgreSQL that cuts, stalls or swallows, at COMMIT or after so many bytes."""
+"""A TCP proxy before PostgreSQL that loses a connection at COMMIT or after a number of bytes."""
 
 import asyncio
 import re
@@ -12,17 +12,17 @@ COMMIT = re.compile(rb"COMMIT(?: AND CHAIN)?\0")
 
 @dataclass
 class Fault:
-    """What happens to the next connection that gets there; once, and never silently."""
+    """The fault of the next connection that reaches a point; it happens once and is counted."""
 
     action: str
-    """`cut`: both sides are hung up on; `stall`: nothing passes any more, nor ends; `swallow`: the
-    server gets everything, but its answer is lost with the connection."""
+    """`cut`: the proxy closes both sides; `stall`: nothing passes and nothing is closed; `swallow`:
+    the server gets everything, but its answer is lost with the connection."""
     at: re.Pattern[bytes] | None = None
-    """Where: before what contains this, or, without it, after so many bytes from the client."""
+    """The point: before data that contains this; if empty, after `after` bytes from the client."""
     after: int = 0
 
     def place(self, data: bytes) -> int | None:
-        """Where in the data it strikes, if it does."""
+        """The offset in the data at which the fault happens, or None."""
         if self.at:
             return 0 if self.at.search(data) else None
         self.after -= len(data)
@@ -30,18 +30,18 @@ class Fault:
 
 
 class Proxy:
-    """Passes everything on, but for the fault it is armed with."""
+    """Forwards everything, except for the fault that it is armed with."""
 
     def __init__(self, url: str) -> None:
         self.target = urlsplit(url)
         self.url = url
         self.fault: Fault | None = None
         self.struck = 0
-        """How many faults have happened."""
+        """The number of faults that have happened."""
         self.refuses = False
-        """Accept no connection any more."""
+        """True to accept no more connections."""
         self.passed = 0
-        """Bytes that came from clients."""
+        """The number of bytes received from clients."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,7 +99,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(url: str) -> AsyncIterator[Proxy]:
-    """A proxy before the server at that address; `.url` leads through it."""
+    """A proxy before the server at that address; `.url` is the address of the proxy."""
     made = Proxy(url)
     server = await asyncio.start_server(made.accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""Clients that go on ordering whatever happens: each asks until it has an answer it can act on."""
+"""Clients that order during faults: each repeats a request until its answer is final."""
 
 import asyncio
 import itertools
@@ -16,17 +16,17 @@ from tests.faults.acknowledged import Ack, AcknowledgedLog
 
 PLENTY = ("A", "B", "C")
 SCARCE = "scarce"
-"""So few units that most orders for it are refused, and must stay so."""
+"""A SKU with so few units that most orders are refused, and must stay refused."""
 ANSWER_SECONDS_MAX = 12.0  # the service promises ten
 RETRY_SECONDS = (0.05, 0.3)
 
 
 class Contradiction(AssertionError):
-    """An answer that what was answered before does not allow."""
+    """An answer that contradicts an earlier answer."""
 
 
 class Shoppers:
-    """`count` clients at a service; what they were told and how long they waited for it."""
+    """The clients of a service, their answers and the times that they waited."""
 
     def __init__(self, url: str, headers: dict[str, str], log: AcknowledgedLog, seed: int) -> None:
         self.url = url
@@ -34,22 +34,22 @@ class Shoppers:
         self.log = log
         self.seed = seed
         self.answers: Counter[str] = Counter()
-        """By status and code; `lost` is a connection that ended, `none` is no answer in time."""
+        """Answers by status and code; `lost`: the connection ended; `none`: no answer in time."""
         self.slowest_seconds = 0.0
         self.done_at: list[float] = []
-        """When each request got its final answer."""
+        """The moments at which requests got their final answers."""
         self._leaving = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open_shop(self) -> None:
-        """Put the units on the shelves."""
+        """Create the stock rows."""
         async with self._client() as http:
             for sku, units in {**dict.fromkeys(PLENTY, 10**9), SCARCE: 500}.items():
                 await self._insist(http, "PUT", f"/v1/stock/{sku}/main", {"available": units})
 
     @asynccontextmanager
     async def shopping(self, count: int) -> AsyncIterator[None]:
-        """Have them order until the block ends; each finishes what it has begun."""
+        """Let the clients order until the block ends; each finishes its last order."""
         self._leaving = False
         self._tasks = [asyncio.create_task(self._shop(number)) for number in range(count)]
         try:
@@ -64,7 +64,7 @@ class Shoppers:
             await asyncio.gather(*self._tasks)
 
     async def progress(self, answers: int, seconds: float) -> float:
-        """Wait for so many final answers; return how long the first one took."""
+        """Wait for a number of final answers; return the time until the first one."""
         start, before = time.monotonic(), len(self.done_at)
         async with asyncio.timeout(seconds):
             while len(self.done_at) < before + answers:
@@ -89,7 +89,7 @@ class Shoppers:
         )
 
     async def _order(self, http: httpx.AsyncClient, seq: str, chance: random.Random) -> None:
-        """Buy or hold, then perhaps confirm or cancel, then perhaps send it all back."""
+        """Buy or hold, then perhaps confirm or cancel, then perhaps refund everything."""
         skus = chance.sample(PLENTY, 2) if chance.random() < 0.9 else [SCARCE]
         lines = [{"sku": sku, "quantity": chance.randint(1, 3)} for sku in skus]
         hold = chance.choice([{}, {"hold_seconds": 600}, {"hold_seconds": 1}])
@@ -120,7 +120,7 @@ class Shoppers:
     async def _insist(
         self, http: httpx.AsyncClient, method: str, path: str, body: Any
     ) -> httpx.Response:
-        """Send the same bytes until the answer is one to act on."""
+        """Send the same bytes until the answer is final."""
         headers = {"If-None-Match": "*"} if method == "PUT" else None
         while True:
             start = time.monotonic()

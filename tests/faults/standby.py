@@ -1,4 +1,4 @@
-"""A streaming standby of a primary that the tests have started, and its promotion."""
+"""A streaming standby of a primary that the tests start, and its promotion."""
 
 import asyncio
 import subprocess
@@ -13,9 +13,9 @@ import asyncpg
 
 from db.embedded.installation import SETTINGS, find_binaries
 from db.embedded.postmaster import Account, choose_account, find_processes, launch, run
+from db.embedded.roles import Role
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.roles import Role
 from db.session.database import Database
 from tests.brokers import free_port
 from tests.faults.processes import family_of, frozen, kill_for_good
@@ -27,7 +27,7 @@ FAST = {"fsync": "off", "full_page_writes": "off"}
 
 @dataclass
 class Standby:
-    """A copy of a primary that streams from it whenever both run."""
+    """A standby that streams from its primary while both run."""
 
     copy: Path
     binaries: Path
@@ -40,7 +40,7 @@ class Standby:
             "--listen_addresses=127.0.0.1",
             "--unix_socket_directories=",
             f"--port={self.port}",
-            f"--max_connections={SETTINGS['max_connections']}",  # not fewer than the primary
+            f"--max_connections={SETTINGS['max_connections']}",  # at least as many as the primary
         )
         command = [self.binaries / "postgres", *settings]
         with self.copy.with_suffix(".log").open("ab") as log:
@@ -54,7 +54,7 @@ class Standby:
 
 @dataclass
 class Pair:
-    """A migrated primary and its standby, which is asynchronous to begin with.
+    """A migrated primary and its standby, which is asynchronous at first.
 
     The addresses are for the role that serves.
     """
@@ -66,7 +66,7 @@ class Pair:
 
     @property
     def both(self) -> str:
-        """One address that names both, as a service that is to follow a failover has it."""
+        """An address that names both servers, for a service that must follow a failover."""
         here, there = urlsplit(self.url), urlsplit(self.standby_url)
         return here._replace(netloc=f"{here.netloc},127.0.0.1:{there.port}").geturl()
 
@@ -74,16 +74,16 @@ class Pair:
         kill_for_good(find_processes(self.cluster))
 
     def frozen_standby(self) -> AbstractContextManager[None]:
-        """It neither takes nor confirms anything until the block ends."""
+        """Make the standby receive and confirm nothing until the block ends."""
         assert self.standby.process is not None
         return frozen(family_of(self.standby.process.pid))
 
     def frozen_primary(self) -> AbstractContextManager[None]:
-        """It accepts connections and says nothing until the block ends."""
+        """Make the primary accept connections without an answer until the block ends."""
         return frozen(find_processes(self.cluster))
 
     async def synchronous(self) -> None:
-        """From now on a COMMIT waits for the standby."""
+        """Make every COMMIT wait for the standby from now on."""
         connection = await asyncpg.connect(as_superuser(self.url))
         await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         await connection.execute("SELECT pg_reload_conf()")
@@ -92,7 +92,7 @@ class Pair:
         await _until(self.url, "SELECT current_setting('synchronous_standby_names') = '*'")
 
     async def caught_up(self) -> None:
-        """Return when the standby has all that the primary has now."""
+        """Return when the standby has everything that the primary has now."""
         caught_up = "SELECT replay_lsn >= pg_current_wal_insert_lsn() FROM pg_stat_replication"
         await _until(self.url, caught_up)
 
@@ -103,7 +103,7 @@ class Pair:
 
 @asynccontextmanager
 async def running_pair() -> AsyncIterator[Pair]:
-    """Start a primary and a standby; both are gone when the block ends."""
+    """Start a primary and a standby; both are removed when the block ends."""
     with (
         open_directory() as directory,
         EmbeddedPostgres(directory / "primary", settings=FAST) as primary,
@@ -126,7 +126,7 @@ async def _migrate(url: str) -> None:
 
 @contextmanager
 def open_directory() -> Iterator[Path]:
-    """A directory that PostgreSQL's programs reach, whoever they run as."""
+    """A directory that PostgreSQL's programs can reach as any user."""
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)

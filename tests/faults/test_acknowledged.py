@@ -1,4 +1,4 @@
-"""The campaign's own checks find what they look for."""
+"""The checks of the campaign find planted errors."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -15,7 +15,7 @@ def log(tmp_path: Path):
     made.close()
 
 
-async def test_what_was_answered_and_is_stored_is_not_lost(service, log):
+async def test_an_acknowledged_write_that_is_stored_does_not_count_as_lost(service, log):
     await service.stock("A", 10)
     body = (await service.reserve("1", ("A", 1), hold_seconds=60)).json()
     log.add(Ack(body["id"], 1, "held"))
@@ -50,7 +50,7 @@ async def test_a_step_that_left_no_movement_is_found(service, log):
     await service.sql("UPDATE movement SET reservation_version = 1 WHERE kind = 'reserve'")
 
 
-async def test_a_reservation_that_ended_otherwise_than_answered_is_found(service, log):
+async def test_a_reservation_whose_state_differs_from_its_answer_is_found(service, log):
     await service.stock("A", 10)
     id_ = (await service.reserve("1", ("A", 1), hold_seconds=60)).json()["id"]
     log.add(Ack(id_, 1, "cancelled"))

@@ -1,4 +1,4 @@
-"""Whoever is cancelled, disconnected or terminated in the middle leaves no half of anything."""
+"""Requests that are cancelled, disconnected or terminated midway leave nothing half done."""
 
 import asyncio
 import random
@@ -15,10 +15,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from db.rows import Line
-from db.session.database import Database, DatabaseError, Unavailable
+from db.session.database import Database, DatabaseError, StoreUnavailable
 from db.session.engine import driver_of
 from db.strategies.guard import Guard
-from service.domain.commands import Reserve, SetStock, reservation_id
+from service.domain.commands import Reserve, SetStock
+from service.domain.identifiers import reservation_id
 from service.engine.ledger import Ledger
 from tests.server import running_server
 
@@ -36,13 +37,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 def both(seq: Any) -> Reserve:
-    """A reservation of two lines, so that there is a half to be left."""
+    """A reservation of two lines, so that it can be half done."""
     lines = (Line("A", "main", 1), Line("B", "main", 1))
     return Reserve("us", str(seq), None, lines, 600, {}, reservation_id("us", str(seq)))
 
 
 async def halves(url: str) -> int:
-    """How many reservations have not exactly two lines and two movements."""
+    """The number of reservations without exactly two lines and two movements."""
     connection = await asyncpg.connect(url)
     count = await connection.fetchval(
         "SELECT count(*) FROM reservation WHERE"
@@ -54,7 +55,7 @@ async def halves(url: str) -> int:
 
 
 async def open_transactions(url: str) -> int:
-    """How many sessions sit in a transaction and do nothing, once those that are ending have."""
+    """The number of sessions idle in a transaction, after sessions that are ending have ended."""
     connection = await asyncpg.connect(url)
     async with asyncio.timeout(10):
         while count := await connection.fetchval(
@@ -68,7 +69,7 @@ async def open_transactions(url: str) -> int:
 
 
 async def duration(ledger: Ledger, number: int, *, fresh: bool) -> float:
-    """How long a transaction takes; on a fresh connection as after one that was cancelled."""
+    """The time that a transaction takes, on a new connection or on one that is in the pool."""
     if fresh:
         ledger.database.pool.distrust()
     started = time.monotonic()
@@ -76,10 +77,10 @@ async def duration(ledger: Ledger, number: int, *, fresh: bool) -> float:
     return time.monotonic() - started
 
 
-async def test_hundreds_of_transactions_cancelled_anywhere_leave_no_half_and_a_clean_pool(
+async def test_hundreds_of_cancelled_transactions_leave_nothing_half_done_and_a_clean_pool(
     database, database_url
 ):
-    """The unit of work itself is cancelled, which no client can do, at every step it has."""
+    """The unit of work itself is cancelled, at each of its steps; no client can do that."""
     ledger = Ledger(database, Guard())
     chance = random.Random(3)
     cancelled = 0
@@ -107,8 +108,8 @@ async def every_connection_works(database: Database) -> None:
         await database.pool.give_back(connection)
 
 
-async def test_a_transaction_that_has_failed_is_not_taken_for_committed(database):
-    """PostgreSQL answers its COMMIT with ROLLBACK, which the driver does not call an error."""
+async def test_a_failed_transaction_does_not_count_as_committed(database):
+    """PostgreSQL answers its COMMIT with ROLLBACK, which is no error for the driver."""
 
     async def careless(transaction: Any) -> None:
         transaction.is_empty = True
@@ -123,7 +124,7 @@ STEPS = ("before load", "before apply", "after apply")
 
 
 class Saboteur(Guard):
-    """Has its session ended at one step of a transaction, the first time it gets there."""
+    """Ends its own session when it first reaches one step of a transaction."""
 
     def __init__(self, step: str, how: str, url: str) -> None:
         self.step: str | None = step
@@ -139,7 +140,7 @@ class Saboteur(Guard):
             other = await asyncpg.connect(self.url)
             await other.execute("SELECT pg_terminate_backend($1, 5000)", pid)
             await other.close()
-        else:  # as when a network goes: no SQLSTATE is ever seen
+        else:  # like a network failure: there is no SQLSTATE
             driver_of(connection).terminate()
 
     async def load(self, connection: Any, wanted: Any, *, locked: bool) -> Any:
@@ -168,13 +169,13 @@ async def test_a_read_whose_session_ends_in_the_middle_is_unavailable(database):
     async def read(connection: Any) -> None:
         await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(1)"))
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await database.read(read)
     await every_connection_works(database)
 
 
-async def test_sessions_that_all_ended_while_idle_are_replaced_at_once(database, database_url):
-    """One failure tells of all: the others are not tried one after another."""
+async def test_idle_sessions_that_have_all_ended_are_replaced_at_once(database, database_url):
+    """One failure is enough: the other sessions are not tried one after another."""
     await every_connection_works(database)
     async with database.engine.connect() as connection:
         before = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
@@ -204,7 +205,7 @@ def request_bytes(server: Any, seq: str) -> bytes:
 
 
 async def hang_up(server: Any, seq: str, chance: random.Random) -> None:
-    """Send a request, whole or in part, and close the socket, politely or not, some time later."""
+    """Send a request, whole or in part; later close or reset the connection."""
     url = httpx.URL(server.url)
     _, writer = await asyncio.open_connection(url.host, url.port)
     whole = request_bytes(server, seq)
@@ -216,7 +217,7 @@ async def hang_up(server: Any, seq: str, chance: random.Random) -> None:
         writer.close()
 
 
-async def test_clients_that_hang_up_in_the_middle_leave_whole_requests_or_none(database_url):
+async def test_requests_of_clients_that_disconnect_are_done_completely_or_not_at_all(database_url):
     chance = random.Random(2)
     with running_server(database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as http:

@@ -1,6 +1,6 @@
-"""The database's clock steps by an hour: holds end early or late, and nothing is ever oversold.
+"""The clock of the database steps by an hour: holds end early or late, and nothing is oversold.
 
-A function of the same name, earlier on the search path, stands in for PostgreSQL's clock.
+A function of the same name, earlier on the search path, replaces the clock of PostgreSQL.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 
 async def step(service: Service, by: str) -> None:
-    """Set the clock to the true time and this much more."""
+    """Set the clock to the true time plus an offset."""
     await service.sql("UPDATE skewed.step SET by = $1::text::interval", by)
 
 
@@ -59,7 +59,7 @@ async def test_the_stand_in_is_the_clock_of_the_service(service):
     assert created.startswith(str(year[0]["year"]))
 
 
-async def test_a_step_forward_ends_holds_early_and_their_units_are_back_once(service):
+async def test_a_step_forward_ends_holds_early_and_gives_their_units_back_once(service):
     addresses = [await hold(service, str(n)) for n in range(3)]
     await step(service, "1 hour")
     async with asyncio.timeout(10):
@@ -70,7 +70,7 @@ async def test_a_step_forward_ends_holds_early_and_their_units_are_back_once(ser
         assert (await service.client.post(f"{address}/confirm")).status_code == 409
 
 
-async def test_a_step_back_ends_holds_late_and_until_then_they_can_be_confirmed(service):
+async def test_a_step_back_ends_holds_late_and_they_can_be_confirmed_until_then(service):
     first, second = await hold(service, "1", 1), await hold(service, "2", 1)
     await step(service, "-1 hour")
     await service.sql("SELECT pg_sleep(1.1)")
@@ -85,8 +85,8 @@ async def test_a_step_back_ends_holds_late_and_until_then_they_can_be_confirmed(
     assert await service.on_hand("A") == (9, 0)
 
 
-async def test_a_clock_that_jumps_to_and_fro_under_load_never_oversells(service):
-    """Every unit is held by one at a time, whatever time it is."""
+async def test_a_clock_that_jumps_back_and_forth_under_load_never_oversells(service):
+    """Each unit is in one hold at a time, whatever the clock says."""
 
     async def shop(number: int) -> int:
         sold = 0

@@ -1,4 +1,4 @@
-"""What PostgreSQL itself breaks off is run again as a whole: one effect in the end, or none."""
+"""A transaction that PostgreSQL aborts is run again as a whole: it has one effect or none."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ WAITING = (
 
 @pytest.fixture
 async def other(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A session that detects no deadlock, so that it is always ours that is broken off."""
+    """A session that detects no deadlock, so that PostgreSQL aborts the service's session."""
     connection = await asyncpg.connect(as_superuser(database_url))
     await connection.execute("SET deadlock_timeout = '60s'")
     yield connection
@@ -53,8 +53,8 @@ async def waits(url: str) -> None:
     await watcher.close()
 
 
-async def test_a_deadlock_that_we_lose_is_run_again(database_url, other):
-    """Nobody of ours takes rows crosswise, but somebody with psql may."""
+async def test_a_transaction_that_loses_a_deadlock_is_run_again(database_url, other):
+    """The service always locks rows in one order, but a person with psql may not."""
     ledger = await opened(database_url, lock=5)
     before = conflicts("deadlock")
     async with other.transaction():
@@ -68,7 +68,7 @@ async def test_a_deadlock_that_we_lose_is_run_again(database_url, other):
     await ledger.database.close()
 
 
-async def test_a_statement_that_takes_too_long_is_run_again(database_url, other):
+async def test_a_transaction_with_a_statement_timeout_is_run_again(database_url, other):
     ledger = await opened(database_url, lock=5, statement=0.3)
     before = conflicts("lock_timeout")
     async with other.transaction():
@@ -82,7 +82,7 @@ async def test_a_statement_that_takes_too_long_is_run_again(database_url, other)
 
 
 @pytest.mark.parametrize("timeouts", [{"statement": 0.1}, {"lock": 0.1}], ids=str)
-async def test_what_never_gets_its_turn_is_contention_and_nothing_is_written(
+async def test_a_request_that_never_gets_its_lock_is_contention_and_nothing_is_written(
     database_url, other, timeouts
 ):
     ledger = await opened(database_url, **timeouts)

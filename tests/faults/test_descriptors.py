@@ -1,4 +1,4 @@
-"""Connections beyond what there are descriptors for: refused, and nothing else is cut off."""
+"""Connections beyond the number of descriptors are refused, and nothing else is disconnected."""
 
 import asyncio
 import resource
@@ -23,7 +23,7 @@ HELD = {"seq": "1", "hold_seconds": 1, "lines": [{"sku": "A", "quantity": 1}]}
 
 @asynccontextmanager
 async def short_of_descriptors(database_url: str) -> AsyncIterator[Server]:
-    """A server whose worker may open two hundred."""
+    """A server whose worker may open two hundred descriptors."""
     with running_server(database_url, pool_size=POOL) as server:
         limits = (DESCRIPTORS, DESCRIPTORS)
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
@@ -52,13 +52,13 @@ async def test_idle_connections_make_room_for_new_ones(database_url, sent):
 
 
 async def held_units_are_back(http: httpx.AsyncClient) -> None:
-    """The sweeper has its connection to the database still."""
+    """Check that the sweeper still has its connection to the database."""
     async with asyncio.timeout(20):
         while (await http.get("/v1/stock/A/main")).json()["held"]:
             await asyncio.sleep(0.05)
 
 
-async def test_when_all_are_in_use_one_more_is_refused_and_told_why(database_url):
+async def test_when_all_connections_are_in_use_one_more_is_refused_with_the_reason(database_url):
     async with short_of_descriptors(database_url) as server, AsyncExitStack() as stack:
         expects = "Expect: 100-continue"
         head = head_of(server, "POST", "/v1/reservations", expects, length=100)
@@ -76,7 +76,7 @@ async def test_when_all_are_in_use_one_more_is_refused_and_told_why(database_url
             assert (await http.get("/health/ready")).status_code == 200
 
 
-def test_the_soft_limit_is_raised_as_far_as_it_helps(monkeypatch):
+def test_the_soft_limit_is_raised_as_far_as_needed(monkeypatch):
     set_to = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 100_000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))

@@ -1,4 +1,4 @@
-"""Patroni, etcd and two nodes: what was acknowledged is there whichever node is lost."""
+"""Patroni, etcd and two nodes: acknowledged writes survive the loss of either node."""
 
 import asyncio
 import uuid
@@ -24,7 +24,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 async def test_no_acknowledged_write_is_lost_with_the_primary(cluster, tmp_path):
-    """Once PostgreSQL alone is killed, once its whole node."""
+    """PostgreSQL alone is killed once, and its whole node once."""
     figures = await kill_primaries(cluster, ["postgresql", "node"], tmp_path, seed=1)
     assert figures.acknowledged
     print(figures)
@@ -37,15 +37,15 @@ def ask(server: Server, seq: str) -> httpx.Response:
 
 
 async def insist(server: Server, seq: str) -> httpx.Response:
-    """Ask until the answer is one to act on."""
+    """Repeat the request until its answer is final."""
     async with asyncio.timeout(60):
         while (answer := await asyncio.to_thread(ask, server, seq)).status_code == 503:
             await asyncio.sleep(0.1)
     return answer
 
 
-async def test_a_replay_acknowledges_nothing_that_the_standby_does_not_have(cluster):
-    """And when the primary is lost before the standby has it, the retry makes it true."""
+async def test_a_replay_acknowledges_nothing_that_the_standby_lacks(cluster):
+    """If the primary is lost before the standby has the write, the retry writes it again."""
     await cluster.await_standby()
     primary = await cluster.primary()
     standby = next(node for node in cluster.nodes if node is not primary)
@@ -73,8 +73,8 @@ async def test_a_replay_acknowledges_nothing_that_the_standby_does_not_have(clus
 
 
 async def is_committed(primary, seq):
-    """Whether it is there for whoever asks again, though on no standby yet: asyncpg, told that
-    nobody waits any longer, has PostgreSQL cut the wait for the standby short."""
+    """Whether the primary shows the row, although no standby has it yet: when the client stops
+    waiting, asyncpg has PostgreSQL cut the wait for the standby short."""
     database = primary.url.rpartition("/")[0] + "/holdfast"
     connection = await asyncpg.connect(database)
     found = await connection.fetchval("SELECT true FROM reservation WHERE seq = $1", seq)
@@ -90,7 +90,7 @@ async def relies_on_its_standby(primary):
 
 
 async def patiently(primary):
-    """Have it wait for its standby, rather than find it gone and go on alone."""
+    """Make the primary wait for its standby; otherwise it would go on without the standby."""
     connection = await asyncpg.connect(primary.url)
     await connection.execute("ALTER SYSTEM SET wal_sender_timeout = '60s'")
     await connection.execute("SELECT pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""A server that grants fewer connections than are asked for, and reads that want them all."""
+"""A server that grants fewer connections than the pool asks for, and reads that need them all."""
 
 import asyncio
 import uuid
@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from db.session.address import read_address
-from db.session.checks import granted_connections
-from db.session.database import Database, Unavailable
-from db.session.driver import Timeouts
+from db.session.configuration import Timeouts
+from db.session.database import Database, StoreUnavailable
+from db.session.fitness import granted_connections
 from db.strategies.guard import Guard
 from service.domain.commands import SetStock
 from service.engine.ledger import Ledger
@@ -90,7 +90,7 @@ async def test_a_pool_grows_again_when_the_server_grants_more(database_url, monk
         assert database.pool.size == 2
         await role.may_have(10)
         await hold_all(database, 6)
-        assert database.pool.size == 2  # refused a moment ago, it does not ask again so soon
+        assert database.pool.size == 2  # after a refusal, the pool does not ask again at once
         monkeypatch.setattr("db.session.pool.GROW_SECONDS", -1.0)
         database.pool._grow_at = 0.0
         await hold_all(database, 6)
@@ -99,7 +99,7 @@ async def test_a_pool_grows_again_when_the_server_grants_more(database_url, monk
 
 
 async def hold_all(database: Database, callers: int) -> None:
-    """Have as many callers as that use a connection at the same time, as far as they may."""
+    """Make a number of callers use connections at the same time, as far as the pool allows."""
 
     async def hold() -> None:
         connection = await database.pool.take()
@@ -109,14 +109,14 @@ async def hold_all(database: Database, callers: int) -> None:
     await asyncio.gather(*(hold() for _ in range(callers)))
 
 
-async def test_connections_that_others_have_taken_for_a_moment_are_waited_for(database_url):
+async def test_requests_wait_for_connections_that_others_use_briefly(database_url):
     async with role_with(database_url, 1) as role:
         other = await asyncpg.connect(role.url)
         database = Database(role.url, pool_size=4, timeouts=Timeouts(pool=0.05, connect=30))
         waiting = [asyncio.create_task(database.ping()) for _ in range(8)]
         refused_at = set()
         async with asyncio.timeout(20):
-            while len(refused_at) < 8:  # much longer than the queue of a whole pool may be
+            while len(refused_at) < 8:  # more than a full pool lets wait
                 await asyncio.sleep(0.001)
                 refused_at.add(database.pool._grow_at)
         assert not any(task.done() for task in waiting)
@@ -125,18 +125,18 @@ async def test_connections_that_others_have_taken_for_a_moment_are_waited_for(da
         await database.close()
 
 
-async def test_a_server_without_any_connection_for_us_is_unavailable_in_the_end(database_url):
+async def test_a_server_that_grants_no_connection_is_unavailable_in_the_end(database_url):
     async with role_with(database_url, 0) as role:
         database = Database(role.url, pool_size=4, timeouts=Timeouts(connect=0.5))
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await database.ping()
         await role.may_have(1)
         await database.ping()
         await database.close()
 
 
-async def test_a_busy_lane_leaves_its_only_connection_to_whoever_waits(database_url):
-    """A COMMIT that begins the next transaction would keep it for ever."""
+async def test_a_busy_lane_gives_its_only_connection_to_the_requests_that_wait(database_url):
+    """If every COMMIT began the next transaction, the lane would never release the connection."""
     async with role_with(database_url, 1) as role:
         database = Database(role.url, pool_size=4)
         ledger = Ledger(database, Guard())
@@ -158,8 +158,8 @@ async def test_a_busy_lane_leaves_its_only_connection_to_whoever_waits(database_
         await database.close()
 
 
-async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database_url):
-    """Reads that take long, more of them than the pool is large."""
+async def test_reads_leave_half_of_the_pool_to_other_work(database_url):
+    """The reads are slow, and there are more of them than connections in the pool."""
     async with running_service(database_url, pool_size=4, sweeps=False) as service:
         await service.stock("A", 10)
         inside, may_end = [], asyncio.Event()
@@ -172,7 +172,9 @@ async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database
         while len(inside) < 2:
             await asyncio.sleep(0)
         coalescer = service.app.state.worker.coalescer
-        held = [await service.database.pool.take()]  # a lane's; so one is left
+        held = [
+            await service.database.pool.take()
+        ]  # in place of a lane, so that one connection is left
         assert (await service.reserve("1", ("A", 1))).status_code == 201
         assert await sweep(service.database, coalescer) == 0
         unknown = {"Authorization": "Bearer hf_unknown"}
@@ -185,25 +187,25 @@ async def test_reads_leave_half_of_the_pool_to_all_that_others_wait_for(database
         assert len(inside) == 2
         may_end.set()
         ended = await asyncio.gather(*reads, return_exceptions=True)
-        assert {type(each) for each in ended} <= {type(None), Unavailable}
+        assert {type(each) for each in ended} <= {type(None), StoreUnavailable}
 
 
 @pytest.mark.parametrize(
     ("granted", "workers", "share"),
     [(None, 9, 8), (97, 2, 8), (17, 2, 8), (16, 2, 7), (4, 1, 3), (4, 2, 1), (1, 1, 1), (2, 9, 1)],
 )
-def test_workers_share_what_a_role_may_have(granted, workers, share):
+def test_workers_share_the_connections_of_a_role(granted, workers, share):
     assert fair_pool_size(Settings(pool_size=8, workers=workers), granted) == share
 
 
-async def test_two_workers_get_along_with_four_connections_of_a_role(database_url):
+async def test_two_workers_can_serve_with_four_connections_of_a_role(database_url):
     async with role_with(database_url, 4) as role:
         database = Database(role.url, pool_size=1)
         assert await granted_connections(database) == 4
         await database.close()
         await role.owner.execute(f"GRANT CREATE ON SCHEMA public TO {role.name}")
         with running_server(role.url, workers=2) as server:
-            import httpx  # noqa: PLC0415 - the other tests have a service in their own process
+            import httpx  # noqa: PLC0415 - the other tests run their service in their own process
 
             async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as client:
                 put = await client.put(

@@ -1,4 +1,4 @@
-"""Connections that die while nobody uses them: closed by the server or on the way, or forgotten."""
+"""Idle connections that die: the server or the network closes them or forgets them."""
 
 import asyncio
 import re
@@ -13,8 +13,8 @@ from sqlalchemy import text
 from db.embedded.postmaster import find_processes
 from db.embedded.server import EmbeddedPostgres
 from db.migrate import upgrade
-from db.session.database import Database, Unavailable
-from db.session.driver import Timeouts
+from db.session.configuration import Timeouts
+from db.session.database import Database, StoreUnavailable
 from db.session.engine import driver_of
 from db.strategies.guard import Guard
 from service.domain.commands import SetStock
@@ -26,7 +26,9 @@ from tests.faults.proxy import Fault, Proxy, proxy
 from tests.faults.test_lost_connections import run
 from tests.test_coalescer import reserve
 
-BEGIN = re.compile(rb"BEGIN ISOLATION")  # of a transaction of ours; connecting has a bare one
+BEGIN = re.compile(
+    rb"BEGIN ISOLATION"
+)  # of a transaction of the service; connecting sends a plain BEGIN
 POOL_SIZE = 8
 
 
@@ -38,7 +40,7 @@ async def wire(database_url: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def ledger(wire: Proxy) -> AsyncIterator[Ledger]:
-    """A ledger whose connections go through the proxy; nothing of it may take long."""
+    """A ledger whose connections go through the proxy, with short timeouts."""
     patient = Timeouts(pool=30, connect=30, check=0.2, transaction=60)
     made = Ledger(Database(wire.url, pool_size=POOL_SIZE, timeouts=patient), Guard())
     await run(made, SetStock("A", "main", 1000, None, None, None))
@@ -47,7 +49,7 @@ async def ledger(wire: Proxy) -> AsyncIterator[Ledger]:
 
 
 async def fill(database: Database) -> None:
-    """Have the pool keep as many connections as it may."""
+    """Make the pool open as many connections as it may."""
     connections = [await database.pool.take() for _ in range(POOL_SIZE)]
     for connection in connections:
         await database.pool.give_back(connection)
@@ -65,7 +67,7 @@ async def until_all_are_gone(url: str) -> None:
 
 
 async def statuses(service: Service, round_: str) -> set[int]:
-    """What requests at once are answered, after a quiet time; as many reads as have room."""
+    """The answers to concurrent requests after an idle time, with as many reads as fit."""
     answers = await asyncio.gather(
         *(service.reserve(f"{round_}{n}", ("A", 1)) for n in range(12)),
         *(service.client.get("/v1/stock/A/main") for _ in range(2)),
@@ -75,8 +77,8 @@ async def statuses(service: Service, round_: str) -> set[int]:
 
 
 @pytest.mark.parametrize("how", ["the server", "an administrator"])
-async def test_sessions_that_end_in_quiet_times_cost_no_request(database_url, how):
-    """Neither an answer nor a retry: what the budget is for is lost races."""
+async def test_sessions_that_end_while_idle_cost_no_request(database_url, how):
+    """They cost no error and no retry, since the budget for retries is for lost races."""
     async with running_service(database_url, sweeps=False) as service:
         await service.stock("A", 1000)
         before = conflicts("connection_lost")
@@ -100,10 +102,8 @@ async def test_sessions_that_end_in_quiet_times_cost_no_request(database_url, ho
 
 
 @pytest.mark.parametrize("action", ["cut", "stall"])
-async def test_a_connection_that_turns_out_dead_at_begin_costs_no_retry(
-    ledger, wire, monkeypatch, action
-):
-    """A proxy hangs up as we begin, or has forgotten the connection without a word."""
+async def test_a_connection_found_dead_at_begin_costs_no_retry(ledger, wire, monkeypatch, action):
+    """A proxy closes the connection at BEGIN, or has forgotten it silently."""
     monkeypatch.setattr("db.session.database.IDLE_SECONDS", -1.0)
     before = conflicts("connection_lost")
     await fill(ledger.database)
@@ -114,18 +114,18 @@ async def test_a_connection_that_turns_out_dead_at_begin_costs_no_retry(
     assert conflicts("connection_lost") == before
 
 
-async def test_a_silence_is_waited_for_as_always_on_a_connection_just_used(ledger, wire):
-    """A busy server may be slow; what was used a moment ago leads somewhere."""
+async def test_a_silent_server_gets_the_usual_time_on_a_connection_that_was_just_used(ledger, wire):
+    """A busy server may be slow, and a connection that was just used is likely to be alive."""
     ledger.database.timeouts = Timeouts(pool=0.2, connect=0.8, check=0.01)
     await fill(ledger.database)
     wire.fault = Fault("stall", at=BEGIN)
-    with pytest.raises(Unavailable):
+    with pytest.raises(StoreUnavailable):
         await ledger.database.ping()
     await ledger.database.ping()
 
 
-async def test_one_dead_connection_tells_of_all_others(ledger, wire):
-    """Eight requests, one after another: none has to find out for itself."""
+async def test_after_one_dead_connection_the_others_are_replaced_before_use(ledger, wire):
+    """Of eight requests, one after another, only one finds a dead connection."""
     await fill(ledger.database)
     old = list(ledger.database.pool._idle)
     wire.fault = Fault("cut", at=BEGIN)
@@ -135,7 +135,7 @@ async def test_one_dead_connection_tells_of_all_others(ledger, wire):
     assert not any(each is other for each in old for other in ledger.database.pool._idle)
 
 
-async def test_a_connection_that_is_known_to_have_died_says_nothing_of_the_others(database_url):
+async def test_a_connection_that_is_known_to_be_dead_condemns_no_other(database_url):
     database = Database(database_url, pool_size=POOL_SIZE)
     await fill(database)
     *others, last = list(database.pool._idle)
@@ -150,7 +150,7 @@ async def test_a_connection_that_is_known_to_have_died_says_nothing_of_the_other
     await database.close()
 
 
-async def test_after_a_restart_of_the_server_no_request_pays_for_the_old_connections(tmp_path):
+async def test_after_a_restart_of_the_server_old_connections_cost_no_request(tmp_path):
     with EmbeddedPostgres(tmp_path, settings={"fsync": "off"}) as postgres:
         database = Database(postgres.addresses.serving, pool_size=POOL_SIZE)
         await upgrade(database, postgres.addresses.migrating)
@@ -172,7 +172,7 @@ async def restart(postgres: EmbeddedPostgres, directory: Path) -> None:
 
 
 class Reader:
-    """Reads, and has its session ended in the middle so many times."""
+    """A read whose session is ended midway a number of times."""
 
     def __init__(self, deaths: int) -> None:
         self.deaths = deaths
@@ -185,9 +185,9 @@ class Reader:
         return int(await connection.scalar(text("SELECT 42")))
 
 
-async def test_a_read_whose_connection_dies_is_done_once_more(database):
+async def test_a_read_whose_connection_dies_is_repeated_once(database):
     once, twice = Reader(deaths=1), Reader(deaths=2)
     assert await database.read(once.read) == 42
-    with pytest.raises(Unavailable, match="connection_lost"):
+    with pytest.raises(StoreUnavailable, match="connection_lost"):
         await database.read(twice.read)
     assert (once.attempts, twice.attempts) == (2, 2)

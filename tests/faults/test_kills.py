@@ -1,4 +1,4 @@
-"""The short form of `make campaign`: every kind of fault, under load, against a durable server."""
+"""A short `make campaign`: every kind of fault, under load, against a durable server."""
 
 import pytest
 

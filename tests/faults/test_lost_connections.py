@@ -1,4 +1,4 @@
-"""Connections that die: at COMMIT, where only PostgreSQL knows what became of it, and anywhere."""
+"""Connections that die: at COMMIT, where only PostgreSQL knows the outcome, and at other points."""
 
 import asyncio
 import random
@@ -46,19 +46,19 @@ async def run(ledger: Ledger, command: Command, *, chains: bool = False) -> Outc
 
 
 async def effects(url: str) -> int:
-    """How many reservations took units."""
+    """The number of reservations that took units."""
     connection = await asyncpg.connect(url)
     count = await connection.fetchval("SELECT count(*) FROM movement WHERE kind = 'reserve'")
     await connection.close()
     return count
 
 
-ENDS = pytest.mark.parametrize("action", ["cut", "swallow"])  # COMMIT is lost, or its answer
+ENDS = pytest.mark.parametrize("action", ["cut", "swallow"])  # the COMMIT or its answer is lost
 
 
 @ENDS
 @pytest.mark.parametrize("chains", [False, True])
-async def test_a_commit_that_gets_no_answer_is_settled_and_has_one_effect(
+async def test_a_commit_without_an_answer_is_settled_and_has_one_effect(
     ledger, wire, database_url, action, chains
 ):
     wire.fault = Fault(action, at=COMMIT)
@@ -81,10 +81,10 @@ async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_conver
     assert await effects(database_url) == 1
 
 
-async def test_five_hundred_commits_without_an_answer_end_as_exactly_one_effect_each(
+async def test_five_hundred_commits_without_an_answer_have_exactly_one_effect_each(
     ledger, wire, database_url
 ):
-    """Each on its own connection; now and then the outcome can't be read back either."""
+    """Each COMMIT has its own connection; sometimes the outcome can't be read back either."""
     await run(ledger, SetStock("A", "main", 1000, None, None, 1))
     chance = random.Random(500)
     answers: Counter[str] = Counter()
@@ -102,14 +102,12 @@ async def test_five_hundred_commits_without_an_answer_end_as_exactly_one_effect_
     assert await effects(database_url) == 500
 
 
-async def test_a_connection_cut_anywhere_before_commit_costs_nobody_anything(
-    ledger, wire, database_url
-):
-    """At every twentieth byte that a transaction sends, from BEGIN to the end of its COMMIT."""
+async def test_a_connection_cut_anywhere_before_commit_costs_no_request(ledger, wire, database_url):
+    """The cut is at every twentieth byte of a transaction, from BEGIN to the end of its COMMIT."""
     await run(ledger, SetStock("A", "main", 1000, None, None, 1))
     await run(ledger, reserve("to prepare the statements"))
     before = wire.passed
-    await run(ledger, reserve("9999"))  # to measure
+    await run(ledger, reserve("9999"))  # to measure the bytes of a transaction
     places = range(0, wire.passed - before, 20)
     for place in places:
         wire.fault = Fault("cut", after=place)
@@ -118,8 +116,8 @@ async def test_a_connection_cut_anywhere_before_commit_costs_nobody_anything(
     assert await effects(database_url) == len(places) + 2
 
 
-async def test_a_server_that_falls_silent_is_not_waited_for(wire, database_url):
-    """Between BEGIN and COMMIT as well as at COMMIT, and a retry converges."""
+async def test_a_request_does_not_wait_for_a_silent_server(wire, database_url):
+    """This holds between BEGIN and COMMIT and at COMMIT, and a retry converges."""
     database = Database(wire.url, pool_size=2, timeouts=Timeouts(transaction=0.3))
     ledger = Ledger(database, Guard())
     await run(ledger, SetStock("A", "main", 10, None, None, None))
@@ -135,8 +133,8 @@ async def test_a_server_that_falls_silent_is_not_waited_for(wire, database_url):
     assert await effects(database_url) == 1
 
 
-async def test_a_server_that_falls_silent_at_the_end_of_a_lost_race_keeps_no_lane(wire):
-    """What is to be rolled back is rolled back by the server when the connection is dropped."""
+async def test_a_server_that_falls_silent_after_a_lost_race_does_not_block_a_lane(wire):
+    """The connection is dropped, and the server then rolls the transaction back."""
     database = Database(wire.url, pool_size=2, timeouts=Timeouts(transaction=60))
 
     async def lose(transaction: Transaction) -> None:
@@ -162,8 +160,8 @@ async def test_a_merged_batch_is_settled_as_one(wire, database_url, action):
     assert await effects(database_url) == 20
 
 
-async def test_backends_that_are_terminated_at_random_lose_and_double_nothing(database_url):
-    """Every request is answered, and sent again until the answer is final."""
+async def test_randomly_terminated_backends_lose_nothing_and_double_nothing(database_url):
+    """Every request is answered, and repeated until its answer is final."""
     async with working(database_url) as coalescer:
         killing = asyncio.create_task(kill_backends(database_url))
 
@@ -182,12 +180,12 @@ async def test_backends_that_are_terminated_at_random_lose_and_double_nothing(da
 
 
 @pytest.mark.parametrize(("action", "stored"), [("cut", False), ("swallow", True)])
-async def test_a_key_whose_commit_gets_no_answer_is_there_or_is_told_not_to_be(
+async def test_a_new_key_whose_commit_gets_no_answer_is_stored_or_reported_as_lost(
     wire, database_url, action, stored
 ):
-    """The same holds for whatever does not go through the ledger."""
+    """The same holds for writes that do not go through the ledger."""
     database = Database(wire.url, pool_size=2)
-    await database.ping()  # connecting has a COMMIT of its own
+    await database.ping()  # since connecting sends a COMMIT of its own
     wire.fault = Fault(action, at=COMMIT)
     try:
         await store_key(database, "hf_a-key", "us", ["read"])
@@ -203,8 +201,8 @@ async def test_a_key_whose_commit_gets_no_answer_is_there_or_is_told_not_to_be(
 
 
 async def a_commit_that_never_reached_a_server_that_crashed(directory: Path) -> tuple[Any, int]:
-    """The answer to a reservation and its effects: its id is another transaction's by now."""
-    slow = {"wal_writer_delay": "10s"}  # so that nothing of it has reached the disk
+    """The answer to a reservation and its effects, after its transaction id was used again."""
+    slow = {"wal_writer_delay": "10s"}  # so that none of the WAL has reached the disk
     with EmbeddedPostgres(directory, settings=slow) as postgres:
         async with proxy(postgres.addresses.serving) as wire:
             database = Database(wire.url, pool_size=2, timeouts=Timeouts(settle=20))
@@ -239,7 +237,7 @@ async def test_after_a_crash_no_other_transaction_answers_for_a_lost_one(tmp_pat
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(tmp_path, monkeypatch):
-    monkeypatch.setattr("db.session.driver.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.configuration.HISTORY", "SELECT 'always the same'")
     answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
     assert (answer.status, count) == (201, 0)
 

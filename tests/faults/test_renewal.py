@@ -1,4 +1,4 @@
-"""Workers are killed and renewed under load: nobody waits for another's start, nothing is lost."""
+"""Workers are killed and renewed under load: requests wait for no start, and none is lost."""
 
 import asyncio
 import os
@@ -20,13 +20,13 @@ from tests.server import ADMIN_KEY, Server, running_server
 
 CLIENTS = 12
 ROUNDS = int(os.environ.get("HOLDFAST_TEST_RENEWALS", "10"))
-SECONDS_MAX = 20.0  # for a worker to come or go: only a hang takes so long
-WAIT_SECONDS_MAX = 2.0  # for an answer, whatever becomes of the workers
+SECONDS_MAX = 20.0  # for a worker to start or end; only a worker that hangs takes longer
+WAIT_SECONDS_MAX = 2.0  # for an answer, whatever happens to the workers
 
 
 @dataclass
 class Tally:
-    """What clients saw."""
+    """The answers that clients got."""
 
     answered: int = 0
     refused: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Tally:
 
 
 async def send_forever(url: str, headers: dict[str, str], tally: Tally, *, keeps: bool) -> None:
-    """Reserve again and again, on one connection or on a new one each time."""
+    """Reserve again and again, on one connection or on a new connection each time."""
     limits = httpx.Limits(max_keepalive_connections=1 if keeps else 0)
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=20) as http:
         while True:
@@ -54,7 +54,7 @@ async def send_forever(url: str, headers: dict[str, str], tally: Tally, *, keeps
 
 @asynccontextmanager
 async def load(url: str, headers: dict[str, str]) -> AsyncIterator[Tally]:
-    """Twelve clients, half of which keep their connection."""
+    """Twelve clients; half of them keep their connection."""
     async with httpx.AsyncClient(base_url=url, headers=headers) as http:
         body = {"available": 10**9}
         await http.put("/v1/stock/A/main", json=body, headers={"If-None-Match": "*"})
@@ -86,12 +86,12 @@ async def all_ended(pids: set[int]) -> None:
 
 
 async def more_answers(tally: Tally) -> None:
-    """Wait until each client has been answered once more, on average."""
+    """Wait until each client has had one more answer, on average."""
     answered = tally.answered
     await until(lambda: tally.answered > answered + CLIENTS)
 
 
-async def test_nobody_waits_for_a_worker_that_starts(database_url):
+async def test_no_request_waits_for_a_worker_that_starts(database_url):
     """A starting worker must not make the listener that it shares with the others blocking."""
     chance = random.Random(17)
     with running_server(database_url, workers=3) as server:
@@ -116,8 +116,8 @@ async def test_renewing_the_workers_loses_no_request(database_url):
     assert (tally.lost, tally.refused) == ([], [])
 
 
-async def test_a_worker_that_drains_answers_what_arrives_on_the_connections_it_has(database_url):
-    """Its answer says that it was the last one of the connection."""
+async def test_a_draining_worker_answers_requests_on_the_connections_that_it_has(database_url):
+    """The answer says that it is the last one on its connection."""
     with running_server(database_url, workers=1) as server:
         (before,) = workers_of(server)
         async with httpx.AsyncClient(base_url=server.url) as kept, asyncio.timeout(SECONDS_MAX):
@@ -132,7 +132,7 @@ async def test_a_worker_that_drains_answers_what_arrives_on_the_connections_it_h
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"])
-async def test_an_idle_connection_keeps_no_worker_from_draining(database_url, sent):
+async def test_an_idle_connection_does_not_stop_a_worker_from_draining(database_url, sent):
     with running_server(database_url, workers=1) as server:
         host, port = server.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))

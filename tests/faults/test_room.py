@@ -1,4 +1,4 @@
-"""No room: the disk is full, the pool is empty, too many come at once. It is told, and passes."""
+"""Exhausted resources, such as a full disk or queue: clients get an error, until it is over."""
 
 import asyncio
 import shutil
@@ -29,7 +29,7 @@ from tests.test_coalescer import reserve, working
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of its own, of 160 MB."""
+    """A separate file system of 160 MB."""
     with open_directory() as directory:
         mount = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=755", "tmpfs", str(directory)]
         if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
@@ -40,10 +40,10 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-async def test_a_full_disk_is_503_and_heals_when_there_is_room_and_no_ack_is_false(
+async def test_a_full_disk_is_503_until_there_is_space_again_and_no_ack_is_false(
     small_disk, tmp_path
 ):
-    """Of PostgreSQL's log as well: then it panics, and comes back when it can."""
+    """PostgreSQL's log is on the full disk too: PostgreSQL panics, and starts again when it can."""
     small = {"max_wal_size": "64MB", "min_wal_size": "32MB", "shared_buffers": "16MB"}
     with (
         EmbeddedPostgres(small_disk, settings=small) as postgres,
@@ -74,7 +74,7 @@ async def test_a_full_disk_is_503_and_heals_when_there_is_room_and_no_ack_is_fal
 
 
 def fill(ballast: Path) -> None:
-    """Take all the room there is."""
+    """Use all the space of the disk."""
     with ballast.open("wb") as file:
         while (free := shutil.disk_usage(ballast.parent).free) > 0:
             try:
@@ -85,13 +85,13 @@ def fill(ballast: Path) -> None:
 
 
 async def keep_running(postgres: EmbeddedPostgres) -> None:
-    """Do what the service does for a PostgreSQL of its own."""
+    """Start PostgreSQL again when it has ended, as the service does for its own."""
     while True:
         postgres.ensure_running()
         await asyncio.sleep(0.2)
 
 
-async def test_an_exhausted_pool_is_503_at_once_and_heals(database_url):
+async def test_an_exhausted_pool_is_503_at_once_and_recovers(database_url):
     assert Timeouts().pool <= 0.5
     async with running_service(database_url, pool_size=3, sweeps=False) as service:
         await service.stock("A", 10)
@@ -112,7 +112,7 @@ async def test_an_exhausted_pool_is_503_at_once_and_heals(database_url):
 
 
 class Turns:
-    """Stands before a ledger and lets one batch through at each turn; notes how large it was."""
+    """Wraps a ledger: lets one batch through at each turn and notes its size."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.batches: list[int] = []
@@ -134,7 +134,7 @@ class Turns:
         await self._done.wait()
 
     def open(self) -> None:
-        """Let all that is to come through."""
+        """Let all later batches through."""
         for _ in range(2 * QUEUE):
             self._turns.release()
 
@@ -145,11 +145,11 @@ CAPACITY, QUEUE, ROUNDS = 10, 30, 40
 
 @dataclass
 class Flood:
-    """Ten times the capacity, nineteen of twenty for one SKU, and what became of it."""
+    """Requests at ten times the capacity, nineteen of twenty for one SKU, and their results."""
 
     turns: Turns
     waited: Counter[int] = field(default_factory=Counter)
-    """How many batches the buyers of the hot SKU had to wait."""
+    """The number of batches that buyers of the hot SKU had to wait."""
     elsewhere: Counter[int] = field(default_factory=Counter)
     shed: Counter[str] = field(default_factory=Counter)
     told_late: int = 0
@@ -192,7 +192,7 @@ async def flood(database_url: str, crowd_min: int) -> Flood:
 
 
 async def test_at_ten_times_the_capacity_goodput_stays_and_other_skus_hardly_wait(database_url):
-    """Every batch is full; what does not fit is told so at once, and all of that is the crowd's."""
+    """Every batch is full, and only requests of the crowd are refused, at once."""
     seen = await flood(database_url, crowd_min=CAPACITY)
     assert set(seen.turns.batches[:ROUNDS]) == {CAPACITY}
     assert seen.shed["A"] > 8 * CAPACITY * (ROUNDS - QUEUE // CAPACITY)

@@ -1,4 +1,4 @@
-"""SIGTERM: first unready, then no new work, then every answer that is owed, then the end."""
+"""SIGTERM: the service turns unready, accepts no work, answers all requests under way and ends."""
 
 import asyncio
 import signal
@@ -33,7 +33,7 @@ def connected(server: Server) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def a_request_under_way(server: Server, url: str) -> AsyncIterator[asyncio.Task]:
-    """A reservation that waits for a row; it gets it when the block ends."""
+    """A reservation that waits for a locked row until the block ends."""
     other = await asyncpg.connect(url)
     async with connected(server) as http:
         async with other.transaction():
@@ -46,17 +46,19 @@ async def a_request_under_way(server: Server, url: str) -> AsyncIterator[asyncio
 
 
 async def waits_for_a_lock(connection: asyncpg.Connection) -> None:
-    """Wait until some session of this database does."""
+    """Wait until a session of this database waits for a lock."""
     async with asyncio.timeout(SECONDS_MAX):
         while not await connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             " AND datname = current_database()"
         ):
             await asyncio.sleep(0.005)
-            await connection.execute("SELECT pg_stat_clear_snapshot()")  # else it stays the same
+            await connection.execute(
+                "SELECT pg_stat_clear_snapshot()"
+            )  # otherwise the statistics stay the same
 
 
-async def test_ready_goes_off_first_while_requests_are_still_served(server):
+async def test_the_service_turns_unready_first_and_still_serves_requests(server):
     async with connected(server) as http:
         assert (await http.get("/health/ready")).status_code == 200
         server.process.send_signal(signal.SIGTERM)
@@ -67,7 +69,7 @@ async def test_ready_goes_off_first_while_requests_are_still_served(server):
     assert await asyncio.to_thread(server.process.wait, SECONDS_MAX) == 0
 
 
-async def test_what_is_under_way_is_answered_before_the_end(server, database_url):
+async def test_a_request_under_way_is_answered_before_the_process_ends(server, database_url):
     async with a_request_under_way(server, database_url) as task:
         server.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(SECONDS_MAX):
@@ -88,8 +90,8 @@ async def accepts(server: Server) -> bool:
     return True
 
 
-async def test_work_that_never_ends_is_cut_off_after_its_grace_time(database_url):
-    """It is answered, nothing is written, and the process ends all the same."""
+async def test_a_request_that_never_ends_is_answered_when_the_grace_time_is_up(database_url):
+    """Nothing is written, and the process ends."""
     with running_server(database_url, drain_seconds=1, unready_seconds=0) as server:
         async with connected(server) as http:
             await http.put(
@@ -121,8 +123,8 @@ if os.fork() == 0:
 """
 
 
-def test_a_worker_whose_supervisor_dies_while_it_is_forked_does_not_live_on():
-    """Before its first line is run the supervisor is gone, and nobody will tell it."""
+def test_a_worker_whose_supervisor_dies_during_the_fork_ends():
+    """The supervisor has ended before the worker runs its first line, so no signal arrives."""
     command = [sys.executable, "-c", ORPHAN]
     printed = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""Standbys: what one has not got is not acknowledged, and a failover loses and invents nothing."""
+"""Standbys: a write that the standby lacks is not acknowledged; a failover loses no write."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,8 +53,8 @@ async def verdict(ledger: Ledger, command: object) -> str:
         return error.code
 
 
-async def test_what_the_standby_has_not_got_is_not_acknowledged_first_or_again(pair):
-    """A wait that is cut short leaves a transaction visible here and unknown there."""
+async def test_a_write_that_the_standby_lacks_is_not_acknowledged_at_first_or_in_a_replay(pair):
+    """A wait that ends early leaves a transaction that the primary has and the standby lacks."""
     async with shop(pair.url, IMPATIENT) as ledger:
         await run(ledger, reserve("before", "B"))
         await pair.synchronous()
@@ -72,7 +72,7 @@ async def test_what_the_standby_has_not_got_is_not_acknowledged_first_or_again(p
 
 
 @pytest.mark.parametrize("command", [reserve("late"), reserve("refused", "B")])
-async def test_without_its_own_wait_a_replay_would_acknowledge_what_is_lost(
+async def test_without_its_own_wait_a_replay_would_acknowledge_a_lost_write(
     pair, monkeypatch, command
 ):
     async def careless(transaction: object) -> None: ...
@@ -87,7 +87,7 @@ async def test_without_its_own_wait_a_replay_would_acknowledge_what_is_lost(
 
 
 async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[str, int]:
-    """The answer to a reservation and its effects: its id is another transaction's by now."""
+    """The answer to a reservation and its effects, after its transaction id was used again."""
     async with proxy(pair.url) as wire, shop(wire.url, PATIENT) as ledger:
         await pair.caught_up()
         pair.standby.kill()
@@ -109,11 +109,11 @@ async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair
 
 
 async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
-    monkeypatch.setattr("db.session.driver.HISTORY", "SELECT 'always the same'")
+    monkeypatch.setattr("db.session.configuration.HISTORY", "SELECT 'always the same'")
     assert await a_commit_that_only_the_dead_primary_had(pair) == ("created", 0)
 
 
-async def test_a_primary_that_turns_read_only_costs_the_whole_pool_but_no_restart(pair):
+async def test_a_primary_that_turns_read_only_empties_the_pool_and_needs_no_restart(pair):
     async with shop(pair.url, Timeouts()) as ledger:
         before = await backends(ledger.database)
         await set_read_only(pair.url, "on")
@@ -138,7 +138,7 @@ async def backends(database: Database) -> set[int]:
 
 
 async def set_read_only(url: str, value: str) -> None:
-    """Return when it holds: whoever connects after the postmaster told its children is told so."""
+    """Return when the setting is in force for new connections."""
     connection = await asyncpg.connect(as_superuser(url))
     await connection.execute("SET default_transaction_read_only = off")
     await connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
@@ -150,7 +150,7 @@ async def set_read_only(url: str, value: str) -> None:
 
 
 async def fresh(url: str, question: str) -> str:
-    """What a new connection is told."""
+    """The setting as a new connection sees it."""
     connection = await asyncpg.connect(url)
     try:
         return str(await connection.fetchval(question))
@@ -169,8 +169,8 @@ async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
     await assert_books_balance(pair.standby_url)
 
 
-async def test_a_primary_that_hangs_is_passed_over(pair):
-    """Its name comes first, and it accepts connections as ever; one failure tells of the pool."""
+async def test_a_primary_that_hangs_is_skipped(pair):
+    """It is first in the address and still accepts connections; one failure discards the pool."""
     async with shop(pair.both, Timeouts()) as ledger:
         assert len(await backends(ledger.database)) == 3
         with pair.frozen_primary():
@@ -183,7 +183,7 @@ async def test_a_primary_that_hangs_is_passed_over(pair):
 
 
 async def test_a_failover_under_load_loses_no_ack_and_the_service_follows(pair, tmp_path):
-    """With a synchronous standby; the address names both servers, and nobody restarts anything."""
+    """The standby is synchronous, the address names both servers, and nothing is restarted."""
     with closing(AcknowledgedLog(tmp_path / "acknowledged")) as log, ExitStack() as stack:
         await pair.synchronous()
         serving = running_server(pair.both, workers=2)

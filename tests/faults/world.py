@@ -1,4 +1,4 @@
-"""A running service with its own PostgreSQL, and the ways in which it is hurt."""
+"""A running service with its own PostgreSQL, and the faults that a test can cause in it."""
 
 import asyncio
 import os
@@ -17,17 +17,17 @@ from tests.faults.processes import family_of, frozen, is_postgres, is_stopped, k
 from tests.server import ADMIN_KEY, Server, running_server
 
 WORKERS = 2
-SECONDS_MAX = 20.0  # for a pause point to be reached: every order passes all of them
+SECONDS_MAX = 20.0  # for a worker to reach a pause point; every order passes all of them
 
 
 @dataclass
 class World:
-    """`holdfast serve` on one port and one data directory, as often as it must be started."""
+    """`holdfast serve` on one port and one data directory; it can be started many times."""
 
     directory: Path
     port: int
     chance: random.Random
-    freeze_seconds: float = 6.0  # longer than any transaction may take
+    freeze_seconds: float = 6.0  # longer than the time limit of a transaction
     outage_seconds: float = 5.0
     server: Server | None = None
     _running: ExitStack | None = None
@@ -55,7 +55,7 @@ class World:
 
     @property
     def postgres(self) -> list[int]:
-        """PostgreSQL's processes, the postmaster first."""
+        """The processes of PostgreSQL, the postmaster first."""
         return [pid for pid in family_of(self.supervisor)[1:] if is_postgres(pid)]
 
     @property
@@ -63,8 +63,8 @@ class World:
         return [pid for pid in family_of(self.supervisor)[1:] if not is_postgres(pid)]
 
     async def start(self) -> None:
-        """Serve; whatever was killed before must not matter."""
-        self.directory.chmod(0o755)  # as root, PostgreSQL is another user
+        """Start the service, whichever processes were killed before."""
+        self.directory.chmod(0o755)  # under root, PostgreSQL runs as another user
         stack = ExitStack()
         serving = running_server(
             None,
@@ -77,7 +77,7 @@ class World:
         self._running = stack
 
     async def stop(self) -> None:
-        """Let it end, by SIGTERM unless it is dead; it must exit with 0."""
+        """End the service with SIGTERM, unless it is dead; it must exit with 0."""
         if self._running is not None:
             await asyncio.to_thread(self._running.close)
             self._running = None
@@ -127,7 +127,7 @@ async def kill_draining_worker(world: World) -> None:
 
 
 async def kill_supervisor(world: World) -> None:
-    """Its workers drain and its PostgreSQL shuts down, unasked."""
+    """The supervisor is killed: its workers drain and its PostgreSQL shuts down by themselves."""
     await world.wait()
     kill_all([world.supervisor])
     await world.stop()
@@ -135,7 +135,7 @@ async def kill_supervisor(world: World) -> None:
 
 
 async def kill_supervisor_beside_a_starting_worker(world: World) -> None:
-    """The worker must not live on by itself, on the port that the next supervisor needs."""
+    """The worker must end, since it holds the port that the next supervisor needs."""
     pausing = asyncio.create_task(world.pause_worker("worker starting"))
     await asyncio.sleep(0.05)
     os.kill(world.supervisor, signal.SIGHUP)
@@ -169,14 +169,14 @@ async def kill_postgresql(world: World) -> None:
 
 
 async def kill_postgresql_at_commit(world: World) -> None:
-    """A worker has sent COMMIT and is not there to see what became of it until later."""
+    """PostgreSQL is killed while a worker commits; the worker can read the outcome only later."""
     pid = await world.pause_worker(world.chance.choice(["written", "commit sent"]))
     kill_all(world.postgres)
     os.kill(pid, signal.SIGCONT)
 
 
 async def kill_backend(world: World) -> None:
-    """One backend dies badly; the postmaster throws all others out and recovers."""
+    """One backend is killed; the postmaster ends all the others and recovers."""
     await world.wait()
     kill_all([world.chance.choice(world.postgres[1:])])
 
@@ -197,14 +197,14 @@ async def freeze_postgresql(world: World) -> None:
 
 
 async def freeze_worker_at_commit(world: World) -> None:
-    """It goes on where it was, after PostgreSQL has given its transaction up."""
+    """A frozen worker continues after PostgreSQL has ended its transaction."""
     pid = await world.pause_worker(world.chance.choice(["planned", "written", "commit sent"]))
     await asyncio.sleep(world.chance.uniform(0, 6))
     os.kill(pid, signal.SIGCONT)
 
 
 async def outage(world: World) -> None:
-    """PostgreSQL is gone and nobody brings it back for a while."""
+    """PostgreSQL is killed and can't start again for a while."""
     with frozen([world.supervisor]):
         kill_all(world.postgres)
         await asyncio.sleep(world.outage_seconds)
@@ -217,7 +217,7 @@ async def renew_workers(world: World) -> None:
 
 
 async def restart(world: World) -> None:
-    """Stop in order, under load, and start again."""
+    """Stop the service properly, under load, and start it again."""
     await world.wait()
     await world.stop()
     await world.start()

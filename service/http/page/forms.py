@@ -8,8 +8,9 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from db.rows import Reservation
-from service.domain.commands import RefundUnits, Reserve, merge_lines, reservation_id
+from service.domain.commands import RefundUnits, Reserve, merge_lines
 from service.domain.errors import InvalidRequest, ServiceError, sentence
+from service.domain.identifiers import reservation_id
 from service.http.body_kinds import read_bytes
 from service.http.call import Call
 from service.http.page.sessions import Session

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.queries import lists
+from db.queries import lists, records
 from db.rows import Refund, Reservation
 from service.domain.errors import InvalidRequest, NotFound
 from service.http.call import Call, identifier
@@ -53,7 +53,9 @@ async def named_reservation(call: Call[Any], session: Session, form: Form) -> Re
     source = session.caller.only_source
 
     async def work(connection: AsyncConnection) -> list[Reservation]:
-        row = await lists.reservation(connection, UUID(name), source) if _is_id(name) else None
+        row = (
+            await records.find_reservation(connection, UUID(name), source) if _is_id(name) else None
+        )
         if row is not None:
             return [row]
         return (await lists.reservations(connection, limit=2, source=source, seq=name))[0]
@@ -72,7 +74,7 @@ async def reservation_of(call: Call[Any], session: Session) -> Reservation:
     """Return the reservation of the path. Raises `NotFound`, also for another source's."""
     id_ = call.reservation_id
     row = await call.read(
-        lambda connection: lists.reservation(connection, id_, session.caller.only_source)
+        lambda connection: records.find_reservation(connection, id_, session.caller.only_source)
     )
     if row is None:
         raise NotFound("There is no such reservation.")

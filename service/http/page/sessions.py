@@ -1,8 +1,9 @@
-"""Who sits in front of the page: sessions, and the one-time tokens of their forms.
+"""Sessions of the operator's page, and the one-time tokens of their forms.
 
-Of a session only a digest is stored, of a token nothing: it is signed with the session's secret,
-and the seq of its effect is derived from it. To consume a token is to make that effect, whose seq
-is a unique key: both are one transaction, and a form that is sent again shows the first result.
+The database stores only the digest of a session, and nothing of a token: a token is signed with
+the session's secret, and the seq of its effect is derived from it. The seq is a unique key, so
+making the effect consumes the token in the same transaction, and a form that is sent again shows
+the first result.
 """
 
 import hashlib

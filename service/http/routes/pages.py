@@ -11,7 +11,7 @@ from litestar import Router
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
-from db.queries import lists
+from db.queries import lists, records
 from service.domain.commands import Done, Outcome, R_co
 from service.domain.errors import (
     ExceedsRefundable,
@@ -89,7 +89,7 @@ async def home(call: Call[Any]) -> Response:
 
 @_page_route("GET", "/reserve", "/refund", "/sign-out")
 async def form_page(call: Call[Any]) -> Response:  # noqa: ARG001
-    """Send whoever comes back to a form's address to the page that has the form."""
+    """Redirect a browser that returns to the address of a form to the page with the form."""
     return rendering.see_other("/")
 
 
@@ -187,9 +187,9 @@ def _page(session: Session, template: str, *, status: int = 200, **values: Any) 
 
 
 async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
-    """Who sent a form that changes stock, what was typed, and the seq of what it is to do.
+    """The session, the values and the seq of a form that changes stock.
 
-    Raises what forbids it. A token that has expired still shows what it did before.
+    Raises `Forbidden` and the other refusals of a form. An expired token still shows its effect.
     """
     check_same_site(call)
     session = await session_of(call)
@@ -197,7 +197,7 @@ async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     form = await read_form(call)
     token = session.read_token(action, form.get("token", ""))
     if token.is_expired and not await call.read(
-        lambda connection: lists.has_happened(connection, session.caller.source, token.seq)
+        lambda connection: records.is_identity_used(connection, session.caller.source, token.seq)
     ):
         raise Forbidden(FORM_REFUSED)
     return session, form, token.seq

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from db import rows
-from db.queries import lists
+from db.queries import lists, records
 from db.vocabulary import Scope, State
 from service.domain.commands import (
     Cancel,
@@ -14,7 +14,6 @@ from service.domain.commands import (
     RefundUnits,
     Reserve,
     merge_lines,
-    reservation_id,
 )
 from service.domain.errors import (
     ExceedsHeld,
@@ -27,6 +26,7 @@ from service.domain.errors import (
     ServiceError,
     UnknownSku,
 )
+from service.domain.identifiers import reservation_id
 from service.http.body_kinds import batch_body, json_body, optional_json_body
 from service.http.call import Call
 from service.http.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
@@ -270,7 +270,7 @@ async def _visible(call: Call[None]) -> rows.Reservation:
     """The reservation of the path, if the caller may see it. Raises `NotFound` alike if not."""
     id_ = call.reservation_id
     row = await call.read(
-        lambda connection: lists.reservation(connection, id_, call.caller.only_source)
+        lambda connection: records.find_reservation(connection, id_, call.caller.only_source)
     )
     if row is None:
         raise NotFound("There is no such reservation.")

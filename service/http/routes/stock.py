@@ -3,7 +3,7 @@
 from typing import Any
 
 from db import rows
-from db.queries import lists
+from db.queries import lists, records
 from db.vocabulary import Scope
 from service.domain.commands import AdjustStock, DeleteStock, Outcome, SetStock
 from service.domain.errors import (
@@ -183,7 +183,7 @@ async def list_stock_movements(call: Call[None]) -> Page:
             connection, *key, limit=limit + 1, after=call.query["cursor"]
         )
     )
-    if not found and not await call.read(lambda connection: lists.stock_exists(connection, *key)):
+    if not found and not await call.read(lambda connection: records.has_history(connection, *key)):
         raise NotFound("There is no such stock row.")
     return page_of(found, limit, BY_VERSION)
 

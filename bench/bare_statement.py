@@ -1,4 +1,4 @@
-"""The database's limit: the ledger's own set-based statement and COMMIT, from one connection."""
+"""The limit of the database: the ledger's set-based statement and COMMIT on one connection."""
 
 import asyncio
 import random
@@ -10,11 +10,11 @@ from bench.load import Load, Measured
 from db.ledger.apply import apply
 from db.rows import Line, Movement, Reservation, StockChange, Writes
 from db.session.database import Database, Transaction
-from service.domain.commands import reservation_id
+from service.domain.identifiers import reservation_id
 
 
 def measure(database_url: str, *, prefix: str, sent: Load, seconds: int) -> Measured:
-    """Write batches of new reservations for some seconds; making the rows does not count."""
+    """Write batches of new reservations for some seconds; the time to build rows is excluded."""
     return asyncio.run(_measure(database_url, prefix, sent, seconds))
 
 
@@ -49,8 +49,8 @@ def _batch(prefix: str, sent: Load, chance: random.Random) -> Writes:
     now = datetime.now(UTC)
     writes = Writes()
     taken: dict[str, int] = {}
-    for place in range(sent.batch):
-        sku, seq = f"S{chance.randint(1, sent.skus)}", f"{prefix}-{place}"
+    for number in range(sent.batch):
+        sku, seq = f"S{chance.randint(1, sent.skus)}", f"{prefix}-{number}"
         taken[sku] = taken.get(sku, 0) + 1
         id_ = reservation_id("statement", seq)
         line = Line(sku, "main", 1, 1)

@@ -1,0 +1,45 @@
+"""Enough stock or not: the rows of a request, its shortages, and overdue holds that cover them."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from db.rows import Line
+from service.domain.books import Books, StockView
+from service.domain.errors import UnknownSku
+from service.domain.holds import release
+
+Shortage: TypeAlias = dict[str, Any]
+"""A line that asks for more than there is: `sku`, `location`, `requested`, `available`."""
+
+
+def stocked(books: Books, lines: Sequence[Line]) -> list[StockView] | UnknownSku:
+    """Return the stock row of each line, or the refusal that lists the rows that don't exist."""
+    rows = [books.look(line.key) for line in lines]
+    found = [row for row in rows if row is not None]
+    if len(found) == len(lines):
+        return found
+    return UnknownSku.of([line.key for line, row in zip(lines, rows, strict=True) if row is None])
+
+
+def shortages_of(lines: Sequence[Line], rows: Sequence[StockView]) -> list[Shortage]:
+    """Return an entry for each line that asks for more than its row has available."""
+    return [
+        {
+            "sku": line.sku,
+            "location": line.location,
+            "requested": line.quantity,
+            "available": row.available,
+        }
+        for line, row in zip(lines, rows, strict=True)
+        if line.quantity > row.available
+    ]
+
+
+def reclaim(books: Books, shortages: Sequence[Shortage]) -> bool:
+    """Expire the overdue holds on the short rows; True when there were any."""
+    reclaimed = False
+    for shortage in shortages:
+        for hold in books.overdue_holds((shortage["sku"], shortage["location"])):
+            release(books, hold, "expire")
+            reclaimed = True
+    return reclaimed

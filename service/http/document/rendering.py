@@ -1,0 +1,51 @@
+"""From the OpenAPI document and the errors to pages, which run no script and load nothing."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from service.domain.errors import ServiceError
+
+
+def api_page(document: Mapping[str, Any]) -> str:
+    """Return the OpenAPI document as a page."""
+    sections: dict[str, list[dict[str, Any]]] = {tag["name"]: [] for tag in document["tags"]}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            entry = {"path": path, "method": method, **operation}
+            sections[operation["tags"][0]].append(entry)
+    return _render("api.html", document=document, sections=sections)
+
+
+def problem_page(error: type[ServiceError], example: Mapping[str, Any]) -> str:
+    """Return the page that explains an error, with an example of its problem document."""
+    return _render("problem.html", error=error, example=json.dumps(example, indent=2))
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment.get_template(template).render(values)
+
+
+def _prose(text: str) -> Markup:
+    """Return a text as HTML: backticks mark code, and an empty line begins a new line."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(html.replace("\n\n", "<br>"))  # noqa: S704 - the text was escaped above
+
+
+def _last_segment(reference: str) -> str:
+    return reference.rsplit("/", 1)[-1]
+
+
+_environment = Environment(
+    loader=PackageLoader("service.http", "document"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters["prose"] = _prose
+_environment.filters["last_segment"] = _last_segment
