@@ -1,6 +1,6 @@
-"""What the role that serves may do, table by table. All else PostgreSQL refuses it.
+"""The privileges of the role that serves, table by table. PostgreSQL refuses it everything else.
 
-A table that a migration adds gets a line here; `tests/test_grants.py` asks for it.
+A table that a migration adds needs a line here; `tests/test_grants.py` checks that.
 """
 
 from sqlalchemy import text
@@ -20,7 +20,7 @@ PRIVILEGES = {
     "movement": "SELECT, INSERT",  # the ledger is append-only
     "api_key": "SELECT, INSERT, UPDATE",
     "page_session": "SELECT, INSERT, DELETE",
-    "alembic_version": "SELECT",  # whether the schema is up to date
+    "alembic_version": "SELECT",  # to check whether the schema is up to date
 }
 HELD = text("""
     SELECT privilege || ' on ' || name
@@ -35,14 +35,14 @@ EVERY_PRIVILEGE = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENC
 
 
 class GrantError(DatabaseError):
-    """The role that serves can't be given what it needs, or has more than that."""
+    """The role that serves can't be given its privileges, or has more than it needs."""
 
 
 async def grant(connection: AsyncConnection, role: str) -> None:
-    """Give a role what serving needs, and take from it what it was given beyond that.
+    """Grant a role the privileges for serving and revoke all others.
 
-    The connection's role must own the tables. Raises `GrantError` if the role has more or less than
-    that afterwards: as the owner of a table, as a superuser, as a member of another role.
+    The connection's role must own the tables. Raises `GrantError` if the role has more or fewer
+    privileges afterwards: as the owner of a table, as a superuser or as a member of another role.
     """
     name = '"' + role.replace('"', '""') + '"'
     statements = [f"GRANT USAGE ON SCHEMA {await _schema(connection)} TO {name}"]
@@ -68,14 +68,15 @@ async def _check(connection: AsyncConnection, role: str) -> None:
     if lacking := needed - held:
         raise GrantError(
             f"the role {role} of DATABASE_URL lacks {_name(lacking)}, which the role of"
-            " MIGRATE_DATABASE_URL can't give it: make that one the owner of the tables, as"
+            " MIGRATE_DATABASE_URL can't grant: make that role the owner of the tables, as"
             " docs/operations.md shows under Roles"
         )
     if excess := held - needed:
         raise GrantError(
             f"the role {role} of DATABASE_URL has more than it needs to serve: {_name(excess)}."
-            " Is it a superuser, the tables' owner, a member of another role, or has PUBLIC been"
-            " granted that? Take it away, as docs/operations.md shows under Roles"
+            " Check whether it is a superuser, the tables' owner or a member of another role, or"
+            " whether PUBLIC has these privileges. Revoke them, as docs/operations.md shows under"
+            " Roles"
         )
 
 

@@ -1,4 +1,4 @@
-"""Bring the schema up to date: under a lock, so that many processes may start at once."""
+"""Brings the schema up to date, under a lock, so that many processes can start at once."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,27 +24,27 @@ class SchemaError(DatabaseError):
     """The schema can't be brought up to date."""
 
 
-class Place(NamedTuple):
-    """Where a connection leads, and as whom."""
+class Destination(NamedTuple):
+    """The server and the database of a connection, and its role."""
 
     role: str
     database: str
     system: str
 
 
-PLACE = text("""
+DESTINATION = text("""
     SELECT current_user, current_database(), CAST(system_identifier AS text)
     FROM pg_control_system()
 """)
 
 
 async def upgrade(database: Database, migrating_url: str | None = None) -> None:
-    """Run every migration that is missing, in one transaction.
+    """Run every missing migration, in one transaction.
 
     Raises `SchemaError`, and `UnfitDatabase` before anything is changed.
 
-    With the address of another role, that one does so and then grants the role of `database` what
-    it needs to serve. Raises `GrantError` if that one has more, or can't be given it.
+    With `migrating_url`, the role of that address runs the migrations and then grants the role of
+    `database` its privileges. Raises `GrantError` if that fails or if it has more privileges.
     """
     if migrating_url is None:
         await _migrate(database, None)
@@ -57,7 +57,7 @@ async def upgrade(database: Database, migrating_url: str | None = None) -> None:
         await migrating.close()
 
 
-async def _migrate(database: Database, serving: Place | None) -> None:
+async def _migrate(database: Database, serving: Destination | None) -> None:
     async def work(transaction: Transaction) -> None:
         connection = transaction.connection
         await refuse_unfit(connection)
@@ -77,21 +77,21 @@ async def _migrate(database: Database, serving: Place | None) -> None:
         await database.transact(work, timeout_seconds=SECONDS_MAX)
     except CommandError as error:
         raise SchemaError(
-            f"The database's schema is not one this version knows ({error})."
-            " Run the version of Holdfast that made it, or a newer one."
+            f"This version of Holdfast does not know the schema of the database ({error})."
+            " Run the version that made the schema, or a newer one."
         ) from error
     except DatabaseError as error:
         cause = getattr(error.__cause__, "orig", error.__cause__)
         if cause is None or sqlstate(cause) != DENIED:
             raise
         raise SchemaError(
-            "the role that brings the schema up to date may not do so: name the role that owns the"
-            " tables with MIGRATE_DATABASE_URL, for every start or once for `holdfast db upgrade`"
+            "the role lacks the privileges to update the schema: name the role that owns the tables"
+            " with MIGRATE_DATABASE_URL, for every start or once for `holdfast db upgrade`"
         ) from (cause.__cause__ or cause)
 
 
-async def _locate(connection: AsyncConnection) -> Place:
-    return Place(*(await connection.execute(PLACE)).one())
+async def _locate(connection: AsyncConnection) -> Destination:
+    return Destination(*(await connection.execute(DESTINATION)).one())
 
 
 def _run(connection: Connection) -> None:

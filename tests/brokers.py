@@ -1,8 +1,8 @@
-"""Debian's Redis and ZooKeeper on loopback, as the strategies of those names need them, and etcd.
+"""Debian's Redis, ZooKeeper, etcd and PgBouncer on loopback.
 
-And PgBouncer, which stands between the service and PostgreSQL where people have it.
-
-Where one is not installed its tests are skipped, but under CI they fail: there nothing may be.
+The strategies `redis` and `zookeeper` need the first two, Patroni needs etcd, and PgBouncer is a
+pooler between the service and PostgreSQL. The tests of a program that is not installed are
+skipped; under CI they fail, because there every test must run.
 """
 
 import os
@@ -23,24 +23,24 @@ import pytest
 
 from db.session.address import connection_arguments
 
-SECONDS_MAX = 30.0  # to start or stop: only a hang takes so long
+SECONDS_MAX = 60.0  # to start or stop: only a hang takes longer
 ZOOKEEPER = Path("/usr/share/zookeeper/bin/zkServer.sh")
 
 
 @dataclass
 class Broker:
-    """A lock server that can be killed and started again at the same port, with the same data."""
+    """A server that can be killed and started again on the same port, with the same data."""
 
     command: list[str]
     port: int
     question: bytes
     answer: bytes
-    """What it says to the question once it is ready."""
+    """A part of its reply to the question when it is ready."""
     log: Path
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return when it is ready."""
+        """Start it and wait until it is ready."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -56,14 +56,14 @@ class Broker:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """End it without letting it say goodbye."""
+        """End it with SIGKILL, so that it closes no connection properly."""
         if self.process is not None:
             self.process.kill()
             self.process.wait(SECONDS_MAX)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let it neither answer nor hang up."""
+        """Stop it while the block runs: it neither answers nor closes a connection."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         try:
@@ -113,7 +113,7 @@ def running_zookeeper() -> Iterator[Broker]:
 
 @contextmanager
 def running_etcd() -> Iterator[Broker]:
-    """An etcd of one node, in which Patroni's nodes agree who leads."""
+    """An etcd of one node, which holds the leader lock of Patroni's nodes."""
     program = shutil.which("etcd")
     if program is None:
         missing("etcd is not installed (make services)")
@@ -129,21 +129,21 @@ def running_etcd() -> Iterator[Broker]:
         yield broker
 
 
-NONSENSE = struct.pack("!ii", 8, 0)  # a version that there never was: the answer is an error
+NONSENSE = struct.pack("!ii", 8, 0)  # a protocol version that does not exist, to get an error
 
 
 @contextmanager
 def running_pgbouncer(database_url: str, **settings: str | float) -> Iterator[str]:
     """A PgBouncer before a database, with few sessions for many clients; yields its address.
 
-    It takes any client, since the password is known to PgBouncer alone.
+    It accepts any client without a password; only PgBouncer knows the password of the database.
     """
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         missing("PgBouncer is not installed (make services)")
     target = connection_arguments(database_url)
     with _running(NONSENSE, b"E") as (broker, directory):
-        directory.chmod(0o755)  # it refuses to be root
+        directory.chmod(0o755)  # PgBouncer refuses to run as root
         lines = {
             "listen_addr": "127.0.0.1",
             "listen_port": broker.port,
@@ -176,9 +176,9 @@ def _running(question: bytes, answer: bytes) -> Iterator[tuple[Broker, Path]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, nor gets for an outgoing connection while its server is down.
+    """A free port that the kernel gives to no outgoing connection while its server is down.
 
-    The kernel gives those out from 32768 on.
+    The kernel gives out ports from 32768 on. Another process may still take this one first.
     """
     while True:
         port = random.randrange(20_000, 32_768)
@@ -188,15 +188,15 @@ def free_port() -> int:
 
 
 def missing(reason: str) -> None:
-    """Skip the test, but fail it under CI."""
+    """Skip the test; under CI fail it."""
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 def redis_url(broker: Broker) -> str:
-    """The broker's address as `HOLDFAST_REDIS_URL` has it."""
+    """The broker's address for `HOLDFAST_REDIS_URL`."""
     return f"redis://127.0.0.1:{broker.port}/0"
 
 
 def zookeeper_hosts(broker: Broker) -> str:
-    """The broker's address as `HOLDFAST_ZOOKEEPER_HOSTS` has it."""
+    """The broker's address for `HOLDFAST_ZOOKEEPER_HOSTS`."""
     return f"127.0.0.1:{broker.port}"

@@ -1,8 +1,9 @@
-"""A real PostgreSQL, a fresh database for every test, and the books checked after each.
+"""A real PostgreSQL, a fresh database for every test, and an audit of the books after it.
 
-`HOLDFAST_TEST_DATABASE_URL` names a server to use instead (a role that may create databases);
-`HOLDFAST_TEST_STRATEGY` has every service of the tests use another strategy than `guard`, and
-`HOLDFAST_TEST_POOLER` has those in this process reach their database through PgBouncer.
+`HOLDFAST_TEST_DATABASE_URL` names a server to use instead; its role must be allowed to create
+databases. `HOLDFAST_TEST_STRATEGY` makes every service of the tests use another strategy than
+`guard`. With `HOLDFAST_TEST_POOLER` the services in this process reach their database through
+PgBouncer.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ __all__ = ["fresh_database", "named"]
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 hypothesis.settings.register_profile(
-    "unshrunk",  # for mutants: that a test is red is enough
+    "unshrunk",  # for mutants: a red test is enough, the smallest example is not needed
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
 
@@ -61,7 +62,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session")
 def brokers() -> Iterator[dict[str, Callable[[], dict[str, str]]]]:
-    """For each strategy that needs a lock server its settings, and one server for the session."""
+    """For each strategy that needs a lock server, a function that starts it once and returns the
+    settings for it."""
     with ExitStack() as stack:
 
         @cache
@@ -77,13 +79,13 @@ def brokers() -> Iterator[dict[str, Callable[[], dict[str, str]]]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def chosen_strategy(brokers: dict[str, Callable[[], dict[str, str]]]) -> None:
-    """Every service of the tests uses the strategy of `HOLDFAST_TEST_STRATEGY`."""
+    """Make every service of the tests use the strategy of `HOLDFAST_TEST_STRATEGY`."""
     for name, value in {"strategy": STRATEGY, **settings_of(STRATEGY, brokers)}.items():
         os.environ[f"HOLDFAST_{name.upper()}"] = value
 
 
 def settings_of(strategy: str, brokers: dict[str, Callable[[], dict[str, str]]]) -> dict[str, str]:
-    """The settings a strategy needs; its lock server runs from then on."""
+    """The settings that a strategy needs; its lock server runs from then on."""
     return brokers[strategy]() if strategy in brokers else {}
 
 
@@ -99,7 +101,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with running_postgres(shared, own / "postgres") as url:
+    with running_postgres(shared, own) as url:
         yield url
 
 
@@ -113,7 +115,7 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """A pool of connections to it."""
+    """A pool of connections to the fresh database."""
     opened = Database(database_url, pool_size=4)
     yield opened
     await opened.close()
@@ -167,7 +169,7 @@ class Service:
         return body["available"], body["held"]
 
     async def sql(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run SQL behind the service's back, which no role keeps from anything."""
+        """Run SQL behind the service's back as the superuser, who may do everything."""
         connection = await asyncpg.connect(as_superuser(self.url))
         try:
             return await connection.fetch(statement, *arguments)
@@ -177,14 +179,16 @@ class Service:
 
 @asynccontextmanager
 async def alive(app: Application) -> AsyncIterator[None]:
-    """Run an application's lifespan in a task of its own: it must begin and end in the same one,
-    and pytest begins and ends a fixture in two."""
-    started, over = asyncio.Event(), asyncio.Event()
+    """Run an application's lifespan in a task of its own.
+
+    It must begin and end in the same task, and pytest begins and ends a fixture in two.
+    """
+    started, ending = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:
         async with app.lifespan():
             started.set()
-            await over.wait()
+            await ending.wait()
 
     task = asyncio.create_task(live())
     waiting = asyncio.create_task(started.wait())
@@ -195,13 +199,13 @@ async def alive(app: Application) -> AsyncIterator[None]:
             task.result()
         yield
     finally:
-        over.set()
+        ending.set()
         await task
 
 
 @contextmanager
 def reached(url: str) -> Iterator[str]:
-    """The address by which services reach a database."""
+    """The address under which services reach a database: its own, or that of a pooler."""
     if os.environ.get("HOLDFAST_TEST_POOLER"):
         with running_pgbouncer(url) as through:
             yield through
@@ -219,7 +223,7 @@ async def running_service(
         async with alive(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
-                service = Service(app, client, app.state.worker.database, url)
+                service = Service(app, client, app.worker.database, url)
                 client.headers.update(await service.key("shop-eu", "admin"))
                 yield service
 
@@ -233,7 +237,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
 
 @pytest.fixture
 async def service_without_sweeper(database_url: str) -> AsyncIterator[Service]:
-    """A service whose sweeper has died."""
+    """A service whose sweeper is dead."""
     async with running_service(database_url, sweeps=False) as started:
         yield started
 

@@ -1,4 +1,4 @@
-"""Debian's nginx on loopback, in front of services: with gzip, and with connections it keeps."""
+"""Debian's nginx on loopback, in front of services, with gzip and keep-alive connections."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ import httpx
 
 from tests.brokers import free_port, missing
 
-SECONDS_MAX = 20.0  # to start or stop: only a hang takes so long
+SECONDS_MAX = 60.0  # to start or stop: only a hang takes longer
 
 CONFIGURATION = """
 daemon off;
@@ -52,7 +52,7 @@ http {{
 
 @contextmanager
 def running_nginx(urls: Sequence[str]) -> Iterator[str]:
-    """The address of an nginx in front of these services; without nginx skip, under CI fail."""
+    """The address of an nginx in front of these services. Skips the test if nginx is missing."""
     if shutil.which("nginx") is None:
         missing("nginx is not installed (make services)")
     with tempfile.TemporaryDirectory(prefix="holdfast-nginx-") as name:

@@ -1,6 +1,8 @@
-"""Which role a test connects as: the one that serves, unless it does what only others may.
+"""The database role of each connection in the tests.
 
-The roles are those of the tests' own PostgreSQL; on another server the one given does everything.
+Tests connect as the serving role. They use another role only for a statement that the serving role
+may not execute. The roles exist in the tests' own PostgreSQL. On a server that the caller has
+named, the role in its address does everything.
 """
 
 from collections.abc import Iterator
@@ -10,12 +12,12 @@ from urllib.parse import urlsplit
 from db.embedded.roles import Addresses, Role
 
 _SERVERS: dict[int, Addresses] = {}
-"""The private servers that run, by their ports."""
+"""The running private servers by port."""
 
 
 @contextmanager
 def known(addresses: Addresses) -> Iterator[None]:
-    """Tell the roles of a server apart for as long as it runs."""
+    """Register the roles of a server while it runs."""
     _SERVERS[addresses.port] = addresses
     try:
         yield
@@ -24,22 +26,22 @@ def known(addresses: Addresses) -> Iterator[None]:
 
 
 def as_role(url: str, role: Role) -> str:
-    """The same database for another role."""
+    """The address of the same database for another role."""
     parts = urlsplit(url)
     addresses = _SERVERS.get(parts.port or 0)
     return url if addresses is None else addresses.address_of(role, parts.path[1:])
 
 
 def as_superuser(url: str) -> str:
-    """The same database for a test that breaks or watches what no role of ours may."""
+    """The address for a test that breaks or watches a server: none of the service's roles may."""
     return as_role(url, Role.SUPERUSER)
 
 
 def authorization_clause(url: str) -> str:
-    """What makes a new schema the migrating role's, where there is one."""
+    """The clause that makes the migrating role the owner of a new schema; empty without roles."""
     return "" if not owner_clause(url) else f"AUTHORIZATION {Role.MIGRATING}"
 
 
 def owner_clause(url: str) -> str:
-    """What makes a new database the migrating role's, where there is one."""
+    """The clause that makes the migrating role the owner of a new database; empty without roles."""
     return "" if urlsplit(url).port not in _SERVERS else f"OWNER {Role.MIGRATING}"

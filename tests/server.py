@@ -1,4 +1,4 @@
-"""`holdfast serve` as a process of its own, for tests that need a real one."""
+"""`holdfast serve` as a process of its own, for tests that need a real server."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ import httpx
 
 ADMIN_KEY = "hf_tests-only-admin-key-0123456789"
 STRATEGY = ("HOLDFAST_STRATEGY", "HOLDFAST_REDIS_URL", "HOLDFAST_ZOOKEEPER_HOSTS")
-SECONDS_MAX = 60.0  # to start or stop: only a hang takes so long
+SECONDS_MAX = 60.0  # to start or stop: only a hang takes longer
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ def running_server(
     before: Sequence[str | Path] = (),
     **settings: Any,
 ) -> Iterator[Server]:
-    """Serve on a free port until the block ends; whatever else is a setting: `rate_limit=5`.
+    """Serve on a free port until the block ends. Other arguments are settings: `rate_limit=5`.
 
-    Without an address it has a private PostgreSQL. `module` may be a variant of it, `before` a
-    command that runs the one after it. It must stop when it is told to, with exit code 0, unless
-    the test has killed it.
+    Without an address of a database the server starts a private PostgreSQL. `module` may name a
+    variant of the service. `before` is a command that runs the command after it, such as `nice`.
+    At the end the server must stop when it is told to, with exit code 0, unless the test has
+    killed it.
     """
     with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
-        Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
+        Path(directory).chmod(0o755)  # when we are root, PostgreSQL runs as another user
         log = Path(directory, "log")
         settings = {
             "data_dir": Path(directory, "data"),
@@ -87,7 +88,7 @@ def running_server(
 
 
 def environment(settings: dict[str, Any]) -> dict[str, str]:
-    """This process's environment with these settings, the suite's strategy and no others."""
+    """This process's environment, with these settings and the suite's strategy and no others."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -102,13 +103,16 @@ def environment(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def await_url(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the address that the server announces, once it does."""
+    """Return the address that the server announces, when it is ready.
+
+    A machine that is busy with other tests may make one look at the database time out.
+    """
     give_up_at = time.monotonic() + SECONDS_MAX
     while time.monotonic() < give_up_at and process.poll() is None:
         for line in log.read_text().splitlines():
             if line.startswith("Holdfast listens on "):
                 url = line.split()[-1]
-                assert httpx.get(f"{url}/health/ready").status_code == 200
-                return url
+                if httpx.get(f"{url}/health/ready", timeout=SECONDS_MAX).status_code == 200:
+                    return url
         time.sleep(0.02)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")

@@ -1,4 +1,4 @@
-"""Sessions beside the service's own: transactions that a test begins and ends by itself."""
+"""Transactions that a test begins and ends itself, beside those of the service."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +8,7 @@ from db.session.database import Database, Transaction
 
 @asynccontextmanager
 async def session(database: Database) -> AsyncIterator[Transaction]:
-    """A transaction on a connection of its own; what the block does not commit is undone."""
+    """A transaction on a connection of its own; it is rolled back unless the block commits it."""
     async with database.engine.connect() as connection:
         transaction = Transaction(connection)
         await transaction.begin()

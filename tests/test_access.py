@@ -1,6 +1,7 @@
 """The permissions of keys, and the data that one source may know of another."""
 
 import functools
+import re
 import uuid
 
 import pytest
@@ -9,6 +10,7 @@ from db.ledger.load import load
 from db.queries import records
 from service.domain.commands import Caller, Cancel, Confirm, Extend, RefundUnits, wanted_by
 from service.domain.identifiers import reservation_id
+from service.http.operation import operations
 
 HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}], "hold_seconds": 900}
 EXTEND = {"hold_seconds": 60}
@@ -46,6 +48,23 @@ OF_A_RESERVATION = [
     ("POST", "/extend", EXTEND), ("POST", "/refunds", {"seq": "r"}),
     ("POST", "/refunds", {"seq": "r", "lines": [{"sku": "Z", "quantity": 9}]}),
 ]  # fmt: skip
+
+
+async def test_the_table_has_every_operation_that_needs_a_scope(service):
+    ids = {"{held}": "{id}", "{other}": "{id}", "{refund}": "{id}/refunds/{refund_id}"}
+    listed = set()
+    for method, path, scope, _ in OPERATIONS:
+        template = re.sub("/v1/stock/[AB]", "/v1/stock/{sku}", path.partition("?")[0])
+        template = template.replace("{sku}/main", "{sku}/{location}")
+        for name, segments in ids.items():
+            template = template.replace(name, f"/v1/reservations/{segments}")
+        listed.add((method, template, scope))
+    declared = {
+        (each.method, each.path, each.scope)
+        for each in operations(service.app)
+        if each.scope is not None
+    }
+    assert listed == declared
 
 
 async def prepare(service):

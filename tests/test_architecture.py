@@ -1,4 +1,4 @@
-"""SQL is written in `db` only: no string of `service` is a statement, or a part of one."""
+"""SQL is only in `db`: no string in `service` is an SQL statement or a part of one."""
 
 import ast
 import re
@@ -12,11 +12,11 @@ STATEMENT = re.compile(
     r"\b(SELECT|INSERT\s+INTO|UPDATE\s+\S+\s+SET|DELETE\s+FROM|FOR\s+UPDATE|SET\s+LOCAL"
     r"|(CREATE|DROP|ALTER|TRUNCATE|LOCK)\s+(UNIQUE|INDEX|TABLE|DATABASE|SCHEMA|ROLE))\b"
 )
-"""In capitals, as all SQL of ours is written; prose about it is not."""
+"""Statements in capitals: all our SQL is written so, and prose about SQL is not."""
 
 
 def statements(source: str) -> list[str]:
-    """The SQL in a module's strings, docstrings aside."""
+    """Return the strings of a module that contain SQL, except docstrings."""
     return [text for text in strings(ast.parse(source)) if STATEMENT.search(text)]
 
 
@@ -43,9 +43,9 @@ def test_no_module_of_the_service_writes_sql(path):
         'run("WITH a AS (SELECT 1) " "TABLE a")',
     ],
 )
-def test_a_statement_would_be_noticed(source):
+def test_a_planted_statement_is_found(source):
     assert len(statements(source)) == 1
 
 
-def test_words_about_sql_are_no_statements():
+def test_prose_about_sql_is_not_taken_for_a_statement():
     assert statements('"""SELECT … FOR UPDATE."""\nname = "select, then insert"') == []

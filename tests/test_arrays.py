@@ -1,4 +1,4 @@
-"""Columns reach PostgreSQL as they are: quotes, backslashes, control characters and all."""
+"""Columns reach PostgreSQL unchanged, with quotes, backslashes and control characters."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -12,7 +12,7 @@ from db.ledger import arrays as module
 from db.ledger.arrays import array, arrays, json_text, unnest
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
-ODD = [
+SPECIAL = [
     "",
     "null",
     "NULL",
@@ -42,17 +42,17 @@ async def read(connection, text, kind="text"):
     return await connection.fetchval(f"SELECT CAST(CAST($1 AS text) AS {kind}[])", text)
 
 
-async def test_odd_texts_arrive_as_they_are(connection):
-    assert await read(connection, array(ODD)) == ODD
+async def test_texts_with_special_characters_arrive_unchanged(connection):
+    assert await read(connection, array(SPECIAL)) == SPECIAL
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.none() | TEXT, max_size=5))
-async def test_every_text_arrives_as_it_is(connection, values):
+async def test_every_text_arrives_unchanged(connection, values):
     assert await read(connection, array(values)) == values
 
 
-async def test_without_its_escapes_a_line_break_would_be_an_n(connection, monkeypatch):
+async def test_without_unescaping_a_line_break_becomes_an_n(connection, monkeypatch):
     monkeypatch.setattr(module, "_unescaped", lambda escape: escape[0])
     assert await read(connection, array(["a\nb"])) == ["anb"]
 
@@ -67,11 +67,11 @@ async def test_without_its_escapes_a_line_break_would_be_an_n(connection, monkey
         ("json", [json_text({"a\nb": 'c"\\'}), None]),
     ],
 )
-async def test_every_kind_of_column_arrives_as_it_is(connection, kind, values):
+async def test_every_kind_of_column_arrives_unchanged(connection, kind, values):
     assert await read(connection, array(values), kind) == values
 
 
-async def test_rows_become_columns_and_rows_again(connection):
+async def test_rows_become_columns_and_then_rows_again(connection):
     rows = [("a", 1), ("b", None)]
     sql = f"SELECT * FROM {unnest('names text', 'numbers int')} AS new(name, number)"
     sql = sql.replace(":names", "$1").replace(":numbers", "$2")

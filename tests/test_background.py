@@ -211,6 +211,6 @@ async def test_a_service_that_never_stops_is_logged_and_stopping_goes_on(monkeyp
 
 
 async def test_a_worker_runs_the_sweeper(service):
-    services = service.app.state.worker
+    services = service.app.worker
     assert [each.name for each in background_services(services)] == ["sweeper"]
     assert background_services(services, sweeps=False) == []

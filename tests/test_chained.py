@@ -102,8 +102,8 @@ async def test_what_has_failed_before_its_commit_is_not_chained(database):
 
 async def test_one_whose_connection_has_died_meanwhile_is_run_again(database, database_url):
     ledger = Ledger(database, Guard())
+    killer = await asyncpg.connect(database_url)  # before: a chained transaction is given up soon
     await ledger.execute([SetStock("A", "main", 9, None, None, None)], lambda: True)
-    killer = await asyncpg.connect(database_url)
     assert await killer.fetchval(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND state = 'idle in transaction'"

@@ -113,10 +113,10 @@ def poison(request: Any, quiet: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """A seq with which every reservation fails."""
     rule = planner.RULES[Reserve]
 
-    def poisoned(books: Any, command: Reserve, at: Any) -> Any:
+    def poisoned(books: Any, command: Reserve) -> Any:
         if command.seq == "poison":
             raise request.param("this should not happen")
-        return rule(books, command, at)
+        return rule(books, command)
 
     monkeypatch.setattr(planner, "RULES", {**planner.RULES, Reserve: poisoned})
     return "poison"

@@ -427,7 +427,7 @@ async def test_locks_that_are_lost_under_load_oversell_nothing(service, locks):
     async def lose_again_and_again(is_over: asyncio.Event) -> None:
         while not is_over.is_set():
             await asyncio.sleep(seconds[locks.name])
-            await locks.lose(service.app.state.worker.coalescer.ledger.strategy)
+            await locks.lose(service.app.worker.coalescer.ledger.strategy)
 
     settings = {"strategy": locks.name, **locks.settings}
     async with running_service(service.url, **settings) as other:

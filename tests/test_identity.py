@@ -182,16 +182,18 @@ async def test_another_source_s_id_is_refused_and_says_no_more(service):
 
 
 TIME_ORDERED = "01890a5d-ac96-774b-bcce-b302099a8057"
+RANDOM = "9f1c5a0e-2a3b-4f6d-8e7c-5b0d1c2e3f40"
+TIME_BASED = "7aac6710-ebe1-11f1-99fa-02fc00000001"
 NOT_TO_BE_CHOSEN = [
     derived("shop-us", "1"), derived("shop-eu", "2"), derived("shop-us", "not yet used"),
-    str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1)), str(uuid.uuid1()),
+    str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1)), TIME_BASED,
     str(uuid.uuid3(uuid.NAMESPACE_URL, "x")), str(uuid.uuid5(uuid.NAMESPACE_URL, "x")),
     TIME_ORDERED.replace("-774b", "-674b"), TIME_ORDERED.replace("-774b", "-874b"),
     TIME_ORDERED.replace("-bcce", "-7cce"), TIME_ORDERED.replace("-bcce", "-ccce"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("chosen", [TIME_ORDERED, str(uuid.uuid4()), derived("shop-eu", "1")])
+@pytest.mark.parametrize("chosen", [TIME_ORDERED, RANDOM, derived("shop-eu", "1")])
 async def test_a_chosen_id_is_random_or_time_ordered_or_the_derived_one(service, chosen):
     await service.stock("A", 10)
     answers = [await send(service, {**MINE, "id": chosen}) for _ in range(2)]

@@ -159,7 +159,7 @@ async def test_an_import_in_parts_is_one_import(service, small_parts):
 
 async def test_an_interrupted_import_continues_where_it_stopped(service, small_parts):
     content = "".join(f"SKU{n},main,{n}\n" for n in range(11))
-    running = service.app.state.worker.imports
+    running = service.app.worker.imports
     running.is_ending = True
     stopped = await send(service, content)
     assert (stopped.status_code, stopped.json()["code"]) == (503, "unavailable")
@@ -211,7 +211,7 @@ async def test_a_part_whose_connection_is_lost_is_tried_again(service, small_par
 
 async def test_too_many_imports_at_once_are_refused(service, monkeypatch):
     monkeypatch.setattr(imports, "SLOT_SECONDS_MAX", 0.01)
-    running = service.app.state.worker.imports
+    running = service.app.worker.imports
     async with running._slot(), running._slot():
         response = await send(service, FILE)
     assert (response.status_code, response.json()["code"]) == (503, "overloaded")

@@ -143,7 +143,7 @@ async def test_services_in_processes_of_their_own_share_one_history(postgres_url
         async with Sandbox(postgres_url).opened() as sandbox:
             runner = ExperimentRunner(sandbox, processes)
             for merge in (True, False):
-                result = await runner.run(replace(SHORT, processes=2, merge=merge, twins=0.2))
+                result = await runner.run(replace(SHORT, processes=2, merge=merge, twins=0.5))
                 assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
                 assert result.outcomes["unchanged"] > 0, "equal requests meet across processes"
 

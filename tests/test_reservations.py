@@ -281,7 +281,7 @@ async def test_of_confirm_and_cancel_at_once_exactly_one_wins(service):
 
 async def test_what_a_request_has_waited_for_room_counts(service, monkeypatch):
     await service.stock("A", 1)
-    coalescer, told = service.app.state.worker.coalescer, []
+    coalescer, told = service.app.worker.coalescer, []
     submit = coalescer.submit
 
     async def no_room_for_a_while():

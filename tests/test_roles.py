@@ -15,7 +15,7 @@ import pytest
 from db.embedded.installation import Installation, find_binaries
 from db.embedded.postmaster import Postmaster, choose_account, launch, run, wait_until
 from db.embedded.roles import Addresses, Role
-from db.embedded.server import EmbeddedPostgres, _find_port, find_addresses
+from db.embedded.server import EmbeddedPostgres, find_addresses, find_port
 from db.migrate import upgrade
 from db.models import Base
 from db.session.database import Database
@@ -288,10 +288,10 @@ def make_older_cluster(data_dir: Path) -> None:
     arguments += ["--encoding=UTF8", "--locale=C", "--data-checksums"]
     run([binaries / "initdb", *arguments], account, cluster, typed=OLD_PASSWORD)
     installation = Installation(binaries, account)
-    installation._execute_alone(cluster, "postgres", "CREATE DATABASE holdfast")
+    installation.execute_alone(cluster, "postgres", "CREATE DATABASE holdfast")
     (data_dir / "postgresql.password").write_text(OLD_PASSWORD)
     (data_dir / "lock").touch(0o644)
-    port = _find_port()
+    port = find_port()
     settings = [f"--port={port}", "--unix_socket_directories="]
     with launch([binaries / "postgres", *settings], account, cluster) as server:
         assert wait_until(Postmaster(server, cluster).is_ready, SECONDS)

@@ -174,7 +174,7 @@ async def test_wrong_keys_are_logged_once_and_counted(service: Service):
             answer = await service.client.get("/v1/stock", headers=headers)
             assert answer.status_code == 401
         await service.client.get("/", headers={"Accept": "text/html"})
-        service.app.state.worker.refusals.report()
+        service.app.worker.refusals.report()
     assert [line.get("times", 1) for line in logged] == [1, 301]
     assert {line["code"] for line in logged} == {"unauthenticated"}
     assert {line["address"] for line in logged} == {"127.0.0.1"}

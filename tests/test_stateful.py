@@ -252,7 +252,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        services = self.shop.service.app.state.worker
+        services = self.shop.service.app.worker
         self.shop.runner.run(sweep(services.database, services.coalescer))
         rows = sorted(self.model.reservations.values(), key=lambda row: str(row["expires_at"]))
         for row in rows:

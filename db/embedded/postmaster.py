@@ -1,6 +1,6 @@
-"""PostgreSQL's programs as child processes: as whom they run, how long, and what they leave behind.
+"""PostgreSQL's programs as child processes: their user, their time limits and their traces.
 
-Linux only: it leans on prctl(2) and /proc.
+Linux only: it uses prctl(2) and /proc.
 """
 
 import ctypes
@@ -21,16 +21,16 @@ from typing import IO
 PROGRAM_SECONDS = 120.0
 # A fast shutdown writes out the dirty part of shared_buffers, 1 GB at most.
 FAST_STOP_SECONDS = 30.0
-# An immediate shutdown writes nothing; the postmaster itself kills what is left after 5 s.
+# An immediate shutdown writes nothing; after 5 s the postmaster kills the remaining processes.
 IMMEDIATE_STOP_SECONDS = 10.0
-# Short beside the 100 ms that a start takes, long beside one look through /proc.
+# Short compared with a start (100 ms), long compared with one scan of /proc.
 POLL_SECONDS = 0.01
-# postmaster.pid has whole seconds, /proc has ticks, and the two are taken a moment apart.
+# postmaster.pid counts seconds and /proc counts ticks, and they are not read at the same moment.
 START_TIME_SLACK_SECONDS = 5.0
 
-# It stands in for /etc/passwd in a program that is started with it: https://cwrap.org
+# A program that is started with this library reads another file for /etc/passwd: https://cwrap.org
 NSS_WRAPPER = "libnss_wrapper.so"
-NAMELESS = "could not look up effective user ID"  # says a program without it
+NAMELESS = "could not look up effective user ID"  # the error of a program without that library
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # Loaded here because nothing may be loaded between fork and exec.
@@ -39,12 +39,12 @@ _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
 class EmbeddedError(RuntimeError):
-    """The embedded PostgreSQL cannot do what was asked; the message says why and what to do."""
+    """The private PostgreSQL can't do its work; the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user that PostgreSQL's programs run as; without ids it is the one we are ourselves."""
+    """The user that runs PostgreSQL's programs; without ids it is the user of this process."""
 
     uid: int | None = None
     gid: int | None = None
@@ -55,7 +55,7 @@ class Account:
         return os.geteuid() if self.uid is None else self.uid
 
     def own(self, path: Path) -> None:
-        """Make `path`, which we have created, this account's."""
+        """Make this account the owner of `path`, which this process has created."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
@@ -64,9 +64,10 @@ class Account:
 
 
 def choose_account(cluster: Path) -> Account:
-    """Say who owns or shall own `cluster`: PostgreSQL refuses root, so root drops to another.
+    """Return the account that owns or will own `cluster`, which can't be root.
 
-    An existing cluster keeps its owner even if a better user has been created since.
+    PostgreSQL refuses to run as root, so root switches to another user. An existing cluster keeps
+    its owner even if a better user has been created since.
     """
     owner = cluster.stat() if cluster.exists() else None
     if os.geteuid() != 0:
@@ -83,7 +84,8 @@ def choose_account(cluster: Path) -> Account:
             entry = pwd.getpwnam(name)
             return Account(entry.pw_uid, entry.pw_gid)
     raise EmbeddedError(
-        "there is no user 'postgres' or 'nobody' to drop to: start as another user than root"
+        "PostgreSQL can't run as root, and there is no user 'postgres' or 'nobody' to switch to:"
+        " start the service as another user"
     )
 
 
@@ -98,13 +100,13 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Start a program on `cluster` as `account`; the kernel interrupts it when this process ends.
 
-    The cluster is handed over as an open directory, for its path may lead through a parent that
-    only root may enter; /proc/self/fd/N reaches it without walking that path, and every backend
-    inherits it. `names` is an open file that the program reads for /etc/passwd. Raises
-    EmbeddedError if the program cannot be started.
+    The program gets the cluster as an open directory, because the path may lead through a parent
+    that only root may enter. /proc/self/fd/N opens the directory without that path, and every
+    backend inherits it. The program reads the open file `names` for /etc/passwd. Raises
+    EmbeddedError if the program can't be started.
     """
-    # The kernel sends PDEATHSIG when the *thread* that forked ends: only the main one is as
-    # long-lived as the process. It also is the one that may safely run code after a fork.
+    # The kernel sends PDEATHSIG when the *thread* that forked ends, and only the main thread lives
+    # as long as the process. It is also the only thread that may safely run code after a fork.
     if threading.current_thread() is not threading.main_thread():
         raise EmbeddedError("PostgreSQL can only be started from the main thread")
     directory = () if cluster is None else (os.open(cluster, os.O_RDONLY | os.O_DIRECTORY),)
@@ -114,19 +116,19 @@ def launch(
             stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd="/",  # which any account may enter, unlike our own
+            cwd="/",  # any account may enter it, unlike our own directory
             env={**_build_environment(*directory), **_build_names(names)},
             pass_fds=directory if names is None else (*directory, names),
             user=account.uid,
             group=account.gid,
             extra_groups=None if account.uid is None else [],
-            start_new_session=True,  # a Ctrl-C is ours alone: we drain, then stop PostgreSQL
+            start_new_session=True,  # Ctrl-C must not reach it: we drain before we stop PostgreSQL
             preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509 - main thread, see above
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise EmbeddedError(
-            f"{command[0]} cannot be started as {account}: {error}. If we may not switch to this "
-            "user, start the service as an ordinary one"
+            f"{command[0]} can't be started as {account}: {error}. If the service may not switch "
+            "to this user, start it as an ordinary user"
         ) from error
     finally:
         for handle in directory:
@@ -134,17 +136,17 @@ def launch(
 
 
 def _die_with(parent: int) -> None:
-    # Runs in the child after it has dropped root, because a change of credentials clears PDEATHSIG.
-    # SIGINT is a fast shutdown: backends are ended, a checkpoint is written.
+    # Runs in the child after the change of user, because that change clears PDEATHSIG. SIGINT is a
+    # fast shutdown: PostgreSQL ends its backends and writes a checkpoint.
     if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() != parent:  # it died before prctl, so no signal will come
+    if os.getppid() != parent:  # the parent died before prctl, so no signal will come
         os._exit(1)
 
 
 def _build_environment(cluster: int | None = None) -> dict[str, str]:
-    # Nothing else is passed on: PGPORT and friends would change what PostgreSQL does, and our own
-    # secrets are not for another user's process.
+    # Nothing else is passed on: variables such as PGPORT would change PostgreSQL's behaviour, and
+    # our secrets must not reach the process of another user.
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     data = {} if cluster is None else {"PGDATA": f"/proc/self/fd/{cluster}"}
     return {"PATH": os.defpath, **kept, "LC_ALL": "C", "TZ": "UTC", **data}
@@ -154,7 +156,7 @@ def _build_names(names: int | None) -> dict[str, str]:
     if names is None:
         return {}
     file = f"/proc/self/fd/{names}"
-    # Both are needed to switch it on; there is nothing in ours that any program takes for a group.
+    # The library needs both variables; no program finds a group in our file.
     files = {"NSS_WRAPPER_PASSWD": file, "NSS_WRAPPER_GROUP": file}
     return {"LD_PRELOAD": NSS_WRAPPER, **files}
 
@@ -162,9 +164,9 @@ def _build_names(names: int | None) -> dict[str, str]:
 def run(
     command: Sequence[str | Path], account: Account, cluster: Path | None = None, typed: str = ""
 ) -> str:
-    """Run a program to its end with `typed` as its input and return what it printed.
+    """Run a program to its end with `typed` as its input and return its output.
 
-    Raises EmbeddedError with its last words if it fails or takes more than PROGRAM_SECONDS.
+    Raises EmbeddedError with the end of the output if it fails or takes more than PROGRAM_SECONDS.
     """
     with _hold_in_memory(typed) as stdin, _name(account) as names:
         child = launch(command, account, cluster, stdin=stdin, output=subprocess.PIPE, names=names)
@@ -172,7 +174,10 @@ def run(
         try:
             printed = child.communicate(timeout=PROGRAM_SECONDS)[0].decode(errors="replace")
         except subprocess.TimeoutExpired as error:
-            raise EmbeddedError(f"{command[0]} took over {PROGRAM_SECONDS:.0f} s") from error
+            raise EmbeddedError(
+                f"{command[0]} did not end within {PROGRAM_SECONDS:.0f} s: look at the load of the"
+                " machine and its disk, and start again"
+            ) from error
         finally:
             child.kill()
     if child.returncode != 0 and NAMELESS in printed:
@@ -188,10 +193,10 @@ def run(
 
 @contextmanager
 def _name(account: Account) -> Iterator[int | None]:
-    """Yield a file that gives the account a name, for initdb and single-user mode insist on one.
+    """Yield a file that gives the account a name, or None if the account has a name.
 
-    Containers are run under ids that nobody has named; OpenShift does so always. None if it has
-    one.
+    initdb and single-user mode require a name. Containers may run under user ids without a name;
+    on OpenShift they always do.
     """
     if _has_name(account.effective_uid):
         yield None
@@ -211,7 +216,7 @@ def _has_name(uid: int) -> bool:
 
 @contextmanager
 def _hold_in_memory(text: str) -> Iterator[int]:
-    # Not a pipe: a program of another account may open this one anew, as /dev/stdin.
+    # Not a pipe, because a program of another account may open /dev/stdin a second time.
     handle = os.memfd_create("stdin")
     try:
         os.pwrite(handle, text.encode(), 0)
@@ -221,13 +226,13 @@ def _hold_in_memory(text: str) -> Iterator[int]:
 
 
 def may_execute(account: Account, path: Path) -> bool:
-    """Say whether `account` can reach and execute a program, or reach and enter a directory."""
+    """True when `account` can reach and execute a program, or reach and enter a directory."""
     with launch(["/bin/sh", "-c", 'test -x "$0"', path], account) as child:
         return child.wait(PROGRAM_SECONDS) == 0
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for `condition` for at most `seconds`, and say whether it came true."""
+    """Wait for `condition` for at most `seconds`; True when it was fulfilled."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
@@ -238,7 +243,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 @dataclass(frozen=True)
 class Record:
-    """What a postmaster has written of itself into `postmaster.pid`."""
+    """The entries that a postmaster has written into `postmaster.pid`."""
 
     pid: int
     started_at: int
@@ -262,16 +267,16 @@ class Postmaster:
         self._cluster = cluster
 
     def is_alive(self) -> bool:
-        """Say whether it still runs."""
+        """True while it runs."""
         return self._process.poll() is None
 
     def is_ready(self) -> bool:
-        """Say whether it has said of itself that it accepts connections."""
+        """True when it has recorded that it accepts connections."""
         record = read_record(self._cluster)
         return record is not None and record.pid == self._process.pid and record.status == "ready"
 
     def stop(self) -> None:
-        """End it, by gentle means first; on return it is gone."""
+        """Stop it, with the mildest signal first; on return it has ended."""
         with self._process:
             for number, seconds in (
                 (signal.SIGINT, FAST_STOP_SECONDS),
@@ -281,38 +286,38 @@ class Postmaster:
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(seconds)
                     return
-            # It is frozen. What it has acknowledged is in the WAL, so this costs a recovery only.
+            # It is frozen. Every committed change is in the WAL, so this only costs a recovery.
             self._process.kill()
 
 
 def name_cluster(cluster: Path) -> str:
-    """Return the `cluster_name` by which every process of this cluster can be told in /proc.
+    """Return the `cluster_name` that identifies every process of this cluster in /proc.
 
-    Their working directory would tell as well, but root needs CAP_SYS_PTRACE to see that of
-    another user's process, and containers take it away; the command line is open to all.
+    The working directory would identify them too, but root needs CAP_SYS_PTRACE to read that of
+    another user's process, and containers drop this capability. All users can read command lines.
     """
     status = cluster.stat()
     return f"holdfast-{status.st_dev:x}-{status.st_ino:x}"
 
 
 def find_processes(cluster: Path) -> list[int]:
-    """Return the PostgreSQL processes on `cluster` that a service, living or dead, has launched."""
+    """Return the PostgreSQL processes on `cluster` that a running or dead service has launched."""
     mark = name_cluster(cluster).encode()
-    # One without a command line is just ending, and until it has, nobody can tell whose it is.
+    # A process without a command line is ending, and until then its cluster is unknown.
     return [pid for pid in _list_postgres() if mark in (_read_process(pid, "cmdline") or mark)]
 
 
 def ask_to_stop(cluster: Path) -> None:
-    """Ask for a fast shutdown of the postmaster that a process of ours, now dead, has left."""
+    """Request a fast shutdown of the postmaster that a dead process of ours has left."""
     record = read_record(cluster)
     if record is not None and record.pid in find_processes(cluster):
         os.kill(record.pid, signal.SIGINT)
 
 
 def find_stranger(cluster: Path) -> int | None:
-    """Return the live postmaster that `postmaster.pid` names, None if it has ended.
+    """Return the pid of the live postmaster that `postmaster.pid` names; None if it has ended.
 
-    Its pid may be another process by now, above all after a reboot: the time of its start tells.
+    The pid may belong to another process now, especially after a reboot: the start times decide.
     """
     record = read_record(cluster)
     if record is None or record.pid not in _list_postgres():
@@ -329,18 +334,18 @@ def find_stranger(cluster: Path) -> int | None:
 def _list_postgres() -> Iterator[int]:
     for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         is_postgres = _read_process(pid, "comm").strip() in (b"postgres", b"postmaster")
-        # A zombie uses nothing any more, and a container without an init keeps it for ever.
+        # A zombie uses no files, and a container without an init process keeps it for ever.
         if is_postgres and _read_status(pid)[:1] not in ([], ["Z"], ["X"]):
             yield pid
 
 
 def _read_status(pid: int) -> list[str]:
-    """Return the fields of proc(5)'s `stat` from the third, the state, on; none if it has ended."""
+    """Return the fields of proc(5)'s `stat` from the state on; none if the process has ended."""
     return _read_process(pid, "stat").rpartition(b")")[2].decode().split()
 
 
 def _read_process(pid: int, name: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended in the meantime
         return b""

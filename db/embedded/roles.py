@@ -1,7 +1,7 @@
-"""The roles of the PostgreSQL that comes with us: their names, their addresses, how they are made.
+"""The roles of the private PostgreSQL: their names, passwords, addresses and statements.
 
-The statements may be executed again and again, and put right what an older version has left: a
-superuser called `holdfast` that owned everything.
+The statements can be repeated. They also migrate a cluster of an older version, where a superuser
+called `holdfast` owned everything.
 """
 
 import hmac
@@ -11,8 +11,8 @@ from enum import StrEnum
 from db.grants import PRIVILEGES
 
 DATABASE = "holdfast"
-BOOTSTRAP = 10  # the id of the superuser that initdb has made
-# Those that a superuser may own. What else it owns was made by people who connected as it.
+BOOTSTRAP = 10  # the id of the superuser that initdb has created
+# Tables of ours that a superuser may own. People who connected as it have made the other tables.
 OLDER_TABLES = (
     "stock", "reservation", "reservation_line", "refund", "refund_line", "adjustment", "import_job",
     "movement", "api_key", "page_session", "page_token", "alembic_version",
@@ -20,58 +20,58 @@ OLDER_TABLES = (
 
 
 class Role(StrEnum):
-    """The roles, one for each purpose; none of them can become another."""
+    """The roles, one for each purpose; no role can become another."""
 
     SERVING = "holdfast"
-    """The service connects as this one, which reads and writes rows as `db.grants` says."""
+    """The role of the service; `db.grants` lists its privileges."""
     MIGRATING = "holdfast_owner"
-    """This one owns the tables."""
+    """The role that migrates and owns the tables."""
     PEOPLE = "holdfast_operator"
-    """For people and tools: reads, writes and analyses all tables, and may create databases."""
+    """The role of people and tools: reads, writes and analyses all tables; may create databases."""
     SUPERUSER = "holdfast_superuser"
-    """Only tests connect as this one, to break servers and to watch them."""
+    """The superuser. Only tests connect as it, to break servers and to watch them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The private server's address for each of its roles. No password tells another one."""
+    """The private server's address for each role. No password reveals another one."""
 
     secret: str
     port: int
 
     def address_of(self, role: Role, database: str = DATABASE) -> str:
-        """Return the address, with the password, under which a role connects."""
+        """Return the address of a role, with its password."""
         credentials = f"{role}:{derive_password(self.secret, role)}"
         return f"postgresql://{credentials}@127.0.0.1:{self.port}/{database}"
 
     @property
     def people(self) -> str:
-        """Return the one that is in `<data-dir>/database.url`."""
+        """Return the address in `<data-dir>/database.url`."""
         return self.address_of(Role.PEOPLE)
 
     @property
     def serving(self) -> str:
-        """Return the one for DATABASE_URL."""
+        """Return the address for DATABASE_URL."""
         return self.address_of(Role.SERVING)
 
     @property
     def migrating(self) -> str:
-        """Return the one for MIGRATE_DATABASE_URL."""
+        """Return the address for MIGRATE_DATABASE_URL."""
         return self.address_of(Role.MIGRATING)
 
     @property
     def superuser(self) -> str:
-        """Return the one that is for tests only."""
+        """Return the address that only tests use."""
         return self.address_of(Role.SUPERUSER)
 
 
 def derive_password(secret: str, role: Role) -> str:
-    """Return a role's password, which needs no quoting, neither in SQL nor in a URL."""
+    """Return a role's password, which needs no quoting in SQL or in a URL."""
     return hmac.digest(secret.encode(), role.encode(), "sha256").hex()
 
 
 def make_roles(secret: str) -> str:
-    """Return statements for the database `postgres`: roles, passwords, the databases' owners."""
+    """Return the statements for the database `postgres`: roles, passwords, owners of databases."""
     created = (CREATE.format(role=role) for role in Role)
     passwords = (
         f"ALTER ROLE {role} LOGIN PASSWORD '{derive_password(secret, role)}'" for role in Role
@@ -80,7 +80,7 @@ def make_roles(secret: str) -> str:
 
 
 def hand_over() -> str:
-    """Return statements for the service's own database: the superuser's tables get other owners."""
+    """Return the statements for the service's database: the superuser's tables get new owners."""
     ours = ", ".join(f"'{table}'" for table in OLDER_TABLES)
     granted = (
         GRANT.format(table=table, privileges=privileges) for table, privileges in PRIVILEGES.items()
@@ -89,11 +89,11 @@ def hand_over() -> str:
 
 
 def _join(*statements: str) -> str:
-    """One line, which single-user mode executes as one transaction."""
+    """Return one line, which single-user mode executes as one transaction."""
     return "; ".join(" ".join(statement.split()) for statement in statements)
 
 
-# Nobody can rename himself, so a passing superuser does it.
+# A role can't rename itself, so a temporary superuser does it.
 RENAME = f"""
     DO $$ DECLARE bootstrap name := (SELECT rolname FROM pg_roles WHERE oid = {BOOTSTRAP}); BEGIN
         IF bootstrap <> '{Role.SUPERUSER}' THEN
@@ -115,7 +115,7 @@ CREATE = """
 DATABASES = (
     f"ALTER ROLE {Role.PEOPLE} CREATEDB",
     f"GRANT pg_monitor, pg_signal_backend TO {Role.PEOPLE}",
-    # Those that people have made as the superuser of an older version.
+    # Databases that people have created as the superuser of an older version.
     f"""
     DO $$ DECLARE made name; BEGIN
         FOR made IN SELECT datname FROM pg_database
@@ -129,11 +129,11 @@ DATABASES = (
     f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {DATABASE} TO {Role.PEOPLE}",
     f"GRANT CONNECT ON DATABASE postgres TO {Role.PEOPLE}",
 )
-SCHEMA = (  # as PostgreSQL 15 has it by itself
+SCHEMA = (  # the default of PostgreSQL 15 and later
     "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
     f"GRANT CREATE ON SCHEMA public TO {Role.MIGRATING}",
 )
-# Sequences of columns go with their tables, an extension's views stay the superuser's.
+# Sequences of columns follow their tables; views of an extension stay with the superuser.
 HAND_OVER = f"""
     DO $$ DECLARE part record; BEGIN
         FOR part IN SELECT oid::regclass AS name, relname IN ({{ours}}) AS is_ours FROM pg_class
@@ -151,7 +151,7 @@ HAND_OVER = f"""
         END LOOP;
     END $$
 """
-# Also before the next migration, so that keys can be made and books audited.
+# Granted even before the next migration, so that keys can be created and books audited.
 GRANT = f"""
     DO $$ BEGIN
         IF to_regclass('public.{{table}}') IS NOT NULL THEN
@@ -159,7 +159,7 @@ GRANT = f"""
         END IF;
     END $$
 """
-# Which statements take the time: only a superuser can make the view, and people look at it.
+# The time of each statement: only a superuser can create the view, and people read it.
 STATISTICS = """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements') THEN
@@ -167,7 +167,7 @@ STATISTICS = """
         END IF;
     END $$
 """
-# Not pg_read_all_data, which reads the passwords' digests, too. MAINTAIN came with PostgreSQL 17.
+# Not pg_read_all_data, which also reads the digests of passwords. MAINTAIN came with PostgreSQL 17.
 OPEN = f"""
     DO $$ DECLARE rights text := 'SELECT, INSERT, UPDATE, DELETE'; BEGIN
         IF current_setting('server_version_num')::int >= 170000 THEN

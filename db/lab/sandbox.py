@@ -1,4 +1,4 @@
-"""Throw-away databases: made on a given server or a private one, dropped at the end."""
+"""Temporary databases on a given server or a private one, dropped at the end."""
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +16,7 @@ from db.session.database import Database, DatabaseError
 
 @contextmanager
 def server(database_url: str | None, pg_bin: Path | None = None) -> Iterator[str]:
-    """Yield a server's address: that of the given one, or of a private, durable one."""
+    """Yield the address of the given server, or of a private, durable one."""
     if database_url is not None:
         yield database_url
         return
@@ -38,7 +38,7 @@ class Sandbox:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["Sandbox"]:
-        """Make the migrated database that the others are copied from."""
+        """Create the migrated database that all others are copied from."""
         await self._run(f"CREATE DATABASE {self._template}")
         try:
             database = Database(self._address.named(self._template), pool_size=1)
@@ -67,8 +67,8 @@ class Sandbox:
             await connection.execute(statement)
         except asyncpg.InsufficientPrivilegeError as error:
             raise DatabaseError(
-                f"the role of the lab's server may not create databases ({error}): name one that"
-                " may with --database-url, or leave it out for a private server"
+                f"the role of the lab's server may not create databases ({error}): name a role that"
+                " may with --database-url, or omit the option to use a private server"
             ) from None
         finally:
             await connection.close()

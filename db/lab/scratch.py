@@ -1,4 +1,4 @@
-"""A scratch table, and the ways to insert a key into it once: what an experiment compares."""
+"""A scratch table and the ways to insert a key into it once, which an experiment compares."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ class InsertRefused(Exception):
 
 @asynccontextmanager
 async def scratch_pool(url: str, clients_max: int) -> AsyncIterator[Any]:
-    """Yield a pool with a connection for each client, all of them open."""
+    """Yield a pool with an open connection for each client."""
     pool = await asyncpg.create_pool(
         **connection_arguments(url), min_size=clients_max, max_size=clients_max
     )
@@ -38,7 +38,7 @@ async def scratch_pool(url: str, clients_max: int) -> AsyncIterator[Any]:
 
 
 async def make_table(pool: Any, *, is_unique: bool) -> None:
-    """Make the table anew, with or without an index that keeps each key to one row."""
+    """Create the table again, with or without a unique index on its key."""
     await pool.execute(TABLE)
     if is_unique:
         await pool.execute(INDEX)
@@ -47,9 +47,9 @@ async def make_table(pool: Any, *, is_unique: bool) -> None:
 async def insert_once(
     connection: Any, key: int, client: int, *, looks: bool, isolation: str
 ) -> None:
-    """Insert a key unless it is there, in a transaction of its own.
+    """Insert a key unless it exists, in a separate transaction.
 
-    With `looks` by selecting it first, else by leaving a clash to the index.
+    With `looks` the key is selected first; without it the unique index detects a duplicate.
 
     Raises `InsertRefused`.
     """
@@ -64,5 +64,5 @@ async def insert_once(
 
 
 async def count_duplicates(pool: Any) -> int:
-    """Return how many rows there are too many."""
+    """Return the number of surplus rows."""
     return int(await pool.fetchval(DUPLICATES))

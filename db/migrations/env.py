@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that db/database.py hands over; offline mode is not offered."""
+"""Runs migrations on the connection that db/migrate.py passes on; there is no offline mode."""
 
 from alembic import context
 

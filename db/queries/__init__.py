@@ -1,1 +1,1 @@
-"""Queries beside the ledger: lists, the audit, credentials and the page's sessions."""
+"""Queries beside the ledger: lists, records, the audit, credentials and sessions of the page."""

@@ -1,4 +1,4 @@
-"""The audit: whether rows, ledger and reservations tell the same story, in one snapshot."""
+"""The audit: checks in one snapshot that stock rows, ledger and reservations agree."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db.session.database import Database, StoreUnavailable, allow_scans
 
 LOCK = 0x61756469  # "audi": the key of the advisory lock that an audit takes
-WAIT_SECONDS = 0.1  # between two looks whether another audit has ended
+WAIT_SECONDS = 0.1  # between two checks whether another audit has ended
 DRIFT_MAX = 100
-"""How many findings of each rule are reported; the first ones say enough."""
+"""The number of findings that are reported for each rule; more would not help."""
 
 RULES = {
     "stock equals its movements": """
@@ -88,7 +88,7 @@ RULES = {
 
 @dataclass(slots=True)
 class Audit:
-    """What was looked at and what did not agree."""
+    """The number of rows that were checked, and the findings."""
 
     stock: int
     reservations: int
@@ -96,10 +96,10 @@ class Audit:
 
 
 async def audit(database: Database, *, seconds_max: int) -> Audit:
-    """Check every rule of the books, all at the same moment (REPEATABLE READ).
+    """Check every rule of the books in one snapshot (REPEATABLE READ).
 
-    One audit runs at a time in a database, on one of its processors; others wait for it. Raises
-    `StoreUnavailable` when that and the audit take longer than `seconds_max`.
+    A database runs one audit at a time, on one of its processors; other audits wait. Raises
+    `StoreUnavailable` when the wait and the audit take longer than `seconds_max`.
     """
 
     async def work(connection: AsyncConnection) -> Audit | None:

@@ -1,4 +1,4 @@
-"""Credentials in the database: found by the key's digest, never by the key."""
+"""Credentials in the database, found by the digest of the key, never by the key."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.models import ApiKeyTable
+from db.vocabulary import Scope
 
 COLUMNS = (
     ApiKeyTable.id,
@@ -49,13 +50,13 @@ async def create(
 
 
 async def list_all(connection: AsyncConnection) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Return all credentials in order of creation, revoked ones too."""
+    """Return all credentials in order of creation, including revoked ones."""
     statement = select(*COLUMNS).order_by(ApiKeyTable.created_at, ApiKeyTable.id)
     return (await connection.execute(statement)).all()
 
 
 async def revoke(connection: AsyncConnection, id_: UUID) -> bool:
-    """Revoke a credential; True when there is one of that id, revoked before or now."""
+    """Revoke a credential; True when one with that id exists, even if it was revoked before."""
     statement = (
         update(ApiKeyTable)
         .where(ApiKeyTable.id == id_)
@@ -66,7 +67,7 @@ async def revoke(connection: AsyncConnection, id_: UUID) -> bool:
 
 
 async def revoke_first(connection: AsyncConnection, kept: bytes, others: Sequence[bytes]) -> bool:
-    """Revoke all first admin keys and `others` but for the key `kept`; True when there were any."""
+    """Revoke all first admin keys and `others`, except the key `kept`; True when there were any."""
     statement = (
         update(ApiKeyTable)
         .where(
@@ -81,14 +82,14 @@ async def revoke_first(connection: AsyncConnection, kept: bytes, others: Sequenc
 
 
 async def is_known(connection: AsyncConnection, digest: bytes) -> bool:
-    """True when there is, or was, a credential with that digest."""
+    """True when a credential with that digest exists, valid or revoked."""
     statement = select(ApiKeyTable.id).where(ApiKeyTable.digest == digest)
     return await connection.scalar(statement) is not None
 
 
 async def has_admin(connection: AsyncConnection) -> bool:
-    """True when there is a credential with the scope admin that is not revoked."""
+    """True when a valid credential has the scope admin."""
     statement = select(ApiKeyTable.id).where(
-        ApiKeyTable.scopes.contains(["admin"]), ApiKeyTable.revoked_at.is_(None)
+        ApiKeyTable.scopes.contains([Scope.ADMIN]), ApiKeyTable.revoked_at.is_(None)
     )
     return await connection.scalar(statement.limit(1)) is not None

@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db.models import ApiKeyTable, PageSessionTable
 
 NOW: ColumnElement[datetime] = func.now()
-"""The moment of BEGIN: nothing here waits on a lock for long."""
+"""The time of BEGIN, which is exact enough because nothing here waits long for a lock."""
 
 
 async def create_session(
     connection: AsyncConnection, digest: bytes, key_id: UUID, lifetime: timedelta
 ) -> None:
-    """Store a session, and forget those whose time is over."""
+    """Store a session, and delete expired ones."""
     await connection.execute(delete(PageSessionTable).where(PageSessionTable.expires_at <= NOW))
     await connection.execute(
         insert(PageSessionTable).values(
@@ -26,7 +26,7 @@ async def create_session(
 
 
 async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the key's id, source and scopes of a session, unless it is over or its key revoked."""
+    """Return the id, source and scopes of a session's key, unless session or key is invalid."""
     statement = (
         select(ApiKeyTable.id, ApiKeyTable.source, ApiKeyTable.scopes)
         .join(PageSessionTable, PageSessionTable.key_id == ApiKeyTable.id)
@@ -40,5 +40,5 @@ async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple
 
 
 async def end_session(connection: AsyncConnection, digest: bytes) -> None:
-    """Delete a session, if it is there."""
+    """Delete a session if it exists."""
     await connection.execute(delete(PageSessionTable).where(PageSessionTable.digest == digest))

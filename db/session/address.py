@@ -1,8 +1,8 @@
 """A database's address, read as libpq reads it: a URI, or keywords and values.
 
-The text is read once, here. Errors say what to put right and never repeat a part of the text: a
-character that was not percent-encoded moves a piece of the password to where a port, a name or a
-parameter is expected. What the address leaves out comes from the PG* variables, as with libpq.
+The address is parsed only here. Error messages name the mistake and never quote the address: a
+character that is not percent-encoded can make a part of the password look like a port, a name or a
+parameter. The PG* variables supply the parts that the address omits, as with libpq.
 """
 
 import getpass
@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes, urlencode
 from db.session.failures import DatabaseError
 
 PREFIX = re.compile(r"(?:postgresql|postgres)(?:\+\w+)?://")
-"""With the driver's name after a plus, as SQLAlchemy writes it, too."""
+"""SQLAlchemy's form, with the name of a driver after a plus, is accepted too."""
 
 DRIVER_PARAMETERS = (
     "krbsrvname",
@@ -31,7 +31,7 @@ DRIVER_PARAMETERS = (
     "ssl_min_protocol_version",
     "ssl_max_protocol_version",
 )
-"""Handed to the driver as they are."""
+"""Parameters that the driver gets unchanged."""
 
 OUR_PARAMETERS = (
     "user",
@@ -48,16 +48,16 @@ OUR_PARAMETERS = (
 )
 
 IGNORED_PARAMETERS = (
-    "application_name",  # is ours
+    "application_name",  # the service sets its own
     "fallback_application_name",
     "client_encoding",  # is always UTF8
-    "connect_timeout",  # every wait has a bound already
+    "connect_timeout",  # the service has its own timeouts
     "tcp_user_timeout",
-    "keepalives",  # ours are on
+    "keepalives",  # the service turns them on
     "keepalives_idle",
     "keepalives_interval",
     "keepalives_count",
-    "load_balance_hosts",  # a single host can be written to
+    "load_balance_hosts",  # only one host accepts writes
     "sslcompression",
     "sslsni",
     "sslkeylogfile",
@@ -74,7 +74,7 @@ IGNORED_PARAMETERS = (
     "authtype",
     "tty",
 )
-"""libpq knows them, and the service needs none of them."""
+"""Parameters that libpq knows and that the service does not need."""
 
 UNENFORCED_PARAMETERS = {
     "channel_binding": ("disable", "prefer"),
@@ -84,8 +84,8 @@ UNENFORCED_PARAMETERS = {
     "sslcertmode": ("disable", "allow"),
     "sslcrldir": ("",),
 }
-"""The driver can't do these. Values that ask for something get a warning, the others ask for
-nothing."""
+"""Parameters that the driver does not support, with the values that demand nothing. All
+other values get a warning."""
 
 KNOWN = frozenset(
     {*DRIVER_PARAMETERS, *OUR_PARAMETERS, *IGNORED_PARAMETERS, *UNENFORCED_PARAMETERS}
@@ -105,45 +105,45 @@ ENCODE = (
 QUOTE = "A value with spaces in it goes in single quotes, and \\' stands for a quote in it."
 
 Host = tuple[str | None, int | None]
-"""Where to connect: a name, an address or a socket's directory, and a port. None is the default."""
+"""A host: its name, its address or a socket's directory, and a port; None is the default."""
 
 
 class AddressError(DatabaseError):
-    """An address can't be used; the message says why and never shows a part of it."""
+    """An address can't be used; the message gives the reason and never quotes the address."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a database is and how to get in."""
+    """The location of a database and the credentials for it."""
 
     parameters: Mapping[str, str] = field(repr=False)
-    """libpq's keywords and their values; a list of hosts is one value, parted by commas."""
+    """libpq's keywords and their values; a list of hosts is one value with commas."""
     hosts: tuple[Host, ...] = field(repr=False)
 
     @property
     def needs_primary(self) -> bool:
-        """True unless the address or PGTARGETSESSIONATTRS takes any server."""
+        """True unless the address or PGTARGETSESSIONATTRS accepts any server."""
         return self.wanted_server != "any"
 
     @property
     def needs_writable(self) -> bool:
-        """True when a server whose transactions are read-only by default won't do either."""
+        """True when a server whose transactions are read-only by default is refused too."""
         return self.wanted_server == "read-write"
 
     @property
     def wanted_server(self) -> str:
-        """What the server must be: `any`, `primary` or `read-write`."""
+        """The kind of server that is required: `any`, `primary` or `read-write`."""
         attribute = "target_session_attrs"
         return self.parameters.get(attribute) or _environment(attribute) or "read-write"
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings that `options`, or PGOPTIONS, asks the server for."""
+        """The settings that `options` or PGOPTIONS requests from the server."""
         return _read_options(self.parameters.get("options") or _environment("options") or "")
 
     @property
     def warnings(self) -> list[str]:
-        """What the address asks for and the driver can't do, in a sentence each."""
+        """A sentence for each demand of the address that the driver can't fulfil."""
         return [
             f"The database's address asks for {name}={self.parameters[name]}, which is not"
             " enforced: the driver can't do that. sslmode=verify-full protects the connection."
@@ -152,7 +152,7 @@ class Address:
         ]
 
     def arguments(self, host: Host) -> dict[str, Any]:
-        """Return what `asyncpg.connect` needs to connect to one of `hosts`."""
+        """Return the arguments with which `asyncpg.connect` connects to one of `hosts`."""
         name, port = host
         parameters = self.parameters
         for_driver = {
@@ -172,7 +172,7 @@ class Address:
             "service": parameters.get("service") or os.environ.get("PGSERVICE"),
             "servicefile": parameters.get("servicefile"),
             "ssl": True if has_system_roots else None,
-            "target_session_attrs": "any",  # looked at when the connection is there
+            "target_session_attrs": "any",  # the connector checks it after connecting
         }
 
     def named(self, database: str) -> str:
@@ -180,10 +180,10 @@ class Address:
         return _written({**self.parameters, "dbname": database})
 
     def _user(self) -> str | None:
-        """The user, if there is one to be told here.
+        """Return the user if the address or the environment determines it.
 
-        Without a name libpq and asyncpg take that of the process's owner, who may have none, as in
-        a container with a user id of its own.
+        Without a name, libpq and asyncpg take the name of the process's user. That user may have no
+        name, as in a container that runs under an arbitrary user id.
         """
         if "user" in self.parameters:
             return self.parameters["user"]
@@ -213,9 +213,9 @@ def read_address(text: str) -> Address:
 
 
 def connection_arguments(text: str) -> dict[str, Any]:
-    """Return what `asyncpg.connect` needs to find the host of an address that will do.
+    """Return the arguments with which `asyncpg.connect` finds a suitable host of an address.
 
-    For tools that need a session of their own. Raises `AddressError`.
+    For tools that need their own session. Raises `AddressError`.
     """
     address = read_address(text)
     arguments = address.arguments(address.hosts[0])
@@ -226,8 +226,8 @@ def connection_arguments(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _refuse(what: str, hint: str) -> NoReturn:
-    raise AddressError(f"{WHERE}: {what}. {hint}".rstrip())
+def _refuse(mistake: str, hint: str) -> NoReturn:
+    raise AddressError(f"{WHERE}: {mistake}. {hint}".rstrip())
 
 
 class _Uri(NamedTuple):
@@ -240,10 +240,10 @@ class _Uri(NamedTuple):
 
 
 def _split(rest: str) -> _Uri:
-    """Take a URI apart where libpq does: a password ends at the first @, and has no /."""
+    """Split a URI as libpq does: a password ends at the first @ and contains no /."""
     authority, _, _ = rest.partition("/")
-    credentials, _, place = rest.partition("@") if "@" in authority else ("", "", rest)
-    address, _, query = place.partition("?")
+    credentials, _, target = rest.partition("@") if "@" in authority else ("", "", rest)
+    address, _, query = target.partition("?")
     hosts, _, database = address.partition("/")
     return _Uri(credentials, hosts, database, query)
 
@@ -251,7 +251,7 @@ def _split(rest: str) -> _Uri:
 def _read_uri(rest: str) -> dict[str, str]:
     uri = _split(rest)
     if "@" in uri.hosts or "@" in uri.database:
-        _refuse("it has an @ too many", ENCODE)
+        _refuse("it has one @ too many", ENCODE)
     user, _, password = uri.credentials.partition(":")
     names, ports = _split_hosts(uri.hosts)
     found = {
@@ -266,14 +266,14 @@ def _read_uri(rest: str) -> dict[str, str]:
 
 
 def _split_hosts(hosts: str) -> tuple[list[str], list[str]]:
-    """Names and ports, still encoded; an address of IPv6 stands in brackets."""
+    """Return names and ports, still encoded; an IPv6 address is in brackets."""
     names, ports = [], []
     for each in hosts.split(","):
-        place = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::(.*))?", each, re.DOTALL)
-        if place is None:
+        host = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::(.*))?", each, re.DOTALL)
+        if host is None:
             _refuse("a host in it is not name:port or [address]:port", ENCODE)
-        names.append(place[1] or place[2] or "")
-        ports.append(place[3] or "")
+        names.append(host[1] or host[2] or "")
+        ports.append(host[3] or "")
     return names, ports
 
 
@@ -284,7 +284,7 @@ def _read_query(query: str) -> dict[str, str]:
         if not equals or "=" in value:
             _refuse("a parameter after the ? is not name=value", ENCODE)
         name, value = _decode(name), _decode(value)
-        if (name, value) == ("ssl", "true"):  # as JDBC has it, and libpq takes it
+        if (name, value) == ("ssl", "true"):  # JDBC's form, which libpq accepts
             name, value = "sslmode", "require"
         parameters[name] = value
     return parameters
@@ -307,14 +307,14 @@ PAIR = re.compile(
 
 
 def _read_keywords(text: str) -> dict[str, str]:
-    parameters, place = {}, 0
-    while place < len(text):
-        pair = PAIR.match(text, place)
+    parameters, position = {}, 0
+    while position < len(text):
+        pair = PAIR.match(text, position)
         if pair is None:
             _refuse("it is not a list of name=value", QUOTE)
         value = pair["bare"] if pair["quoted"] is None else pair["quoted"]
         parameters[pair["name"]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-        place = pair.end()
+        position = pair.end()
     return parameters
 
 
@@ -324,7 +324,7 @@ def _written(parameters: Mapping[str, str]) -> str:
 
 
 def _check(parameters: dict[str, str], hint: str) -> None:
-    """Refuse what has no meaning; turn `requiressl` into what came after it."""
+    """Refuse unknown parameters and values; replace `requiressl` by its successor `sslmode`."""
     requires_tls = parameters.pop("requiressl", "") == "1"
     if requires_tls:
         parameters.setdefault("sslmode", "require")
@@ -343,9 +343,9 @@ def _check(parameters: dict[str, str], hint: str) -> None:
 
 
 def _hosts_of(parameters: Mapping[str, str]) -> list[Host]:
-    """The hosts, in order, each with its port; one port for several hosts is that of all.
+    """Return the hosts in order, each with its port; a single port holds for all hosts.
 
-    With `hostaddr` no name has to be looked up, but a certificate is for the name.
+    `hostaddr` saves the lookup of the name, but a certificate is checked against the name.
     """
     numbers, names = parameters.get("hostaddr", ""), parameters.get("host", "")
     hosts = (numbers if numbers and parameters.get("sslmode") != "verify-full" else names) or (
@@ -374,9 +374,9 @@ OPTION = re.compile(r"\s*(?:-c\s*|--)(?P<name>[\w.-]+)=(?P<value>(?:[^\s\\]|\\.)
 
 def _read_options(options: str) -> dict[str, str]:
     """Read `-c name=value` and `--name=value`, as the server reads its command line."""
-    settings, place, options = {}, 0, options.strip()
-    while place < len(options):
-        option = OPTION.match(options, place)
+    settings, position, options = {}, 0, options.strip()
+    while position < len(options):
+        option = OPTION.match(options, position)
         if option is None:
             raise AddressError(
                 "The options in the database's address, or in PGOPTIONS, can't be read: write them"
@@ -384,7 +384,7 @@ def _read_options(options: str) -> dict[str, str]:
             )
         value = re.sub(r"\\(.)", r"\1", option["value"])
         settings[option["name"].replace("-", "_")] = value
-        place = option.end()
+        position = option.end()
     return settings
 
 

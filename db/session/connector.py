@@ -1,4 +1,4 @@
-"""How a session with PostgreSQL is begun: which host, whose session it is, and its settings."""
+"""Opens sessions with PostgreSQL: chooses the host, detects poolers and applies the settings."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from db.session.driver import Driver, Findings, examine
 from db.session.failures import sqlstate
 
 SETTINGS_REFUSED = ("08P01", "0A000")
-"""How poolers refuse settings that come with the request for a connection."""
+"""SQLSTATEs with which poolers refuse settings that come with the request for a connection."""
 
-ASKED_MAX = 3  # as what a session was, as what it is, and once more if that has changed
+ATTEMPTS_MAX = 3  # one with an outdated assumption, one corrected, one more if it changed again
 
 
 class Connector:
-    """Connects to the first host that will do, within the time for connecting."""
+    """Connects to the first suitable host, within the timeout for connecting."""
 
     def __init__(self, address: Address, timeouts: Timeouts) -> None:
         self.address = address
@@ -33,44 +33,48 @@ class Connector:
         self._wanted = {**relied_on(timeouts), **RELIED_ON_SINCE}
         self._at_start = {**INTRODUCTION, **address.settings, **relied_on(timeouts)}
         self._shared: set[Host] = set()
-        """Where a session isn't ours alone."""
+        """Hosts whose sessions are shared, because a pooler answers there."""
         self._refusing: set[Host] = set()
-        """Where settings are refused that come with the request for a connection."""
+        """Hosts that refuse settings with the request for a connection."""
 
     @property
     def is_shared(self) -> bool:
-        """True when a pooler was met."""
+        """True when a pooler was detected."""
         return bool(self._shared)
 
     async def open(self) -> Driver:
-        """Return a connection in an open transaction, which is to be committed.
+        """Return a connection in an open transaction, which the caller must commit.
 
-        Its settings are in force from then on, or come with each BEGIN. Raises one of `FAILURES`,
-        or `AddressError`.
+        Its settings hold from then on, or come with each BEGIN. Raises one of `FAILURES`, or
+        `AddressError`.
         """
         hosts = self.address.hosts
-        for place, host in enumerate(hosts, start=1):
+        for number, host in enumerate(hosts, start=1):
             try:
                 async with asyncio.timeout(self._timeouts.connect / len(hosts)):
                     return await self._open_at(host)
             except (OSError, TimeoutError, TargetServerAttributeNotMatched, CannotConnectNowError):
-                if place == len(hosts):
+                if number == len(hosts):
                     raise
         raise AssertionError("an address names at least one host")
 
     async def _open_at(self, host: Host) -> Driver:
-        for _ in range(ASKED_MAX):
-            as_shared = host in self._shared  # another connection may find out meanwhile
+        for _ in range(ATTEMPTS_MAX):
+            as_shared = host in self._shared  # another connection may change that meanwhile
             driver = await self._connect(host, as_shared=as_shared)
             try:
                 if await self._settle(driver, host, as_shared=as_shared):
                     return driver
-                await driver.execute("ROLLBACK")  # a pooler would hang up on its server
+                await driver.execute(
+                    "ROLLBACK"
+                )  # else a pooler closes its connection to the server
                 await driver.close()
             except BaseException:
                 driver.terminate()
                 raise
-        raise OSError("the database is reached now through a pooler and now without")
+        raise OSError(
+            "the database is reached through a pooler at one time and without it at another"
+        )
 
     async def _connect(self, host: Host, *, as_shared: bool) -> Driver:
         if host in self._refusing:
@@ -91,18 +95,18 @@ class Connector:
                 connection_class=Driver,
                 server_settings=dict(settings),
                 statement_cache_size=0 if as_shared else 100,
-                max_cached_statement_lifetime=0,  # statements are few and stay as they are
-                max_cacheable_statement_size=0,  # of any length
+                max_cached_statement_lifetime=0,  # the statements are few and never change
+                max_cacheable_statement_size=0,  # statements of any length are cached
             )
-        except ValueError as error:  # which the driver raises before it connects
+        except ValueError as error:  # the driver raises it before it connects
             raise AddressError(
-                f"The database's address can't be used: {error}. Put it right in the address, or"
-                " in the PG* variable or the service file that it comes from."
+                f"The database's address can't be used: {error}. Correct it in the address, or in"
+                " the PG* variable or the service file that it comes from."
             ) from None
         return driver
 
     async def _settle(self, driver: Driver, host: Host, *, as_shared: bool) -> bool:
-        """Put the settings in force; False if the session is not as it was taken for."""
+        """Apply the settings; False if `as_shared` turns out to be wrong."""
         await driver.execute("BEGIN")
         found = await examine(driver, self._wanted)
         self._judge(found)
@@ -126,10 +130,10 @@ class Connector:
             raise TargetServerAttributeNotMatched("its default_transaction_read_only is on")
 
     def _is_shared(self, driver: Driver, found: Findings, host: Host) -> bool:
-        """Tell whether a pooler stands between us and PostgreSQL.
+        """Return whether a pooler stands between us and PostgreSQL.
 
-        It answers before it has a backend for us, so it makes a process id up; or it has accepted
-        settings that are not in force.
+        A pooler answers before it has a backend for us, so it invents a process id; or it has
+        accepted settings that the session does not have.
         """
         if found.process_id != driver.get_server_pid():
             return True
@@ -137,5 +141,5 @@ class Connector:
 
 
 def _name_only(settings: Mapping[str, str]) -> dict[str, str]:
-    """The setting that every pooler takes."""
+    """Return the only setting that every pooler accepts."""
     return {"application_name": settings["application_name"]}

@@ -1,9 +1,9 @@
-"""Transactions, and what a failure means.
+"""Runs work in transactions and reports after a failure whether anything was written.
 
-`transact` runs one unit of work in one transaction and says, when that fails, whether anything was
-written: a `Conflict`, `LockTimeout` or `ConnectionLost` means nothing was; a connection that died
-at COMMIT is settled on a fresh one by asking PostgreSQL what became of the transaction, if that is
-still the server of that transaction, and by waiting until its standby has it too.
+`transact` runs one unit of work in one transaction. After a `Conflict`, `LockTimeout` or
+`ConnectionLost` nothing was written. If the connection dies at COMMIT, a fresh connection asks
+PostgreSQL for the outcome of the transaction. The answer counts only if the server is still the one
+of that transaction, and only when its standby has the transaction too.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ from db.session.transaction import (
 )
 
 __all__ = [
+    "AsyncConnection",
     "CommitUnknown",
     "Conflict",
     "ConnectionLost",
@@ -56,10 +57,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-CHAIN_SECONDS = 0.05  # a chained transaction is taken at once, or its caller has changed its mind
-
-
-IDLE_SECONDS = 5.0  # after that BEGIN is given less time: proxies forget silent connections
+CHAIN_SECONDS = 0.05  # a chained transaction is used at once; after this time it is given up
+IDLE_SECONDS = 5.0  # then BEGIN gets a shorter timeout, because proxies forget silent connections
 
 
 class Database:
@@ -71,7 +70,7 @@ class Database:
         self.engine = create_engine(self.connector)
         self.pool = Pool(self.engine, pool_size, self.timeouts)
         self._chained: Transaction | None = None
-        """A transaction that the last COMMIT began, for the next caller."""
+        """A transaction that the previous COMMIT has begun for the next caller."""
         self._letting_go: set[asyncio.Task[None]] = set()
 
     async def transact(
@@ -83,15 +82,15 @@ class Database:
         chain_if: Callable[[], bool] | None = None,
         is_read: bool = False,
     ) -> T:
-        """Run `work` and COMMIT. Cancelling it or failing leaves nothing half done.
+        """Run `work` and COMMIT. After a cancellation or a failure nothing is half done.
 
-        `timeout_seconds` is for work that may take longer than all other. `chain_if`, asked before
-        COMMIT, says that the caller comes back at once: then COMMIT begins the next transaction,
-        too, which saves a round trip. `is_read` keeps it to the part of the pool that reads may
-        take.
+        `timeout_seconds` is for work that may take longer than usual. `chain_if` is called before
+        COMMIT and returns True if the caller needs a transaction again at once; then COMMIT also
+        begins the next transaction, which saves a round trip. With `is_read` the work uses only
+        the part of the pool that reads may use.
 
         Raises `Conflict` (or a subclass) and `StoreUnavailable` when nothing was written, and
-        `CommitUnknown` when that cannot be told.
+        `CommitUnknown` when the outcome can't be determined.
         """
         transaction = None if chain_if is None else self._take_chained(isolation)
         if transaction is None:
@@ -129,7 +128,7 @@ class Database:
                 await self._release(transaction, is_clean=is_clean, is_read=is_read)
 
     async def _begin(self, isolation: str, *, is_read: bool = False) -> Transaction:
-        """Begin on a connection that lives: one that has died while idle costs nobody anything."""
+        """Begin on a live connection; a connection that died while idle is replaced."""
         connection = transaction = None
         try:
             async with asyncio.timeout(self.timeouts.pool + self.timeouts.connect):
@@ -141,14 +140,14 @@ class Database:
         except FAILURES as error:
             if connection is not None and isinstance(error, TimeoutError):  # BEGIN got no answer
                 self.pool.distrust()
-            raise StoreUnavailable("the database cannot be reached") from error
+            raise StoreUnavailable("the database is unreachable") from error
 
     async def _begin_on(
         self, connection: AsyncConnection, isolation: str, is_read: bool
     ) -> Transaction | None:
-        """Begin on a connection; None if it turns out that it had died while it was idle.
+        """Begin on a connection; None if the connection died while it was idle.
 
-        One failure tells of all: the others are not tried one after another.
+        Then all older connections count as dead, instead of each one being tried.
         """
         transaction = Transaction(connection)
         used_at = transaction.driver.used_at
@@ -175,9 +174,10 @@ class Database:
         await let_go(transaction.connection, is_read=is_read)
 
     def _may_chain(self, transaction: Transaction) -> bool:
-        """Not where others wait for the connection, nor where COMMIT gives the session to others.
+        """Return whether the next transaction may begin on the same connection.
 
-        A pooler's settings would end with the transaction that they came with, too.
+        It may not while others wait for a connection. In a shared session COMMIT ends both our
+        hold on the session and the settings that came with BEGIN.
         """
         return not (self.pool.has_queue or transaction.driver.is_shared)
 
@@ -198,7 +198,7 @@ class Database:
         return None
 
     def _unchain(self, transaction: Transaction) -> None:
-        """Let go of a transaction for which nobody came."""
+        """Give up a transaction that no caller has used."""
         if self._chained is transaction:
             self._chained = None
             self._let_go(transaction)
@@ -209,7 +209,7 @@ class Database:
         task.add_done_callback(self._letting_go.discard)
 
     async def _end(self, transaction: Transaction) -> None:
-        """End a transaction in which nothing was done."""
+        """End a transaction in which no work was done."""
         await self._release(transaction, is_clean=await transaction.roll_back())
 
     async def read(
@@ -222,10 +222,10 @@ class Database:
     ) -> T:
         """Run `work`, which only reads, and run it once more if its connection dies.
 
-        Raises `StoreUnavailable`.
+        Reads use half of the pool at most, so that many reads do not delay the writes. `is_urgent`
+        exempts a read from that limit, because writes wait for its result.
 
-        Reads take half of the pool at most, so that a flood of them keeps nobody else waiting.
-        `is_urgent` is for what others wait for: it is not counted among them.
+        Raises `StoreUnavailable`.
         """
 
         async def reading(transaction: Transaction) -> T:
@@ -270,9 +270,10 @@ class Database:
         await self.pool.close()
 
     async def _committed(self, transaction: Transaction) -> bool:
-        """What became of a transaction whose COMMIT got no answer. Raises `CommitUnknown`.
+        """Return whether a transaction whose COMMIT got no answer was committed.
 
-        A backend may go on committing after its client is gone, so "in progress" is waited for.
+        A backend can continue to commit after its client is gone, so "in progress" is asked again.
+        Raises `CommitUnknown`.
         """
         if transaction.history is None:
             raise CommitUnknown
@@ -289,7 +290,7 @@ class Database:
         return status == "committed"
 
     async def _ask(self, lost: Transaction) -> str | None:
-        """The transaction's status, asked until the database answers; the caller bounds it."""
+        """Ask for the status until the database answers; the caller sets a limit."""
         while True:
             try:
                 transaction = await self._begin("READ COMMITTED")
@@ -309,7 +310,7 @@ class Database:
 
 
 async def _status(transaction: Transaction, lost: Transaction) -> str | None:
-    """The status of another transaction; None where its id may mean another one."""
+    """Return the status of a lost transaction; None if its id may belong to another one now."""
     if await _history(transaction) != lost.history:
         await transaction.commit()
         return None
@@ -317,7 +318,7 @@ async def _status(transaction: Transaction, lost: Transaction) -> str | None:
         text("SELECT pg_xact_status(CAST(CAST(:id AS text) AS xid8))"), {"id": str(lost.id)}
     )
     status: str | None = answer.scalar_one()
-    if status == "committed":  # here, but perhaps not yet on the standby
+    if status == "committed":  # on this server, but perhaps not yet on its standby
         await wait_for_standby(transaction)
     await transaction.commit()
     return status

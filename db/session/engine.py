@@ -1,7 +1,8 @@
-"""The engine: SQLAlchemy over our connections, and statements that go past it.
+"""The engine: SQLAlchemy over our connections, and statements that bypass it.
 
-SQLAlchemy writes the statements and runs those that are not in a hurry. BEGIN, COMMIT and the
-ledger's own (`Statement`) go straight to the driver, which costs a fifth (docs/decisions.md, 15).
+SQLAlchemy composes the statements and runs those whose speed does not matter. BEGIN, COMMIT and the
+statements of the ledger (`Statement`) go directly to the driver, at a fifth of the cost
+(docs/decisions.md, 15).
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ def create_engine(connector: Connector) -> AsyncEngine:
             return dialect.dbapi.connect(async_creator_fn=opened)
         return dialect.dbapi.connect(
             async_creator_fn=opened,
-            prepared_statement_cache_size=0,  # what was prepared is another session's by now
+            prepared_statement_cache_size=0,  # it may belong to another session by now
             prepared_statement_name_func=lambda: "",
         )
 
@@ -47,12 +48,12 @@ def create_engine(connector: Connector) -> AsyncEngine:
 
 
 def _commit(raw: Any, _record: ConnectionPoolEntry) -> None:
-    """End the transaction in which the session began and SQLAlchemy has had its questions."""
+    """End the transaction in which the session began and SQLAlchemy examined the server."""
     raw.run_async(lambda driver: driver.execute("COMMIT"))
 
 
 class Statement:
-    """A statement with `:named` parameters that is sent past SQLAlchemy, prepared once."""
+    """A statement with `:named` parameters that bypasses SQLAlchemy and is prepared once."""
 
     def __init__(self, sql: str) -> None:
         self.text = sql

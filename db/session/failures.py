@@ -1,6 +1,7 @@
-"""What a failure of the database means: whether anything was written, and whether to try again.
+"""The meaning of the database's failures: whether anything was written, and whether to try again.
 
-SQLSTATE is often missing when a connection dies, so what has none counts as that.
+SQLSTATE is often missing when a connection dies, so a failure without one counts as a lost
+connection.
 """
 
 import asyncpg
@@ -14,23 +15,26 @@ FAILURES = (
     OSError,
     TimeoutError,
 )
-"""Whatever connecting or a statement may end with, through SQLAlchemy or past it."""
+"""The exceptions that connecting or a statement can raise, through SQLAlchemy or directly."""
 
 POOL_IS_DEAD = ("25006", "57P01", "57P02", "57P03")
-"""The server became a standby or goes down: every connection of the pool leads to the same one."""
+"""SQLSTATEs of a server that became a standby or shuts down, which ends all of the pool."""
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
-AWAY = ("08", "57P", "53", "25006", "25P03", "25P04", "58", "28", "3D", "XX")
-LOST_IN_POOLER = ("26000", "42P05")  # a statement's name, though we use none with one
+UNREACHABLE = ("08", "57P", "53", "25006", "25P03", "25P04", "58", "28", "3D", "XX")
+LOST_IN_POOLER = (
+    "26000",
+    "42P05",
+)  # the name of a prepared statement, although our statements there have none
 
 
 class DatabaseError(Exception):
-    """The database did not do what it was asked."""
+    """The database did not carry out a request."""
 
 
 class Conflict(DatabaseError):
-    """A guard did not hold, or PostgreSQL chose us as the loser; nothing was written."""
+    """A guard did not hold, or PostgreSQL aborted the transaction; nothing was written."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -38,7 +42,7 @@ class Conflict(DatabaseError):
 
 
 class LockTimeout(Conflict):
-    """A row's lock could not be had in time; nothing was written."""
+    """The lock of a row was not free in time; nothing was written."""
 
     def __init__(self) -> None:
         super().__init__("lock_timeout")
@@ -52,18 +56,23 @@ class ConnectionLost(Conflict):
 
 
 class StoreUnavailable(DatabaseError):
-    """The database is unreachable, full or read-only, or the pool is empty; nothing was written."""
+    """The database is unreachable, full or read-only, or no connection was free.
+
+    Nothing was written.
+    """
 
 
 class CommitUnknown(DatabaseError):
-    """The connection died at COMMIT and what became of the transaction could not be read back."""
+    """The connection died at COMMIT, and the outcome of the transaction could not be determined."""
 
     def __init__(self) -> None:
-        super().__init__("the connection died at COMMIT, and it is not known whether it was done")
+        super().__init__(
+            "the connection died at COMMIT, and it is unknown whether the transaction was committed"
+        )
 
 
 def meaning_of(error: Exception) -> DatabaseError:
-    """Return what a failure before COMMIT means."""
+    """Return the meaning of a failure before COMMIT."""
     state = sqlstate(error)
     if state in CONFLICTS:
         return Conflict(CONFLICTS[state])
@@ -74,19 +83,19 @@ def meaning_of(error: Exception) -> DatabaseError:
     if state == "25006":
         return StoreUnavailable("the database is read-only")
     if state is not None and state.startswith("53"):
-        return StoreUnavailable("the database has no room or no memory left")
+        return StoreUnavailable("the database has no disk space, memory or connections left")
     if state is None:
         is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
-        return DatabaseError("a value that can't be sent") if is_bug else ConnectionLost()
-    if state.startswith((*AWAY, *LOST_IN_POOLER)) or _has_outdated_plan(error):
+        return DatabaseError("the driver can't send a value") if is_bug else ConnectionLost()
+    if state.startswith((*UNREACHABLE, *LOST_IN_POOLER)) or _has_outdated_plan(error):
         return ConnectionLost()
     return DatabaseError(f"unexpected database error {state}")
 
 
 def _has_outdated_plan(error: Exception) -> bool:
-    """True when a prepared statement's result has other types since a migration: run it again.
+    """True when a migration changed the types of a prepared statement's result: run it again.
 
-    Its SQLSTATE is also that of anything else that a server does not support.
+    Features that a server does not support have the same SQLSTATE.
     """
     cause = getattr(error, "orig", error)
     return any(
@@ -95,7 +104,7 @@ def _has_outdated_plan(error: Exception) -> bool:
 
 
 def has_rolled_back(error: Exception) -> bool:
-    """True when a failure at COMMIT says that nothing was written."""
+    """True when a failure at COMMIT means that nothing was written."""
     state = sqlstate(error)
     return state is not None and state.startswith(DEFINITE_AT_COMMIT)
 

@@ -1,4 +1,4 @@
-"""What a database must be like to be used, and what about it deserves a warning."""
+"""The fitness of a database: requirements that it must meet, and warnings about risky settings."""
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -31,54 +31,54 @@ GRANTED = text("""
 
 
 class UnfitDatabase(DatabaseError):
-    """The database can't be used; the message says what to do."""
+    """The database can't be used; the message names the remedy."""
 
 
 async def refuse_unfit(connection: AsyncConnection) -> None:
-    """Raise `UnfitDatabase` if rows could not be stored in it as they are."""
+    """Raise `UnfitDatabase` if the database could not store rows unchanged."""
     found = (await connection.execute(FITNESS)).one()
     if found.encoding != "UTF8":
         raise UnfitDatabase(
-            f"The database {found.name} has the encoding {found.encoding}, which has no room for"
-            " every SKU: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and"
+            f"The database {found.name} has the encoding {found.encoding}, which can't store every"
+            " SKU: create a database with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and"
             " name it in HOLDFAST_DATABASE_URL."
         )
     if found.schema is None:
         raise UnfitDatabase(
             f"The search_path ({found.search_path}) names no schema that exists and that the role"
-            f" may use: put that right with ALTER ROLE … IN DATABASE {found.name} SET search_path"
+            f" may use: correct it with ALTER ROLE … IN DATABASE {found.name} SET search_path"
             " = …, or in the address with options=-csearch_path%3D…."
         )
 
 
 async def concerns(database: Database) -> list[str]:
-    """Return what an operator should know about a database that can be used, a sentence each."""
+    """Return the warnings about a database that can be used, a sentence each."""
     found = (await database.read(lambda connection: connection.execute(DURABILITY))).one()
-    told = list(database.connector.address.warnings)
+    warnings = list(database.connector.address.warnings)
     if database.connector.is_shared:
-        told.append(
+        warnings.append(
             "The database is reached through a pooler: settings are sent with every transaction"
-            " and statements are planned each time, which takes more of PostgreSQL's time than a"
-            " direct connection (docs/operations.md)."
+            " and statements are planned each time, which costs PostgreSQL more time than a direct"
+            " connection (docs/operations.md)."
         )
     lenient = ("off", "local") if found.has_standbys else ("off",)
     if found.synchronous_commit in lenient:
-        told.append(
-            f"synchronous_commit is {found.synchronous_commit} for this role or database: what was"
-            " answered with success can be lost when the server fails. Set it to on with ALTER ROLE"
-            " … SET synchronous_commit = on, unless that is meant."
+        warnings.append(
+            f"synchronous_commit is {found.synchronous_commit} for this role or database: a"
+            " change that was answered with success can be lost when the server fails. Set it to on"
+            " with ALTER ROLE … SET synchronous_commit = on, unless you accept that."
         )
-    told += [
+    warnings += [
         f"{name} is off: after a power failure the whole database may be unusable. Set it to on in"
         " postgresql.conf, unless the data may be lost."
         for name in ("fsync", "full_page_writes")
         if found._mapping[name] == "off"
     ]
-    return told
+    return warnings
 
 
 async def granted_connections(database: Database) -> int | None:
-    """Return how many connections the role may have in all; None where a pooler decides that."""
+    """Return how many connections the role may have in total; None where a pooler decides that."""
     if database.connector.is_shared:
         return None
     granted: int = await database.read(lambda connection: connection.scalar(GRANTED))

@@ -1,4 +1,4 @@
-"""The gate before the pool: as many as there is room for, in order, and readers only to a part."""
+"""The gate before the pool: admits a limited number of callers, in order, and fewer readers."""
 
 import asyncio
 import itertools
@@ -6,15 +6,15 @@ from collections import deque
 
 
 class Gate:
-    """Admits callers in the order in which they came, as far as there is room.
+    """Admits callers in the order of their arrival, up to a limit.
 
-    Readers may take half of the room at most, so that the others always find some.
+    Readers may use half of the limit at most, so that the other callers are always admitted.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room
         self._inside = {False: 0, True: 0}
-        """How many are inside, by whether they are readers."""
+        """The number of callers inside; the key says whether they are readers."""
         self._queues: dict[bool, deque[tuple[int, asyncio.Future[None]]]] = {
             False: deque(),
             True: deque(),
@@ -23,7 +23,7 @@ class Gate:
 
     @property
     def room(self) -> int:
-        """How many may be inside at once."""
+        """The limit of callers inside at the same time."""
         return self._room
 
     @room.setter
@@ -33,42 +33,42 @@ class Gate:
 
     @property
     def is_full(self) -> bool:
-        """True when nobody else can be admitted before somebody leaves."""
+        """True when no caller can be admitted before another one leaves."""
         return sum(self._inside.values()) >= self._room
 
     @property
     def has_queue(self) -> bool:
-        """True when the next place that becomes free has a caller that waits for it."""
+        """True when a caller waits that can be admitted as soon as another one leaves."""
         return self._next_is_reader() is not None
 
     async def enter(self, *, is_reader: bool, seconds_max: float) -> None:
-        """Return when inside. Raises `TimeoutError`."""
-        place = asyncio.get_running_loop().create_future()
-        self._queues[is_reader].append((next(self._numbers), place))
+        """Return when the caller is inside. Raises `TimeoutError`."""
+        admission = asyncio.get_running_loop().create_future()
+        self._queues[is_reader].append((next(self._numbers), admission))
         self._admit()
-        if place.done():
+        if admission.done():
             return
         try:
             async with asyncio.timeout(seconds_max):
-                await place
+                await admission
         except BaseException:
-            if not place.cancel() and not place.cancelled():  # admitted at the very last moment
+            if not admission.cancel() and not admission.cancelled():  # admitted at the last moment
                 self.leave(is_reader=is_reader)
             raise
 
     def leave(self, *, is_reader: bool) -> None:
-        """Make room for the next."""
+        """Make room for the next caller."""
         self._inside[is_reader] -= 1
         self._admit()
 
     def _admit(self) -> None:
         while not self.is_full and (is_reader := self._next_is_reader()) is not None:
-            _, place = self._queues[is_reader].popleft()
+            _, admission = self._queues[is_reader].popleft()
             self._inside[is_reader] += 1
-            place.set_result(None)
+            admission.set_result(None)
 
     def _next_is_reader(self) -> bool | None:
-        """Whether the next to be admitted is a reader; None when there is none."""
+        """Return whether the next caller to be admitted is a reader; None when no caller can be."""
         first: dict[bool, int] = {}
         for is_reader, queue in self._queues.items():
             while queue and queue[0][1].done():  # given up

@@ -1,7 +1,7 @@
-"""The pool: connections that are kept, as many as the server grants.
+"""The pool: keeps connections, as many as the server grants.
 
-A connection that has died meanwhile is replaced when it is asked for. A server that refuses one
-more is not asked again for a while: callers wait for a connection that exists.
+A connection that died in the meantime is replaced when it is needed. After a server has refused a
+connection it gets no new request for a while: callers wait for the existing connections.
 """
 
 import asyncio
@@ -16,16 +16,13 @@ from db.session.failures import FAILURES, StoreUnavailable, sqlstate
 from db.session.gate import Gate
 from db.session.transaction import discard
 
-TOO_MANY = "53300"  # connections: of the server, of the database or of the role
-GROW_SECONDS = 5.0  # after a refusal, before one more connection is asked for
-REFUSED_SECONDS = 0.1  # before another attempt, about, when we have no connection at all
+TOO_MANY = "53300"  # too many connections of the server, of the database or of the role
+GROW_SECONDS = 5.0  # between a refusal and the next request for a connection
+REFUSED_SECONDS = 0.1  # about; between two attempts when we have no connection at all
 
 
 class Pool:
-    """Connections of an engine that are used again, the last one first.
-
-    So a few are warm rather than many lukewarm.
-    """
+    """Connections of an engine that are used again: the latest first, which keeps a few warm."""
 
     def __init__(self, engine: AsyncEngine, size: int, timeouts: Timeouts) -> None:
         self._engine = engine
@@ -34,29 +31,29 @@ class Pool:
         self._gate = Gate(size)
         self._idle: list[AsyncConnection] = []
         self._open = 0
-        """Connections there are, idle or in use."""
+        """The number of connections, idle or in use."""
         self._trusted_since = 0.0
-        """Connections made before that moment may lead to a server that hangs or is no primary."""
+        """Connections opened before that may lead to a server that hangs or is a standby now."""
         self._grow_at = 0.0
         self._is_closed = False
 
     @property
     def size(self) -> int:
-        """How many connections may be in use at once: fewer than asked for after a refusal."""
+        """The number of connections that may be in use at the same time; a refusal lowers it."""
         return self._gate.room
 
     @property
     def in_use(self) -> int:
-        """How many connections are in use."""
+        """The number of connections in use."""
         return self._open - len(self._idle)
 
     @property
     def has_queue(self) -> bool:
-        """True when somebody waits for a connection that is in use."""
+        """True when a caller waits for a connection that is in use."""
         return self._gate.has_queue
 
     async def take(self, *, is_read: bool = False) -> AsyncConnection:
-        """Return a connection, a kept one or a new one, which is to be given back or dropped.
+        """Return a kept or a new connection, which the caller must give back or drop.
 
         Raises `StoreUnavailable` when none is free in time, and `FAILURES` of connecting.
         """
@@ -72,7 +69,7 @@ class Pool:
                 return connection
 
     async def give_back(self, connection: AsyncConnection, *, is_read: bool = False) -> None:
-        """Keep a connection on which nothing is under way."""
+        """Keep a connection on which no transaction is open."""
         if self._is_closed:
             await self.drop(connection, is_read=is_read)
             return
@@ -81,14 +78,14 @@ class Pool:
         self._gate.leave(is_reader=is_read)
 
     async def drop(self, connection: AsyncConnection, *, is_read: bool = False) -> None:
-        """Get rid of a connection whose state is not known."""
+        """Discard a connection whose state is unknown."""
         try:
             await self._discard(connection)
         finally:
             self._gate.leave(is_reader=is_read)
 
     def distrust(self) -> None:
-        """Use no connection again that was made before this moment."""
+        """Never again use a connection that was opened before now."""
         self._trusted_since = time.monotonic()
 
     def trusts(self, connection: AsyncConnection) -> bool:
@@ -99,14 +96,14 @@ class Pool:
         return not driver.is_closed() and driver.made_at >= self._trusted_since
 
     async def close(self) -> None:
-        """Close every connection; those in use when they are given back."""
+        """Close every connection; those in use are closed when they are given back."""
         self._is_closed = True
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(self._discard, idle))
         await self._engine.dispose()
 
     async def _enter(self, is_read: bool) -> None:
-        """Pass the gate, with more patience where the server grants fewer than we asked for."""
+        """Pass the gate; wait longer where the server grants fewer connections than requested."""
         for seconds_max in (self._timeouts.pool, self._timeouts.connect):
             self._grow()
             try:
@@ -119,15 +116,16 @@ class Pool:
         raise StoreUnavailable("the database grants too few connections")
 
     def _grow(self) -> None:
-        """Now and then, when it is full, make room for one more connection than was granted."""
+        """Make room for one more connection than was granted, now and then, if the pool is full."""
         has_grown_up = self._gate.room >= self._size
         if self._gate.is_full and not has_grown_up and time.monotonic() >= self._grow_at:
             self._gate.room += 1
 
     async def _find_or_make_do(self) -> AsyncConnection | None:
-        """A connection. None when the server refuses one more: then those there are must do.
+        """Return a connection, or None if the server refuses a new one.
 
-        If there are none at all, only one caller at a time asks for one, now and then.
+        Then the existing connections have to suffice. If there are none at all, only one caller at
+        a time requests one, now and then.
         """
         try:
             return await self._find()
@@ -145,10 +143,12 @@ class Pool:
             connection = self._idle.pop()
             if self.trusts(connection):
                 return connection
-            await self._discard(connection, cancel_seconds=0)  # nothing is under way
+            await self._discard(connection, cancel_seconds=0)  # no statement is running
         connection = await self._engine.connect()
         self._open += 1
-        self._gate.room = max(self._gate.room, self._open)  # another one was refused meanwhile
+        self._gate.room = max(
+            self._gate.room, self._open
+        )  # another connection was refused in the meantime
         return connection
 
     async def _discard(self, connection: AsyncConnection, **more: float) -> None:

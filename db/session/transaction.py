@@ -1,4 +1,4 @@
-"""One transaction under way: how it begins and ends, and how its connection is dropped."""
+"""One transaction: how it begins and ends, and how its connection is discarded."""
 
 import asyncio
 from contextlib import suppress
@@ -13,8 +13,8 @@ from db.session.driver import Driver
 from db.session.engine import Statement, driver_of
 from db.session.failures import FAILURES, DatabaseError
 
-ROLL_BACK_SECONDS = 1.0  # a pooler whose server has gone would wait for another one
-CANCEL_SECONDS = 0.2  # for a cancellation to be sent; a frozen server takes none
+ROLL_BACK_SECONDS = 1.0  # a pooler whose server is gone would wait for another server
+CANCEL_SECONDS = 0.2  # to send a cancellation; a frozen server accepts none
 STANDBY_WAIT = Statement(f"""
     SELECT pg_logical_emit_message(true, 'holdfast', ''), {IDENTITY}
     WHERE current_setting('synchronous_standby_names') <> ''
@@ -27,25 +27,25 @@ IDENTIFY = Statement(f"""
 
 @dataclass(slots=True)
 class Transaction:
-    """A transaction under way; who writes in a hurry leaves the transaction's id here."""
+    """An open transaction. A statement that writes can also return its id, to save a round trip."""
 
     connection: AsyncConnection
     id: int | None = None
     is_empty: bool = False
-    """Nothing is written, so there is no id to be asked for."""
+    """True when it writes nothing, so that it has no id."""
     isolation: str | None = None
-    """The level at which it has begun."""
+    """Its isolation level, once it has begun."""
     driver: Driver = field(init=False)
     history: str | None = field(init=False)
-    """The history of the database to which the id belongs, if that can be told."""
+    """The history of the database to which the id belongs, if it is known."""
 
     def __post_init__(self) -> None:
-        """Remember what a connection that died knows no longer."""
+        """Keep the facts that a dead connection can no longer supply."""
         self.driver = driver_of(self.connection)
         self.history = self.driver.history
 
     async def begin(self, isolation: str = "READ COMMITTED") -> None:
-        """Begin it, with what we rely on in force."""
+        """Begin it with the settings that we rely on."""
         await self.driver.execute(f"BEGIN ISOLATION LEVEL {isolation}{self.driver.preamble}")
         self.isolation = isolation
 
@@ -57,14 +57,14 @@ class Transaction:
     async def commit(self, *, chain: bool = False) -> None:
         """Return when it is durable. Raises `DatabaseError` if a statement in it had failed.
 
-        With `chain` the next transaction on the connection has begun by then, at the same level.
+        `chain` also begins the next transaction on the connection, at the same isolation level.
         """
         statement = "COMMIT AND CHAIN" if chain else "COMMIT"
         if await self.driver.execute(statement) != "COMMIT":
             raise DatabaseError("the transaction had failed before COMMIT")
 
     async def roll_back(self) -> bool:
-        """Undo it; False when the connection is no longer good for that, or does not answer."""
+        """Undo it; False when the connection is dead or does not answer."""
         if self.connection.invalidated:  # SQLAlchemy saw it die
             return False
         try:
@@ -76,11 +76,11 @@ class Transaction:
 
 
 async def wait_for_standby(transaction: Transaction) -> None:
-    """Make the COMMIT to come wait for the synchronous standbys, though nothing was changed.
+    """Make the next COMMIT wait for the synchronous standbys, although nothing was changed.
 
-    What was read may be the work of a transaction that is still waiting there, or whose wait was
-    cut short; this puts a record behind its own in the log, and a COMMIT waits for all that is
-    before it. Without synchronous standbys the transaction stays empty.
+    The rows that were read may come from a transaction that still waits for the standbys, or whose
+    wait was interrupted. This function appends a record to the log, and COMMIT waits for everything
+    before that record. Without synchronous standbys the transaction stays empty.
     """
     rows = await STANDBY_WAIT.fetch(transaction.connection, {})
     for found in rows:
@@ -89,14 +89,14 @@ async def wait_for_standby(transaction: Transaction) -> None:
 
 
 async def identify(transaction: Transaction) -> None:
-    """Find the id of what has written without leaving one; without an id nothing was written."""
+    """Find the id of a transaction whose statements did not return it; None if it wrote nothing."""
     if transaction.id is None and not transaction.is_empty:
         (found,) = await IDENTIFY.fetch(transaction.connection, {})
         transaction.note(found)
 
 
 async def extend_timeouts(transaction: Transaction, seconds: float) -> None:
-    """Let the rest of this transaction take so long."""
+    """Set the timeouts for the rest of this transaction."""
     await _set(
         transaction.driver,
         ("statement_timeout", "idle_in_transaction_session_timeout"),
@@ -105,7 +105,7 @@ async def extend_timeouts(transaction: Transaction, seconds: float) -> None:
 
 
 async def allow_scans(connection: AsyncConnection) -> None:
-    """Let the rest of this transaction scan and hash: for audits and long lists."""
+    """Allow scans and hash joins for the rest of this transaction, which audits need."""
     await _set(driver_of(connection), NEVER_SCANS, "on")
 
 
@@ -114,10 +114,10 @@ async def _set(driver: Driver, names: tuple[str, ...], value: str) -> None:
 
 
 async def discard(connection: AsyncConnection, cancel_seconds: float = CANCEL_SECONDS) -> None:
-    """Drop a connection whose state is not known, without waiting for the other side.
+    """Discard a connection whose state is unknown, without waiting for the server.
 
-    PostgreSQL is told to cancel what is under way on it, if that can be done at once: it would not
-    notice that the client is gone while it waits for a lock or for a standby.
+    PostgreSQL is told to cancel the running statement, if that is possible at once: while it waits
+    for a lock or for a standby, it would not notice that the client is gone.
     """
     if connection.closed:
         return
@@ -126,6 +126,6 @@ async def discard(connection: AsyncConnection, cancel_seconds: float = CANCEL_SE
             await driver_of(connection).close(timeout=cancel_seconds)
         await connection.invalidate()
     except (*FAILURES, sqlalchemy.exc.SQLAlchemyError):
-        pass  # it is gone already
+        pass  # the connection is gone already
     finally:
         await connection.close()

@@ -40,6 +40,9 @@ class Application(Litestar):
     Paths stay percent-encoded: a SKU may have a slash in its name.
     """
 
+    worker: WorkerState | None = None
+    """The parts of the worker while it serves: an attribute, since Litestar's state is slow."""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
@@ -88,7 +91,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         worker = build_worker(settings)
-        app.state.worker = worker
+        cast("Application", app).worker = worker
         background = BackgroundServices(background_services(worker, sweeps=sweeps))
         background.start()
         try:

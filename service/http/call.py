@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
@@ -41,7 +41,7 @@ class Call(Generic[B]):
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
-        self.worker: WorkerState = scope["litestar_app"].state.worker
+        self.worker: WorkerState = cast("Any", scope["litestar_app"]).worker
         self.waited_seconds = 0.0
 
     @property

@@ -85,8 +85,11 @@ class Operation:
         return tuple(each for each in self.parameters if isinstance(each, QueryParameter))
 
     def answer(self, status: int) -> Success:
-        """Return the good answer of a status."""
-        return next(each for each in self.answers if each.status == status)
+        """Return the good answer of a status. Raises `LookupError` when none is declared."""
+        for each in self.answers:
+            if each.status == status:
+                return each
+        raise LookupError(f"{self.id} declares no answer with status {status}")
 
 
 @overload

@@ -73,7 +73,7 @@ class _WorkerServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, answer all requests within the grace time, then end."""
         self.connections.drain()
-        worker = self.app.state.get("worker")
+        worker = self.app.worker
         if worker is not None:
             worker.imports.is_ending = True
             grace = worker.settings.drain_seconds
@@ -82,7 +82,7 @@ class _WorkerServer(uvicorn.Server):
 
     def go_unready(self, _signal: int, _frame: FrameType | None) -> None:
         """Let /health/ready answer 503 from now on and continue to serve."""
-        worker = self.app.state.get("worker")
+        worker = self.app.worker
         if worker is not None:
             worker.draining = True
 

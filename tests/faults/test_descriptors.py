@@ -1,4 +1,4 @@
-"""Connections beyond the number of descriptors are refused, and nothing else is disconnected."""
+"""More connections than file descriptors: the service refuses some and keeps all others."""
 
 import asyncio
 import resource
@@ -24,7 +24,7 @@ HELD = {"seq": "1", "hold_seconds": 1, "lines": [{"sku": "A", "quantity": 1}]}
 @asynccontextmanager
 async def short_of_descriptors(database_url: str) -> AsyncIterator[Server]:
     """A server whose worker may open two hundred descriptors."""
-    with running_server(database_url, pool_size=POOL) as server:
+    with running_server(database_url, module="tests.patient", pool_size=POOL) as server:
         limits = (DESCRIPTORS, DESCRIPTORS)
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         before = workers_of(server)
@@ -39,7 +39,9 @@ async def test_idle_connections_make_room_for_new_ones(database_url, sent):
         for _ in range(300):
             wire = await stack.enter_async_context(dial(server))
             wire.writer.write(sent)
-        async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as http:
+        async with httpx.AsyncClient(
+            base_url=server.url, headers=server.headers, timeout=60
+        ) as http:
             create = {"If-None-Match": "*"}
             body = {"available": 5}
             answer = await http.put("/v1/stock/A/main", json=body, headers=create)
@@ -52,8 +54,8 @@ async def test_idle_connections_make_room_for_new_ones(database_url, sent):
 
 
 async def held_units_are_back(http: httpx.AsyncClient) -> None:
-    """Check that the sweeper still has its connection to the database."""
-    async with asyncio.timeout(20):
+    """Wait until the sweeper has expired the hold: it still has a connection to the database."""
+    async with asyncio.timeout(60):
         while (await http.get("/v1/stock/A/main")).json()["held"]:
             await asyncio.sleep(0.05)
 
@@ -72,11 +74,11 @@ async def test_when_all_connections_are_in_use_one_more_is_refused_with_the_reas
         assert (answer.status, answer.json()["code"]) == (503, "overloaded")
         assert answer.headers["retry-after"] == "1"
         await stack.aclose()
-        async with httpx.AsyncClient(base_url=server.url) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             assert (await http.get("/health/ready")).status_code == 200
 
 
-def test_the_soft_limit_is_raised_as_far_as_needed(monkeypatch):
+def test_the_soft_limit_is_raised_as_far_as_the_hard_limit_and_the_need_allow(monkeypatch):
     set_to = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 100_000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))

@@ -171,7 +171,7 @@ async def test_reads_leave_half_of_the_pool_to_other_work(database_url):
         reads = [asyncio.create_task(service.database.read(read)) for _ in range(20)]
         while len(inside) < 2:
             await asyncio.sleep(0)
-        coalescer = service.app.state.worker.coalescer
+        coalescer = service.app.worker.coalescer
         held = [
             await service.database.pool.take()
         ]  # in place of a lane, so that one connection is left

@@ -5,14 +5,14 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from db.embedded.server import EmbeddedPostgres
+from db.embedded.server import EmbeddedError, EmbeddedPostgres
 from db.session.database import Timeouts
 from service.domain.commands import Command, Outcome
 from service.domain.errors import Overloaded
@@ -56,15 +56,14 @@ async def test_a_full_disk_is_503_until_there_is_space_again_and_no_ack_is_false
         await shoppers.open_shop()
         async with shoppers.shopping(8):
             await shoppers.progress(40, 30)
+            restoring = asyncio.create_task(keep_running(postgres))
             ballast = small_disk / "ballast"
-            await asyncio.to_thread(fill, ballast)
             async with asyncio.timeout(60):
                 while not shoppers.answers["503 unavailable"]:
-                    postgres.ensure_running()
+                    await asyncio.to_thread(fill, ballast)
                     await asyncio.sleep(0.1)
             ballast.unlink()
-            restoring = asyncio.create_task(keep_running(postgres))
-            await shoppers.progress(40, 30)
+            await shoppers.progress(40, 60)
             restoring.cancel()
         assert await log.lost(postgres.url) == []
         assert await log.contradicted(postgres.url) == []
@@ -74,8 +73,8 @@ async def test_a_full_disk_is_503_until_there_is_space_again_and_no_ack_is_false
 
 
 def fill(ballast: Path) -> None:
-    """Use all the space of the disk."""
-    with ballast.open("wb") as file:
+    """Take all the room that is left; PostgreSQL may have removed files since the last call."""
+    with ballast.open("ab") as file:
         while (free := shutil.disk_usage(ballast.parent).free) > 0:
             try:
                 file.write(bytes(min(free, 1 << 20)))
@@ -85,9 +84,10 @@ def fill(ballast: Path) -> None:
 
 
 async def keep_running(postgres: EmbeddedPostgres) -> None:
-    """Start PostgreSQL again when it has ended, as the service does for its own."""
+    """Do what the service does for a PostgreSQL of its own: try again after a failed attempt."""
     while True:
-        postgres.ensure_running()
+        with suppress(EmbeddedError):  # on a full disk its recovery fails, too
+            postgres.ensure_running()
         await asyncio.sleep(0.2)
 
 

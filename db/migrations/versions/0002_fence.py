@@ -1,4 +1,4 @@
-"""A stock row keeps the highest fencing token it has seen.
+"""A stock row keeps the highest fencing token that it has received.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""The admin key that a service was started with is marked: another one takes its place.
+"""Mark the admin key that a service was started with, so that a new one can replace it.
 
 Revision ID: 0004
 Revises: 0003

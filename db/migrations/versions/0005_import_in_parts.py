@@ -1,4 +1,4 @@
-"""An import is carried out a part at a time: its record tells how many rows there are in all.
+"""Import in parts: the record of an import has the total number of rows.
 
 Revision ID: 0005
 Revises: 0004

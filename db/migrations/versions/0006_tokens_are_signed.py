@@ -1,4 +1,4 @@
-"""One-time tokens are signed by their session; what they have done is found by its seq.
+"""Drop the one-time tokens: each is signed by its session, and its seq identifies its result.
 
 Revision ID: 0006
 Revises: 0005

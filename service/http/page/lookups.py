@@ -4,10 +4,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from db.queries import lists, records
 from db.rows import Refund, Reservation
+from db.session.database import AsyncConnection
 from service.domain.errors import InvalidRequest, NotFound
 from service.http.call import Call, identifier
 from service.http.cursors import STOCK_BY_CREATION, page_of, read_cursor
