@@ -85,7 +85,7 @@ async def call(service, operation, places, headers):
     return await service.client.request(method, path.format(**places), **more)
 
 
-async def test_every_operation_needs_its_scope_and_no_other_one_will_do(service):
+async def test_every_operation_accepts_only_its_own_scope_and_admin(service):
     places = await prepare(service)
     keys = {name: await service.key("shop-eu", name) for name in ("reserve", "stock", "read")}
     everything = await service.key("shop-eu", "admin")
@@ -126,12 +126,12 @@ async def test_the_key_is_checked_before_anything_is_read(service):
     "path", ["/health/live", "/health/ready", "/metrics", "/schema", "/schema/openapi.json",
              "/problems/not-found"],
 )  # fmt: skip
-async def test_operations_need_no_key(service, path):
+async def test_health_metrics_and_documents_need_no_key(service, path):
     del service.client.headers["Authorization"]
     assert (await service.client.get(path)).status_code == 200
 
 
-async def test_another_source_s_reservation_is_as_unknown_as_any(service):
+async def test_a_reservation_of_another_source_looks_like_an_unknown_one(service):
     places = await prepare(service)
     before = await service.on_hand("A")
     theirs = await service.key("shop-us", "reserve", "read")
@@ -152,7 +152,7 @@ async def test_another_source_s_reservation_is_as_unknown_as_any(service):
     assert await service.on_hand("A") == before
 
 
-async def test_a_list_shows_only_the_caller_s_own(service):
+async def test_a_list_shows_only_the_caller_s_own_reservations(service):
     await prepare(service)
     theirs = await service.key("shop-us", "reserve", "read")
     await service.client.post("/v1/reservations", json=HOLD, headers=theirs)
@@ -164,7 +164,7 @@ async def test_a_list_shows_only_the_caller_s_own(service):
     assert named.status_code == 403
 
 
-async def test_an_admin_moves_any_source_s_reservations_but_creates_its_own(service):
+async def test_an_admin_changes_reservations_of_every_source_but_creates_its_own(service):
     places = await prepare(service)
     admin = await service.key("admin", "admin")
     for method, path, body in (
@@ -185,7 +185,7 @@ async def test_an_admin_moves_any_source_s_reservations_but_creates_its_own(serv
 
 
 @pytest.mark.parametrize("scope", ["reserve", "admin"])
-async def test_a_body_may_repeat_its_source_but_name_no_other(service, scope):
+async def test_a_body_may_repeat_its_own_source_but_not_name_another(service, scope):
     places = await prepare(service)
     headers = await service.key("shop-eu", scope, "stock")
     adjustment = {"delta": 1, "reason": "r"}
@@ -204,7 +204,7 @@ async def test_a_body_may_repeat_its_source_but_name_no_other(service, scope):
         assert (await service.client.post(path, json=own, headers=headers)).status_code == 201
 
 
-async def test_refunds_and_adjustments_of_two_sources_do_not_meet(service):
+async def test_refunds_and_adjustments_of_two_sources_may_have_the_same_seq(service):
     await service.stock("A", 100)
     for source in ("shop-eu", "shop-us"):
         headers = await service.key(source, "reserve", "stock")
@@ -230,7 +230,7 @@ async def test_two_keys_of_one_source_share_its_identities(service):
     assert answers[0].json() == answers[1].json()
 
 
-async def test_nothing_of_another_sources_reservation_is_read(service, database):
+async def test_no_row_of_another_sources_reservation_is_read(service, database):
     """So that its 404 takes no longer than that of one which does not exist."""
     await prepare(service)
     id_ = reservation_id("shop-eu", "held")

@@ -6,7 +6,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 
 from service.domain.errors import all_errors
-from service.http import body_kinds, parameters
+from service.http.reading import body_kinds, parameters
 from service.input import bodies, json_text
 from service.ops import protocol
 from tests import api_page

@@ -23,7 +23,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(body_room, "WAIT_SECONDS_MAX", 0.01)
 
 
-async def test_one_key_has_its_share_and_leaves_the_rest_to_others(impatient):
+async def test_one_key_can_use_only_a_part_of_the_room(impatient):
     room = BodyRoom()
     async with room.hold(b"a", 4 * MIB), room.hold(b"a", 4 * MIB):
         with pytest.raises(Overloaded):
@@ -35,7 +35,7 @@ async def test_one_key_has_its_share_and_leaves_the_rest_to_others(impatient):
         pass
 
 
-async def test_there_is_only_so_much_for_all(impatient):
+async def test_the_room_of_all_keys_is_limited(impatient):
     room = BodyRoom()
     holding = [room.hold(b"%d" % number, 4 * MIB) for number in range(BYTES_MAX // MIB // 4)]
     for one in holding:
@@ -49,7 +49,7 @@ async def test_there_is_only_so_much_for_all(impatient):
         pass
 
 
-async def test_a_body_waits_for_the_one_before(monkeypatch):
+async def test_a_body_waits_until_there_is_room(monkeypatch):
     room, order = BodyRoom(), []
 
     async def one(name):
@@ -61,7 +61,7 @@ async def test_a_body_waits_for_the_one_before(monkeypatch):
     assert sorted(order) == list(range(20))
 
 
-async def test_a_caller_that_goes_away_gives_its_room_back(impatient):
+async def test_a_cancelled_request_gives_its_room_back(impatient):
     room = BodyRoom()
     is_held = asyncio.Event()
 
@@ -78,7 +78,7 @@ async def test_a_caller_that_goes_away_gives_its_room_back(impatient):
         pass
 
 
-async def test_a_key_whose_body_took_long_to_look_into_rests():
+async def test_a_key_whose_body_took_long_to_process_rests():
     """So that a key that sends one such body after the other takes a tenth of the time, alone."""
     room, took = BodyRoom(), 0.02
     began = asyncio.get_running_loop().time()
@@ -91,7 +91,7 @@ async def test_a_key_whose_body_took_long_to_look_into_rests():
     assert asyncio.get_running_loop().time() - began >= 2 * body_room.REST_FACTOR * took
 
 
-async def test_a_rest_ends_once_however_many_bodies_it_is_for():
+async def test_a_rest_for_several_bodies_ends_once():
     room = BodyRoom()
     for _ in range(20):
         async with room.hold(b"a", 1) as one, room.hold(b"a", 1) as other:
@@ -101,7 +101,7 @@ async def test_a_rest_ends_once_however_many_bodies_it_is_for():
         assert not room._resting
 
 
-async def test_no_room_rests_for_ever(monkeypatch):
+async def test_a_rest_has_a_limit(monkeypatch):
     monkeypatch.setattr(body_room, "REST_SECONDS_MAX", 0.01)
     room = BodyRoom()
     async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as share:
@@ -110,7 +110,7 @@ async def test_no_room_rests_for_ever(monkeypatch):
         pass
 
 
-async def test_unfinished_bodies_of_one_key_are_not_all_kept(database_url):
+async def test_the_memory_for_unfinished_bodies_of_one_key_is_limited(database_url):
     """Sixty batches of 4 MiB, but for the last byte; those that find no room are told."""
     length = f"Content-Length: {4 * MIB}"
     with running_server(database_url) as server:

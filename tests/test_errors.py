@@ -128,7 +128,7 @@ async def test_a_401_says_how_to_authenticate(service):
         ("POST", "/health/live", {"GET"}),
     ],
 )
-async def test_405_lists_what_is_allowed(service, method, path, allowed):
+async def test_405_lists_the_allowed_methods(service, method, path, allowed):
     response = await service.client.request(method, path)
     assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
     listed = {name.strip() for name in response.headers["Allow"].split(",")}
@@ -197,7 +197,7 @@ async def test_a_body_over_the_limit_is_413_whether_announced_or_not(
     assert within.status_code in (400, 404)
 
 
-async def test_the_caller_s_own_limit_is_429(database_url):
+async def test_a_caller_beyond_its_own_limit_gets_429(database_url):
     async with running_service(database_url, rate_limit=3) as service:
         answers = [await service.client.get("/v1/stock") for _ in range(30)]
     refused = [r for r in answers if r.status_code == 429]
@@ -209,7 +209,7 @@ async def test_the_caller_s_own_limit_is_429(database_url):
     assert int(refused[0].headers["Retry-After"]) >= 1
 
 
-async def test_what_is_not_served_has_the_same_shape(service):
+async def test_an_unknown_address_is_a_problem_document_too(service):
     for path in ("/nowhere", "/v1", "/v1/reservations/a/b/c/d", "/v2", "/%00", "/%ff"):
         response = await service.client.get(path)
         assert response.status_code == 404, path
@@ -218,7 +218,7 @@ async def test_what_is_not_served_has_the_same_shape(service):
 
 
 @pytest.mark.parametrize("path", ["/v1/stock//A/main", "/v1/stock/A/main/", "/v1//stock"])
-async def test_an_empty_segment_in_a_path_names_nothing(service, path):
+async def test_a_path_with_an_empty_segment_is_not_found(service, path):
     await service.stock("A", 1)
     for method in ("GET", "DELETE"):
         response = await service.client.request(method, f"http://holdfast{path}")
@@ -255,7 +255,7 @@ async def test_the_most_specific_accepted_media_type_decides(service, accept, st
         ("/nothing/at/all", None),
     ],
 )
-async def test_a_404_says_where_to_look(service, path, meant):
+async def test_a_404_names_the_most_similar_address(service, path, meant):
     for method in ("GET", "POST"):
         problem = (await service.client.request(method, path)).json()
         assert (problem["status"], problem["code"]) == (404, "not_found")
@@ -263,7 +263,7 @@ async def test_a_404_says_where_to_look(service, path, meant):
         assert problem["detail"] == f"There is nothing at this address.{hint}"
 
 
-async def test_a_seq_in_place_of_an_id_is_told_how_to_find_it(service):
+async def test_the_error_about_a_seq_in_place_of_an_id_tells_the_remedy(service):
     await service.stock("A", 1)
     await service.reserve("order-1", ("A", 1))
     for path in ("", "/movements", "/refunds"):
@@ -275,7 +275,7 @@ async def test_a_seq_in_place_of_an_id_is_told_how_to_find_it(service):
     assert refund["detail"] == "There is no such reservation."
 
 
-async def test_an_unknown_sku_is_named(service):
+async def test_the_error_about_an_unknown_sku_names_it(service):
     await service.stock("A", 1)
     one = (await service.reserve("1", ("A", 1), ("B", 1))).json()
     many = (await service.reserve("1", ("{C}", 1), ("D", 1), ("E", 1))).json()
@@ -293,4 +293,4 @@ async def test_a_page_about_an_error_escapes_its_text_and_marks_code(service):
     assert "&#34;same_seq&#34;: false" in page
     described = (await service.client.get("/schema")).text
     assert "Needs a key with the scope <code>read</code>." in described
-    assert "The page before&#39;s <code>next_cursor</code>." in described
+    assert "The <code>next_cursor</code> of the page before." in described

@@ -35,7 +35,7 @@ async def texts_of_queries(service):
                     yield method.upper(), path, parameter
 
 
-async def test_every_text_in_a_query_has_a_length_and_is_refused_beyond_it(service):
+async def test_every_text_in_a_query_has_a_length_limit(service):
     await service.stock("A", 1)
     id_ = (await service.reserve("1", ("A", 1))).json()["id"]
     found = [one async for one in texts_of_queries(service)]
@@ -55,7 +55,7 @@ async def test_every_text_in_a_query_has_a_length_and_is_refused_beyond_it(servi
         assert error["path"] == name
 
 
-async def test_a_text_as_long_as_what_it_is_compared_with_is_taken(service):
+async def test_a_filter_as_long_as_the_longest_name_is_accepted(service):
     name = "\U0001f6d2" * 128
     for path, names in LISTS.items():
         for parameter in names:
@@ -66,7 +66,7 @@ async def test_a_text_as_long_as_what_it_is_compared_with_is_taken(service):
     assert answer.status_code == 200
 
 
-async def test_the_cursor_of_the_longest_names_is_taken(service):
+async def test_the_cursor_of_the_longest_names_is_accepted(service):
     name, row = "\U0001f6d2" * 128, "\U0001f6d2" * 127
     for location in (f"{row}1", f"{row}2"):
         path = f"/v1/stock/{name}/{location}"
@@ -83,13 +83,13 @@ async def test_the_cursor_of_the_longest_names_is_taken(service):
 
 
 @pytest.mark.parametrize("path", LISTS)
-async def test_an_empty_filter_is_400_since_nothing_has_an_empty_name(service, path):
+async def test_an_empty_filter_is_400_since_no_name_is_empty(service, path):
     for name in LISTS[path]:
         error = await refused(service, "GET", path, {name: ""})
         assert error == {"path": name, "message": "must not be empty"}
 
 
-async def test_an_empty_prefix_is_as_none(service):
+async def test_an_empty_prefix_counts_as_absent(service):
     await service.stock("A", 1)
     answer = await service.client.get("/v1/stock", params={"sku_prefix": ""})
     assert len(answer.json()["items"]) == 1
@@ -109,21 +109,21 @@ async def test_more_than_20_parameters_are_400(service):
     assert error == {"path": "query", "message": "has more than 20 parameters"}
 
 
-async def test_a_misspelt_parameter_is_told_what_it_is_near(service):
+async def test_the_error_about_a_misspelt_parameter_names_the_right_one(service):
     error = await refused(service, "GET", "/v1/stock", {"sku_prefx": "A"})
     assert error["message"] == "is not a parameter here; did you mean sku_prefix?"
     error = await refused(service, "GET", "/v1/reservations", {"x" * 300: "1"})
     assert error == {"path": "x" * 64 + "…", "message": "is not a parameter here"}
 
 
-async def test_a_missing_job_is_told(service):
+async def test_the_error_about_a_missing_job_shows_an_example(service):
     error = await refused(service, "POST", "/v1/imports", {})
     assert error == {
         "path": "job", "message": "is missing: send it in the query, as ?job=monday"
     }  # fmt: skip
 
 
-async def test_a_cursor_of_none_is_told_what_to_send(service):
+async def test_the_error_about_a_wrong_cursor_tells_the_remedy(service):
     for cursor in ("", "x"):
         error = await refused(service, "GET", "/v1/stock", {"cursor": cursor})
         assert "next_cursor" in error["message"]
@@ -134,9 +134,7 @@ async def test_a_cursor_of_none_is_told_what_to_send(service):
 
 @pytest.mark.parametrize("character", [*INVISIBLE, " ", "\u00a0"])
 @pytest.mark.parametrize("place", ["begins", "ends"])
-async def test_a_name_with_an_invisible_end_is_refused_wherever_it_comes_in(
-    service, character, place
-):
+async def test_a_name_with_an_invisible_end_is_refused_everywhere(service, character, place):
     name = f"{character}A" if place == "begins" else f"A{character}"
     await service.stock("A", 9)
     line, create = {"sku": "A", "quantity": 1}, {"If-None-Match": "*"}
@@ -175,6 +173,6 @@ async def test_a_name_with_an_invisible_end_is_refused_wherever_it_comes_in(
 @pytest.mark.parametrize(
     "name", ["a\u200db", "\u2764\ufe0f", "x\U000e0067\U000e007f", "\u200eA".strip("\u200e")]
 )
-async def test_what_emoji_and_words_are_made_of_is_no_invisible_end(service, name):
+async def test_characters_of_emoji_and_words_are_not_invisible_ends(service, name):
     await service.stock(name, 1)
     assert (await service.reserve("1", (name, 1))).status_code == 201

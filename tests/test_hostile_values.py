@@ -65,12 +65,12 @@ PATHLESS = [
 ]  # fmt: skip
 
 
-def test_the_table_itself_is_sound():
+def test_the_table_of_values_is_sound():
     assert json.loads(RESERVE % "") == {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
     assert all(body != RESERVE % "" for body, _ in TABLE)
 
 
-async def test_a_whole_pair_of_surrogates_is_a_character(service):
+async def test_a_complete_pair_of_surrogates_is_a_character(service):
     await service.stock("A", 10)
     body = RESERVE % r', "metadata": {"a": "\ud83d\uded2 \\ud800"}'
     response = await service.client.post("/v1/reservations", content=body, headers=JSON)
@@ -92,14 +92,14 @@ async def refused(service, method, path, content, named=None):
     assert all(paths)
 
 
-async def test_a_hostile_value_is_400_and_named(service):
+async def test_a_hostile_value_is_400_and_the_error_names_it(service):
     await service.stock("A", 10)
     for body, named in TABLE:
         await refused(service, "POST", "/v1/reservations", body.encode(), named)
     assert await service.on_hand("A") == (10, 0)
 
 
-async def test_a_hostile_value_in_a_batch_is_named_the_same_way(service):
+async def test_a_hostile_value_in_a_batch_is_named_in_the_same_way(service):
     await service.stock("A", 10)
     for body, named in TABLE:
         raw = f'{{"reservations": [{body}]}}'.encode()
@@ -112,7 +112,7 @@ async def test_a_hostile_value_in_a_batch_is_named_the_same_way(service):
     assert await service.on_hand("A") == (10, 0)
 
 
-async def test_what_is_no_json_object_is_400(service):
+async def test_a_body_that_is_not_a_json_object_is_400(service):
     await service.stock("A", 10)
     for body in PATHLESS:
         await refused(service, "POST", "/v1/reservations", body.encode())
@@ -155,7 +155,7 @@ OTHER_BODIES = [
 ]  # fmt: skip
 
 
-async def test_every_other_body_is_checked_as_well(service):
+async def test_all_other_bodies_are_checked_too(service):
     for method, path, body, named in OTHER_BODIES:
         await refused(service, method, path, body.encode(), named)
 
@@ -185,7 +185,7 @@ async def test_any_printable_name_can_be_addressed(service, name):
     "name",
     ["%2E", "%2e%2e", "%00", "a%00", "%0A", "%20x", "x%20", "%FF", "%ED%A0%80", "%C3", "x" * 129],
 )
-async def test_what_is_no_name_is_400_in_a_path(service, name):
+async def test_a_path_with_an_illegal_name_is_400(service, name):
     for method, path in (
         ("GET", f"/v1/stock/{name}"), ("GET", f"/v1/stock/{name}/main"),
         ("GET", f"/v1/stock/A/{name}"), ("GET", f"/v1/stock/A/{name}/movements"),

@@ -60,7 +60,7 @@ async def test_head_is_answered_wherever_get_is_with_the_same_headers(service, a
     assert not forgotten
 
 
-async def test_head_asks_for_a_key_and_says_what_is_not_there(service):
+async def test_head_needs_a_key_and_answers_404(service):
     assert (await service.client.head("/v1/stock/none/main")).status_code == 404
     del service.client.headers["Authorization"]
     refused = await service.client.head("/v1/stock")
@@ -68,7 +68,7 @@ async def test_head_asks_for_a_key_and_says_what_is_not_there(service):
     assert refused.headers["www-authenticate"] == "Bearer"
 
 
-async def test_options_lists_what_405_lists_and_that_is_all_there_is(service):
+async def test_options_and_405_list_all_methods_of_an_address(service):
     paths = openapi.document(service.app)["paths"]
     for path, operations in paths.items():
         url = path.replace("{", "").replace("}", "")
@@ -80,13 +80,13 @@ async def test_options_lists_what_405_lists_and_that_is_all_there_is(service):
         assert told.headers["allow"] == refused.headers["allow"] == ", ".join(sorted(methods))
 
 
-async def test_what_is_not_there_has_no_options(service):
+async def test_options_of_an_unknown_address_is_404(service):
     assert (await service.client.options("/v1/nothing")).status_code == 404
 
 
 @pytest.mark.parametrize("name", ["Host", "Authorization", "Idempotency-Key"])
 @pytest.mark.parametrize("path", ["/v1/stock", "/health/live", "/"])
-async def test_a_header_that_may_be_there_once_is_refused_if_it_is_there_twice(service, name, path):
+async def test_a_header_that_may_have_one_line_is_refused_with_two(service, name, path):
     headers = [(name, "one"), (name, "two")]
     answer = await service.client.get(path, headers=headers)
     assert answer.status_code == 400
@@ -121,7 +121,7 @@ async def ask(service: Service, headers: list[tuple[bytes, bytes]]) -> tuple[int
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
-async def test_a_slash_too_many_is_404_and_says_so(service):
+async def test_the_error_about_a_slash_at_the_end_names_it(service):
     answer = await service.client.get("/v1/stock/")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "slash" in answer.json()["detail"]
@@ -180,12 +180,12 @@ async def test_pages_with_a_token_are_never_compressed(service):
         ([b"\xff\xfe"], False),
     ],
 )
-def test_what_a_client_accepts_is_read_from_all_its_lines(sent, accepted):
+def test_all_lines_of_accept_encoding_are_read(sent, accepted):
     headers = [(b"accept-encoding", value) for value in sent]
     assert accepts_gzip(headers) is accepted
 
 
-async def test_every_answer_says_how_it_may_be_read_and_kept(service, addresses):
+async def test_every_answer_has_headers_against_sniffing_and_caching(service, addresses):
     for path in OPERATIONS:
         answer = await service.client.get(path.format(**addresses))
         assert answer.headers["x-content-type-options"] == "nosniff"

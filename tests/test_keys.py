@@ -62,7 +62,7 @@ async def waits(known):
     return False
 
 
-async def test_nobody_waits_while_a_known_key_is_looked_up_again(known, slow, monkeypatch):
+async def test_a_known_key_is_looked_up_again_in_the_background(known, slow, monkeypatch):
     monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
     monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
     async with asyncio.timeout(10):
@@ -73,7 +73,9 @@ async def test_nobody_waits_while_a_known_key_is_looked_up_again(known, slow, mo
     assert await allows(known)
 
 
-async def test_what_is_looked_up_ahead_of_time_is_believed(known, slow, monkeypatch, database_url):
+async def test_the_result_of_a_look_up_in_the_background_is_used(
+    known, slow, monkeypatch, database_url
+):
     monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
     monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
     connection = await asyncpg.connect(database_url)
@@ -86,7 +88,7 @@ async def test_what_is_looked_up_ahead_of_time_is_believed(known, slow, monkeypa
             await asyncio.sleep(0.01)
 
 
-async def test_a_key_is_believed_from_when_it_was_asked_for(known, slow, monkeypatch):
+async def test_the_age_of_a_look_up_counts_from_its_start(known, slow, monkeypatch):
     """What a slow look-up says may be old by the time it is there."""
     monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.0)
     waiting = asyncio.create_task(known.require(AUTHORIZATION, "read"))
@@ -100,7 +102,7 @@ async def test_a_key_is_believed_from_when_it_was_asked_for(known, slow, monkeyp
     assert await allows(known)
 
 
-async def test_a_look_up_ahead_of_time_that_fails_is_tried_again(known, monkeypatch, caplog):
+async def test_a_look_up_in_the_background_that_fails_is_repeated(known, monkeypatch, caplog):
     away = Database("postgresql://127.0.0.1:1/away", pool_size=1, timeouts=Timeouts(connect=0.2))
     monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
     monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
@@ -113,9 +115,7 @@ async def test_a_look_up_ahead_of_time_that_fails_is_tried_again(known, monkeypa
     assert "never retrieved" not in caplog.text
 
 
-async def test_the_first_key_is_for_our_eyes_only_though_another_user_has_planted_files(
-    database, tmp_path
-):
+async def test_the_first_key_stays_private_when_another_user_has_planted_files(database, tmp_path):
     planted = tmp_path / f"admin.{os.getpid()}"  # where an older version prepared it
     planted.touch()
     planted.chmod(0o666)
@@ -127,7 +127,7 @@ async def test_the_first_key_is_for_our_eyes_only_though_another_user_has_plante
 
 
 @pytest.mark.parametrize("source", ["", " x", "x\u200b", "\ufeffx", "\u202ex", "a\nb", "x" * 129])
-def test_a_key_s_source_is_named_as_names_are(source):
+def test_the_source_of_a_key_follows_the_rules_of_names(source):
     arguments = ["key", "create", "--scope", "read", "--source", source]
     result = CliRunner().invoke(
         cli, [*arguments, "--database-url", "postgresql://nowhere.invalid/x"]

@@ -65,7 +65,7 @@ async def reservations(service):
 # Sessions
 
 
-async def test_nobody_sees_anything_without_signing_in(service):
+async def test_a_visitor_without_a_session_sees_nothing(service):
     async with browser(service) as client:
         for path in ("/", f"/reservations/{reservation_id('shop-eu', '1')}"):
             answer = await client.get(path)
@@ -90,7 +90,7 @@ async def test_a_key_signs_in_and_its_session_signs_out(service):
         assert again.status_code == 303  # a double click on the button
 
 
-async def test_a_session_that_was_signed_out_is_over_for_a_copied_cookie_too(service):
+async def test_signing_out_ends_the_session_of_a_copied_cookie_too(service):
     async with browser(service) as client, browser(service) as thief:
         await sign_in(service, client)
         thief.cookies = httpx.Cookies(dict(client.cookies))
@@ -114,7 +114,7 @@ async def test_a_wrong_key_is_refused_on_a_page(service, key):
     ("headers", "name", "secure"),
     [({}, "holdfast", False), ({"X-Forwarded-Proto": "https"}, "__Host-holdfast", True)],
 )
-async def test_the_cookie_is_locked_down(service, headers, name, secure):
+async def test_the_cookie_is_restricted_to_this_site_and_to_http(service, headers, name, secure):
     async with browser(service, **headers) as client:
         key = (await service.key("shop-eu", "read"))["Authorization"].removeprefix("Bearer ")
         answer = await client.post("/sign-in", data={"key": key})
@@ -144,7 +144,7 @@ async def test_neither_cookie_nor_token_is_stored(service, operator):
         assert value.encode().hex() not in everything
 
 
-async def test_looking_changes_nothing(service, operator):
+async def test_opening_a_page_changes_nothing(service, operator):
     """However often the page is opened, no row is written for the tokens of its forms."""
     tables = await service.sql(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
@@ -170,12 +170,12 @@ async def test_a_revoked_key_ends_its_sessions(service, operator):
     assert (await operator.post("/reserve", data=sent)).status_code == 401
 
 
-async def test_a_session_ends_by_itself(service, operator):
+async def test_a_session_expires(service, operator):
     await service.sql("UPDATE page_session SET expires_at = now()")
     assert (await operator.get("/")).status_code == 303
 
 
-async def test_signing_in_forgets_what_is_over(service, operator):
+async def test_signing_in_deletes_expired_sessions(service, operator):
     await service.sql("UPDATE page_session SET expires_at = now()")
     await sign_in(service, operator)
     assert (await service.sql("SELECT count(*) FROM page_session"))[0][0] == 1
@@ -184,7 +184,7 @@ async def test_signing_in_forgets_what_is_over(service, operator):
 # What a key may
 
 
-async def test_a_key_that_can_only_look_has_no_forms(service):
+async def test_a_key_with_the_scope_read_alone_has_no_forms(service):
     await service.stock("A", 5)
     async with browser(service) as client:
         await sign_in(service, client, "read")
@@ -197,7 +197,7 @@ async def test_a_key_that_can_only_look_has_no_forms(service):
     assert await reservations(service) == []
 
 
-async def test_a_key_that_can_only_reserve_sees_its_own_results_and_no_stock(service):
+async def test_a_key_with_the_scope_reserve_alone_sees_its_own_results_and_no_stock(service):
     await service.stock("SECRET", 5)
     await service.stock("A", 5)
     api = (await service.reserve("by-api", ("A", 1))).json()
@@ -209,14 +209,14 @@ async def test_a_key_that_can_only_reserve_sees_its_own_results_and_no_stock(ser
         assert (await client.get(f"/reservations/{api['id']}")).status_code == 403
 
 
-async def test_a_key_of_another_kind_may_sign_in_and_do_nothing(service):
+async def test_a_key_with_another_scope_can_sign_in_and_do_nothing(service):
     async with browser(service) as client:
         await sign_in(service, client, "stock")
         assert (await client.get("/")).status_code == 200
         assert (await client.post("/reserve", data={"token": "x"})).status_code == 403
 
 
-async def test_another_sources_reservation_is_not_there(service, operator):
+async def test_a_reservation_of_another_source_is_not_found(service, operator):
     await service.stock("A", 5)
     mine = (await service.reserve("1", ("A", 1))).json()["id"]
     async with browser(service) as other:
@@ -249,7 +249,7 @@ async def test_stock_is_found_by_prefix_and_low_stock_is_marked(service, operato
     assert ("A%<" in literal, "AB-1" in literal) == (True, False)
 
 
-async def test_long_lists_go_on_on_the_next_page(service, operator):
+async def test_a_long_list_continues_on_the_next_page(service, operator):
     rows = "".join(f"S{n:03},main,1\n" for n in range(60))
     csv = f"sku,location,available\n{rows}"
     await service.client.post(
@@ -263,7 +263,7 @@ async def test_long_lists_go_on_on_the_next_page(service, operator):
     assert skus == [f"S{n:03}" for n in range(60)]
 
 
-async def test_pages_load_nothing_from_elsewhere_and_run_no_script(service, operator):
+async def test_pages_load_nothing_from_other_hosts_and_run_no_script(service, operator):
     page = await operator.get("/")
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -289,7 +289,7 @@ async def test_every_input_has_its_label(service, operator):
 # Reserve and refund by hand
 
 
-async def test_a_reservation_by_hand_is_sold_or_held(service, operator):
+async def test_a_form_sells_units_or_holds_them(service, operator):
     await service.stock("A", 10)
     sold = await operator.post("/reserve", data=await form(operator))
     held = await operator.post("/reserve", data=await form(operator, hold_seconds="900"))
@@ -299,7 +299,7 @@ async def test_a_reservation_by_hand_is_sold_or_held(service, operator):
     assert "Held until" in (await operator.get(held.headers["location"])).text
 
 
-async def test_a_refusal_for_lack_of_stock_is_a_result(service, operator):
+async def test_a_refusal_for_lack_of_stock_is_shown_as_a_result(service, operator):
     await service.stock("A", 1)
     sent = await form(operator)
     first = await operator.post("/reserve", data=sent)
@@ -314,7 +314,7 @@ async def test_a_refusal_for_lack_of_stock_is_a_result(service, operator):
 
 
 @pytest.mark.parametrize("named", ["id", "seq"])
-async def test_a_refund_by_hand_gives_a_part_or_all_back(service, operator, named):
+async def test_a_form_refunds_a_part_or_all_units(service, operator, named):
     await service.stock("A", 10)
     sale = (await service.reserve("sale", ("A", 5))).json()
     for quantity, available in (("2", 7), ("", 10)):
@@ -333,7 +333,7 @@ async def test_a_refund_by_hand_gives_a_part_or_all_back(service, operator, name
     assert "Nothing was changed" in again.text
 
 
-async def test_of_several_lines_the_one_that_is_named_is_refunded(service, operator):
+async def test_a_form_refunds_the_line_that_it_names(service, operator):
     await service.stock("A", 5)
     await service.stock("B", 5)
     await service.reserve("sale", ("A", 2), ("B", 2))
@@ -344,7 +344,7 @@ async def test_of_several_lines_the_one_that_is_named_is_refunded(service, opera
 
 
 @pytest.mark.parametrize("name", ["", "x\x00", "x\u200b", "\u202ex", "y" * 129])
-async def test_a_reservation_is_named_as_names_are(service, operator, name):
+async def test_the_name_of_a_reservation_follows_the_rules_of_names(service, operator, name):
     sent = {"token": await token_of(operator), "reservation": name}
     answer = await operator.post("/refund", data=sent)
     assert answer.status_code == 400
@@ -367,7 +367,7 @@ async def test_a_reservation_is_named_as_names_are(service, operator, name):
         ({"sku": "<i>nothing</i>"}, 404, "&lt;i&gt;nothing&lt;/i&gt; at main"),
     ],
 )
-async def test_a_form_that_is_refused_comes_back_as_it_was_filled_in(
+async def test_a_refused_form_is_shown_again_with_its_values(
     service, operator, fields, status, told
 ):
     await service.stock("A", 5)
@@ -391,7 +391,7 @@ async def test_a_form_that_is_refused_comes_back_as_it_was_filled_in(
         (b"token=1", "text/plain", 415),
     ],
 )
-async def test_errors_are_pages(service, operator, content, media_type, status):
+async def test_an_error_is_shown_as_a_page(service, operator, content, media_type, status):
     for path in ("/reserve", "/refund"):
         answer = await operator.post(path, content=content, headers={"Content-Type": media_type})
         assert answer.status_code == status
@@ -399,7 +399,7 @@ async def test_errors_are_pages(service, operator, content, media_type, status):
         assert answer.text.startswith("<!doctype html>")
 
 
-async def test_a_form_that_was_refused_may_be_come_back_to(operator):
+async def test_a_browser_can_return_to_a_refused_form(operator):
     for path in ("/reserve", "/refund", "/sign-out"):
         assert (await operator.get(path)).headers["location"] == "/"
 
@@ -430,7 +430,7 @@ async def test_a_refund_that_is_sent_twice_gives_back_once(service, operator):
     assert await service.on_hand("A") == (7, 0)
 
 
-async def test_a_form_that_was_sent_before_does_nothing_else(service, operator):
+async def test_a_form_that_is_sent_again_with_other_values_changes_nothing(service, operator):
     await service.stock("A", 10)
     sent = await form(operator)
     first = await operator.post("/reserve", data=sent)
@@ -511,7 +511,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-async def test_what_another_site_sends_is_forbidden(service, operator, headers):
+async def test_a_form_from_another_site_is_forbidden(service, operator, headers):
     await service.stock("A", 10)
     sent = await form(operator)
     for path in ("/reserve", "/refund", "/sign-out", "/sign-in"):
@@ -521,7 +521,7 @@ async def test_what_another_site_sends_is_forbidden(service, operator, headers):
     assert (await operator.post("/reserve", data=sent, headers=own)).status_code == 303
 
 
-async def test_equal_forms_at_once_over_two_services_have_one_effect(service, operator):
+async def test_equal_forms_sent_to_two_services_at_once_have_one_effect(service, operator):
     await service.stock("A", 100)
     async with (
         running_service(service.url) as second,
@@ -538,7 +538,7 @@ async def test_equal_forms_at_once_over_two_services_have_one_effect(service, op
             assert await service.on_hand("A") == (100 - 2 * turn, 0)
 
 
-async def test_equal_refunds_at_once_over_two_services_have_one_effect(service, operator):
+async def test_equal_refunds_sent_to_two_services_at_once_have_one_effect(service, operator):
     await service.stock("A", 100)
     await service.reserve("sale", ("A", 50))
     async with (
@@ -559,7 +559,7 @@ async def test_equal_refunds_at_once_over_two_services_have_one_effect(service, 
 # What a token is
 
 
-def test_a_tokens_seq_is_one_the_contract_allows():
+def test_the_seq_of_a_token_follows_the_contract():
     token = session().read_token("reserve", session().issue_token("reserve"))
     assert re.fullmatch("page-[0-9a-f]{64}", token.seq)
 
@@ -591,7 +591,7 @@ def test_a_token_that_was_changed_is_refused(change):
         session().read_token("refund", change(token))
 
 
-def test_a_token_is_its_sessions_and_its_actions_alone():
+def test_a_token_belongs_to_one_session_and_its_actions():
     token = session().issue_token("sign-out")
     for other, action in ((session("other"), "sign-out"), (session(), "reserve")):
         with pytest.raises(Forbidden):

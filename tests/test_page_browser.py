@@ -102,9 +102,7 @@ async def test_a_double_click_makes_one_reservation_and_shows_it(server, page):
     assert [f"{server.url}/reservations/{each['id']}" for each in made] == [address]
 
 
-async def test_a_second_click_while_the_first_is_under_way_shows_its_result(
-    server, page, database_url
-):
+async def test_a_second_click_during_the_first_request_shows_its_result(server, page, database_url):
     """The row is locked until the browser has sent the form twice."""
     put(server, "A", 10)
     await fill_in(page, "A", 2)
@@ -159,7 +157,7 @@ async def test_the_same_form_sent_again_from_a_second_tab_shows_the_first_result
     assert len(reservations(server)) == 1
 
 
-async def test_an_operator_looks_reserves_refunds_and_signs_out(server, page):
+async def test_an_operator_reads_stock_reserves_refunds_and_signs_out(server, page):
     put(server, "A-1", 10, name="White hanging heart T-light holder")
     put(server, "A-2", 3, low_stock_at=5)
     put(server, "B-1", 0)

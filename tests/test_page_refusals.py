@@ -25,7 +25,7 @@ def is_page(answer):
 
 
 @pytest.mark.parametrize("path", NOWHERE)
-async def test_a_browser_is_told_on_a_page_that_there_is_nothing(visitor, path):
+async def test_a_browser_gets_a_page_for_an_unknown_address(visitor, path):
     answer = await visitor.get(f"http://holdfast{path}")
     assert (answer.status_code, is_page(answer)) == (404, True)
     assert "There is nothing at this address." in answer.text
@@ -37,7 +37,7 @@ async def test_a_browser_is_told_on_a_page_that_there_is_nothing(visitor, path):
     ("method", "path", "allowed"),
     [("PUT", "/", {"GET"}), ("DELETE", "/reserve", {"GET", "POST"}), ("POST", "/", {"GET"})],
 )
-async def test_a_browser_is_told_on_a_page_that_a_method_is_not_allowed(
+async def test_a_browser_gets_a_page_for_a_method_that_is_not_allowed(
     visitor, method, path, allowed
 ):
     answer = await visitor.request(method, path)
@@ -46,7 +46,7 @@ async def test_a_browser_is_told_on_a_page_that_a_method_is_not_allowed(
 
 
 @pytest.mark.parametrize("accept", JSON_FIRST)
-async def test_who_does_not_prefer_a_page_gets_a_problem(visitor, accept):
+async def test_a_client_that_does_not_prefer_html_gets_a_problem_document(visitor, accept):
     for method, path, status in (("GET", "/nowhere", 404), ("PUT", "/", 405)):
         answer = await visitor.request(method, path, headers={"Accept": accept})
         assert answer.status_code == status
@@ -58,7 +58,7 @@ async def test_who_does_not_prefer_a_page_gets_a_problem(visitor, accept):
     ["/v1", "/v1/nowhere", "/v1/stock/", "//v1/stock", "/health", "/metrics/x", "/schema/x",
      "/problems/x"],
 )  # fmt: skip
-async def test_the_apis_addresses_answer_problems_to_browsers_too(visitor, path):
+async def test_addresses_of_the_api_answer_browsers_with_problem_documents_too(visitor, path):
     answer = await visitor.get(f"http://holdfast{path}")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -67,7 +67,7 @@ async def test_the_apis_addresses_answer_problems_to_browsers_too(visitor, path)
     assert wrong_method.headers["content-type"] == "application/problem+json"
 
 
-def test_every_address_of_the_api_is_known_as_one(service):
+def test_the_list_of_the_apis_addresses_is_complete(service):
     of_pages = {route.path for router in pages.ROUTES for route in router.routes}
     others = {route.path for route in service.app.routes} - of_pages
     assert {path.split("/")[1].encode() for path in others} == set(failures.API)
@@ -110,7 +110,7 @@ def is_refused(answer):
     return True
 
 
-async def test_signing_in_and_looking_at_pages_counts(limited, clock):
+async def test_signing_in_and_opening_pages_count_as_requests(limited, clock):
     async with browser(limited) as client:
         await sign_in(limited, client)
         refusals = [is_refused(await client.get(path)) for path in ("/", "/", "/", "/nothing")]
@@ -128,7 +128,7 @@ async def test_signing_in_too_often_is_refused(limited):
     assert "set-cookie" not in answers[-1].headers
 
 
-async def test_a_form_that_came_too_soon_changes_nothing_and_can_be_sent_again(limited, clock):
+async def test_a_form_beyond_the_limit_changes_nothing_and_can_be_sent_again(limited, clock):
     async with browser(limited) as client:
         await limited.stock("A", 100)
         await sign_in(limited, client)

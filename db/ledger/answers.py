@@ -145,6 +145,8 @@ def answer_from(kind: AnswerKind, record: Any, lines: tuple[Line, ...]) -> Store
 def answer_rows(writes: Writes) -> dict[str, Rows]:
     """Return the rows of `PARTS` for a plan, without the parts that have none."""
     rows: dict[str, Rows] = {}
+    if not (writes.answers_created or writes.answers_changed):
+        return rows
     for kind in KINDS:
         width = kind.columns.count(",") + 1
         if created := writes.answers_created.get(kind.row):
@@ -156,6 +158,8 @@ def answer_rows(writes: Writes) -> dict[str, Rows]:
 
 def answer_line_rows(writes: Writes) -> dict[str, Rows]:
     """Return the rows of `LINE_PARTS` for a plan, without the parts that have none."""
+    if not writes.answers_created:
+        return {}
     return {
         f"{kind.lines.table}_created": [
             row for answer in writes.answers_created[kind.row] for row in kind.lines.rows(answer)

@@ -14,11 +14,14 @@ Shortage: TypeAlias = dict[str, Any]
 
 def stocked(books: Books, lines: Sequence[Line]) -> list[StockView] | UnknownSku:
     """Return the stock row of each line, or the refusal that lists the rows that don't exist."""
-    rows = [books.look(line.key) for line in lines]
-    found = [row for row in rows if row is not None]
+    found = []
+    for line in lines:
+        row = books.look(line.key)
+        if row is not None:
+            found.append(row)
     if len(found) == len(lines):
         return found
-    return UnknownSku.of([line.key for line, row in zip(lines, rows, strict=True) if row is None])
+    return UnknownSku.of([line.key for line in lines if books.look(line.key) is None])
 
 
 def shortages_of(lines: Sequence[Line], rows: Sequence[StockView]) -> list[Shortage]:

@@ -158,11 +158,37 @@ class Books:
         held_delta: int,
         reservation: Reservation | None = None,
     ) -> None:
-        """Change a stock row relative to what is there, and write the ledger's line about it."""
+        """Change a stock row relative to what is there, and write the ledger's line about it.
+
+        The row and the ledger never change without each other.
+        """
         row = self._row(key)
         if row is None:
             raise AssertionError(f"a plan moves stock row {key}, which was not loaded")
-        self._move(row, kind, available_delta, held_delta, reservation)
+        row.available += available_delta
+        row.held += held_delta
+        row.available_delta += available_delta
+        row.held_delta += held_delta
+        row.lowest = min(row.lowest, row.available_delta)
+        row.steps += 1
+        row.updated_at = self.at
+        if row.available < 0 or row.held < 0:
+            raise AssertionError(
+                f"a plan takes stock row {(row.sku, row.location)} below zero units"
+            )
+        self._movements.append(
+            Movement(
+                row.sku,
+                row.location,
+                row.steps,
+                kind,
+                available_delta,
+                held_delta,
+                None if reservation is None else reservation.id,
+                None if reservation is None else reservation.version,
+                self.at,
+            )
+        )
 
     def put(
         self,
@@ -179,13 +205,13 @@ class Books:
             row = self._rows[key] = Row(Stock(*key, None, 0, 0, None, 0, self.at), is_new=True)
         row.pinned, row.deleted = True, False
         row.name, row.low_stock_at = name, low_stock_at
-        self._move(row, kind, available - row.available, 0)
+        self.move(key, kind, available - row.available, 0)
         return row.stock()
 
     def adjust(self, key: StockKey, delta: int) -> int:
         """Correct a stock row's units at the version that was seen; return its new version."""
         row = self._pinned(key)
-        self._move(row, MovementKind.ADJUST, delta, 0)
+        self.move(key, MovementKind.ADJUST, delta, 0)
         return row.version
 
     def delete(self, key: StockKey) -> None:
@@ -193,7 +219,7 @@ class Books:
         row = self._pinned(key)
         row.deleted = True
         row.name = row.low_stock_at = None
-        self._move(row, MovementKind.DELETE, -row.available, 0)
+        self.move(key, MovementKind.DELETE, -row.available, 0)
 
     def overdue_holds(self, key: StockKey) -> list[Reservation]:
         """Return the overdue holds on a stock row, in the order of their ids.
@@ -290,40 +316,6 @@ class Books:
             raise AssertionError(f"a plan changes stock row {key}, which does not exist")
         row.pinned = True
         return row
-
-    def _move(
-        self,
-        row: Row,
-        kind: MovementKind,
-        available_delta: int,
-        held_delta: int,
-        reservation: Reservation | None = None,
-    ) -> None:
-        """Change a row and write the ledger's line about it: never one without the other."""
-        row.available += available_delta
-        row.held += held_delta
-        row.available_delta += available_delta
-        row.held_delta += held_delta
-        row.lowest = min(row.lowest, row.available_delta)
-        row.steps += 1
-        row.updated_at = self.at
-        if row.available < 0 or row.held < 0:
-            raise AssertionError(
-                f"a plan takes stock row {(row.sku, row.location)} below zero units"
-            )
-        self._movements.append(
-            Movement(
-                row.sku,
-                row.location,
-                row.steps,
-                kind,
-                available_delta,
-                held_delta,
-                None if reservation is None else reservation.id,
-                None if reservation is None else reservation.version,
-                self.at,
-            )
-        )
 
     def _write_answers(
         self, writes: Writes, kind: type[Any], answers: dict[Identity, StoredAnswer]

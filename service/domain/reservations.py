@@ -59,7 +59,10 @@ def _sold(line: Line) -> Line:
 def _stored(books: Books, command: Reserve) -> Outcome[Reservation] | None:
     """The answer that an earlier request with this identity got; None if there was none."""
     stored = books.reservation_of((command.source, command.seq))
-    mismatch = _other_identity(command, books.reservation(command.effective_id), stored)
+    namesake = books.reservation(command.effective_id)
+    if stored is None and namesake is None:
+        return None
+    mismatch = _other_identity(command, namesake, stored)
     if mismatch is not None or stored is None:
         return mismatch
     asked = [line[:3] for line in command.lines]

@@ -1,1 +1,1 @@
-"""The API and the operator's page over HTTP: a request becomes a command, an outcome a response."""
+"""The API and the operator's page over HTTP: from requests to commands, and back to responses."""

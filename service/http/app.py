@@ -1,4 +1,4 @@
-"""The application: routes, error mapping and what they are built from."""
+"""The application: its routes, its exception handlers, and the parts of a worker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,13 +29,13 @@ from service.settings import Settings
 NOWHERE = "/-"
 """A path that no route has."""
 NO_METHOD = "NONE"
-"""A method that no route has: the router refuses it and lists those that the address has."""
+"""A method that no route has: the router refuses it and lists the methods of the address."""
 ONCE = (b"host", b"authorization", b"idempotency-key")
-"""Headers of which a second line would leave open which one counts."""
+"""Headers that may have one line only: a second line would be ambiguous."""
 
 
 class Application(Litestar):
-    """Litestar, but HEAD is answered wherever GET is, and OPTIONS lists what 405 lists.
+    """Litestar, but HEAD is answered wherever GET is, and OPTIONS lists the methods that 405 lists.
 
     Paths stay percent-encoded: a SKU may have a slash in its name.
     """
@@ -52,7 +52,7 @@ class Application(Litestar):
                 return
             path = scope["raw_path"].decode("utf-8", "replace")
             is_odd = "//" in path or (path.endswith("/") and path != "/")
-            scope["path"] = NOWHERE if is_odd else path  # Litestar would overlook empty segments
+            scope["path"] = NOWHERE if is_odd else path  # Litestar ignores empty segments
             if scope["method"] == "HEAD":
                 scope, send = {**scope, "method": "GET"}, _without_body(send)
             elif scope["method"] == "OPTIONS":
@@ -61,7 +61,7 @@ class Application(Litestar):
 
 
 def _refuse_head(headers: list[Header]) -> InvalidRequest | None:
-    """The refusal of a head that lacks Host, or has two lines of what may be there once."""
+    """The refusal of a head without Host, or with two lines of a header that may have one."""
     names = [name for name, _ in headers if name in ONCE]
     for name in ONCE:
         if names.count(name) > 1:
@@ -168,7 +168,7 @@ def retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _refuse_method(request: Request[Any, Any, Any], failure: MethodNotAllowedException) -> Response:
-    """The response to a method that an address does not have; OPTIONS asks for those it has."""
+    """The response to a method that an address does not have, or to OPTIONS."""
     if request.scope["method"] == NO_METHOD:
         return Response(204, [allowed_methods(failure)], b"")
     return show_failure(request, failure)

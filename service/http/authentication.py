@@ -23,7 +23,7 @@ from service.domain.errors import Forbidden, Unauthenticated, Unavailable
 from service.http.limits.rate_limit import RateLimit
 
 BELIEVED_SECONDS = 0.5
-RENEWED_SECONDS = 0.2  # how old a key may be before it is looked up again, without waiting for it
+RENEWED_SECONDS = 0.2  # a key that was looked up earlier is looked up again in the background
 LOOKUP_SECONDS_MAX = 2.0  # a frozen database must not use up the time that the request has
 KNOWN_MAX = 10_000  # credentials remembered; unknown keys are not
 PREFIX = "hf_"  # lets secret scanners recognise a key
@@ -31,7 +31,7 @@ PREFIX = "hf_"  # lets secret scanners recognise a key
 
 @dataclass(slots=True)
 class Credential:
-    """A key that is valid."""
+    """A valid key: its source and its scopes."""
 
     id: UUID
     caller: Caller
@@ -44,7 +44,7 @@ class Credential:
 
 
 class Credentials:
-    """The credentials a worker knows."""
+    """The credentials that a worker has looked up."""
 
     def __init__(self, database: Database, rate_limit: RateLimit) -> None:
         self.database = database
@@ -102,7 +102,7 @@ class Credentials:
             self._known.clear()
         credential = Credential(
             id=row.id,
-            caller=Caller(row.source, every_source="admin" in row.scopes),
+            caller=Caller(row.source, every_source=Scope.ADMIN in row.scopes),
             scopes=frozenset(row.scopes),
             looked_up_at=asked_at,
         )
@@ -111,12 +111,12 @@ class Credentials:
 
 
 def digest(key: bytes) -> bytes:
-    """Return what is stored of a key."""
+    """Return the digest of a key, which is stored in its place."""
     return hashlib.sha256(key).digest()
 
 
 def new_key() -> str:
-    """Return a key that nobody can guess."""
+    """Return a new random key."""
     return PREFIX + secrets.token_urlsafe(32)
 
 

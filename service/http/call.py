@@ -1,4 +1,4 @@
-"""One request on its way through its route: the bytes that were sent and the values read so far."""
+"""A request on its way through a route: its bytes, and the values that were read so far."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,14 +1,14 @@
-"""Answers as gzip, for clients that accept it."""
+"""Compress responses with gzip for clients that accept it."""
 
 import asyncio
 import gzip
 import re
 from collections.abc import Iterable
 
-COMPRESSED_FROM = 1024  # bytes: what is shorter fits into a packet anyway
-IN_A_THREAD_FROM = 64 * 1024  # bytes: half a millisecond; zlib lets the event loop go on
-LEVEL = 1  # a fifth of the time of the usual level, and JSON still shrinks to an eighth
-CODINGS_MAX = 16  # of an Accept-Encoding that are looked at
+COMPRESSED_FROM = 1024  # bytes: a shorter body fits into one packet anyway
+IN_A_THREAD_FROM = 64 * 1024  # bytes, which take half a millisecond; zlib releases the GIL
+LEVEL = 1  # takes a fifth of the default level's time; JSON still shrinks to an eighth
+CODINGS_MAX = 16  # codings of Accept-Encoding that are read
 
 VARY = (b"vary", b"accept-encoding")
 GZIP = (b"content-encoding", b"gzip")
@@ -28,7 +28,7 @@ def accepts_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 async def compress(body: bytes) -> bytes:
-    """Return the body as gzip; a long one is compressed beside the event loop."""
+    """Return the body as gzip; a long body is compressed in a thread."""
     if len(body) < IN_A_THREAD_FROM:
         return gzip.compress(body, LEVEL, mtime=0)
     return await asyncio.to_thread(gzip.compress, body, LEVEL, mtime=0)

@@ -1,4 +1,4 @@
-"""What to say about an address that nothing has."""
+"""The hint in the answer to an unknown address."""
 
 from service.input.messages import near
 
@@ -10,9 +10,9 @@ NOTHING = "There is nothing at this address."
 
 
 def nothing_at(path: str) -> str:
-    """Return the detail of a 404: where to look, if something is near."""
+    """Return the detail of a 404, with the known address that is most like this one, if any."""
     if path.endswith("/"):
-        return f"{NOTHING} It ends with a slash too many."
+        return f"{NOTHING} Remove the slash at its end."
     meant = _meant(path.split("/", 6)[1:])
     return f"{NOTHING} Did you mean {meant}?" if meant else NOTHING
 

@@ -26,13 +26,13 @@ from service.domain.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
-from service.http.body_kinds import JSON, BodyKind
 from service.http.document.components import component_schemas, page_ref, problem_of, ref
 from service.http.document.examples import answer_example
 from service.http.document.rendering import api_page
 from service.http.operation import Operation, Success, operations
-from service.http.parameters import Parameter
 from service.http.problem_schemas import problem_example
+from service.http.reading.body_kinds import JSON, BodyKind
+from service.http.reading.parameters import Parameter
 from service.http.schemas import encode
 from service.input.bodies import NAME_MAX, NO_DOTS, TEXT
 

@@ -18,10 +18,10 @@ from db.vocabulary import Scope
 from service.domain.commands import Done, Outcome
 from service.domain.errors import ServiceError
 from service.http import failures
-from service.http.body_kinds import BodyKind
 from service.http.call import Call
-from service.http.cursors import Page
-from service.http.parameters import Parameter, QueryParameter, read_query
+from service.http.reading.body_kinds import BodyKind
+from service.http.reading.cursors import Page
+from service.http.reading.parameters import Parameter, QueryParameter, read_query
 from service.http.resources import Resource
 from service.http.responses import (
     REPLAYED,

@@ -1,1 +1,1 @@
-"""What one caller may ask for, so that all others are served: rate, memory, refusals."""
+"""Limits for one caller, so that all others are served: rate, memory, and a log of refusals."""

@@ -1,4 +1,4 @@
-"""How often one key may ask: a token bucket for each, shared by the API and the operator's page."""
+"""The request rate of one key: a token bucket for each key, shared by the API and the page."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,27 +6,27 @@ from uuid import UUID
 
 from service.domain.errors import RateLimited
 
-KEYS_MAX = 10_000  # beyond it all begin anew with full buckets: memory is bounded, the limit is not
+KEYS_MAX = 10_000  # more keys reset all buckets: the memory is bounded, the limit is then loose
 
 
 @dataclass(slots=True)
 class Bucket:
-    """What one key has left, when that was counted last."""
+    """The requests that a key may still send, as of its last request."""
 
     tokens: float
     refilled_at: float = field(default_factory=time.monotonic)
 
 
 class RateLimit:
-    """The requests that each key has sent to this worker."""
+    """The rate limit of each key in this worker."""
 
     def __init__(self, per_second: int) -> None:
         self.per_second = per_second
-        """Requests per second that one key may send; 0 is no limit."""
+        """Requests per second that one key may send; 0 means no limit."""
         self._buckets: dict[UUID, Bucket] = {}
 
     def count(self, key_id: UUID) -> None:
-        """Count a request of the key. Raises `RateLimited` when a second's worth is used up."""
+        """Count a request of the key. Raises `RateLimited` when its bucket is empty."""
         if not self.per_second:
             return
         bucket = self._bucket_of(key_id)

@@ -1,4 +1,4 @@
-"""Refused callers, by their address: somebody may be guessing keys, or a client has an old one."""
+"""A log of refused callers by address: a client may have an old key, or guess keys."""
 
 import asyncio
 from collections import Counter
@@ -7,18 +7,18 @@ import structlog
 
 log = structlog.get_logger()
 
-SECONDS = 60.0  # between two lines about the same address
-ADDRESSES_MAX = 1_000  # counted apart in that time; all others together
+SECONDS = 60.0  # between two log lines about the same address
+ADDRESSES_MAX = 1_000  # counted separately in that time; all others are counted together
 
 
 class Refusals:
-    """The refusals of a worker: the first of each kind is logged at once, then their number."""
+    """The refusals of a worker: the first of each kind is logged at once, the others as a count."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def note(self, address: str, code: str) -> None:
-        """Note a refusal."""
+        """Count a refusal, and log the first one of its kind."""
         if not self._counts:
             asyncio.get_running_loop().call_later(SECONDS, self.report)
         if (address, code) not in self._counts:
@@ -29,7 +29,7 @@ class Refusals:
         self._counts[address, code] += 1
 
     def report(self) -> None:
-        """Log how many there were since the first, and begin anew."""
+        """Log the number of refusals of each kind that had more than one, and start over."""
         counts, self._counts = self._counts, Counter()
         for (address, code), count in counts.items():
             if count > 1:

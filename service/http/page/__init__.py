@@ -1,5 +1,6 @@
-"""The operator's page: a template for each page, and what the pages share.
+"""The operator's page: a template for each page, and the modules that the pages share.
 
-`sessions` says who is there and makes the forms' one-time tokens, `forms` turns what was typed into
-values, `rendering` turns values into pages. The routes are in `service.http.routes.pages`.
+`sessions` finds a visitor's session and makes the one-time tokens of forms, `forms` turns the
+fields of a form into commands, and `rendering` turns values into pages. The routes are in
+`service.http.routes.pages`.
 """

@@ -1,4 +1,4 @@
-"""What was typed into a form, as values; and as commands, under the API's own rules."""
+"""From the fields of a form to values and to commands, under the rules of the API."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from db.rows import Reservation
 from service.domain.commands import RefundUnits, Reserve, merge_lines
 from service.domain.errors import InvalidRequest, ServiceError, sentence
 from service.domain.identifiers import reservation_id
-from service.http.body_kinds import read_bytes
 from service.http.call import Call
 from service.http.page.sessions import Session
+from service.http.reading.body_kinds import read_bytes
 from service.input.bodies import Body, LineBody, RefundBody, ReserveBody
 from service.input.parsing import refusal
 
@@ -29,7 +29,7 @@ LABELS = {
 }
 
 Form = Mapping[str, str]
-"""Each field's name and what was typed, without the spaces around it; empty ones are left out."""
+"""The text of each field by its name, without the spaces around it, except for empty fields."""
 
 B = TypeVar("B", bound=Body)
 
@@ -74,7 +74,7 @@ def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) 
 
 
 def complaints(error: ServiceError) -> list[str]:
-    """Return what is wrong with a form, each with its field's label; empty for other errors."""
+    """Return the mistakes in a form as sentences with the labels of their fields."""
     return [
         sentence(item, LABELS.get(item["path"], item["path"]))
         for item in error.fields.get("errors", ())
@@ -86,7 +86,7 @@ def _named_line(form: Form, reservation: Reservation) -> Form:
     if "sku" in form:
         return form
     if len(reservation.lines) > 1:
-        raise InvalidRequest.at("lines[0].sku", "must be named: the reservation has several")
+        raise InvalidRequest.at("lines[0].sku", "is missing: the reservation has several SKUs")
     sku, location = reservation.lines[0].key
     return {**form, "sku": sku, "location": location}
 
@@ -99,7 +99,7 @@ def _line(form: Form) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | str:
-    """The number that was typed; what is none stays as it is, to be refused by name."""
+    """The number in a field; any other text stays a text, and validation refuses it by name."""
     return int(text) if re.fullmatch(r"[0-9]{1,12}", text) else text
 
 

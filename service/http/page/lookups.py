@@ -1,4 +1,4 @@
-"""What pages show, as far as the key of the session may look."""
+"""The data that a page shows, limited by the scopes of the session's key."""
 
 from functools import partial
 from typing import Any
@@ -9,18 +9,18 @@ from db.rows import Refund, Reservation
 from db.session.database import AsyncConnection
 from service.domain.errors import InvalidRequest, NotFound
 from service.http.call import Call, identifier
-from service.http.cursors import STOCK_BY_CREATION, page_of, read_cursor
 from service.http.page.forms import Form
 from service.http.page.sessions import SEQ_PREFIX, Session
-from service.http.parameters import text_at
-from service.http.query import Query
+from service.http.reading.cursors import STOCK_BY_CREATION, page_of, read_cursor
+from service.http.reading.parameters import text_at
+from service.http.reading.query import Query
 from service.input.names import name_at
 
 ROWS_MAX = 50
 
 
 async def stock_of(call: Call[Any], session: Session, query: Query) -> dict[str, Any]:
-    """Return the stock that the query searches for, a page of it, if the key may look."""
+    """Return a page of the stock that the query searches for, if the key may read it."""
     prefix = query.take("sku_prefix", text_at)
     search = {"sku_prefix": prefix or "", "low": query.take("low", text_at) == "true"}
     after = query.take("cursor", partial(read_cursor, STOCK_BY_CREATION))
@@ -81,7 +81,7 @@ async def reservation_of(call: Call[Any], session: Session) -> Reservation:
 
 
 def check_may_look(session: Session, row: Reservation | Refund) -> None:
-    """Raise `Forbidden` without the scope read, unless the caller's own forms have made it."""
+    """Raise `Forbidden` without the scope read, unless a form of the caller's has made the row."""
     is_result = row.source == session.caller.source and row.seq.startswith(SEQ_PREFIX)
     if not (is_result and session.allows("reserve")):
         session.require("read")

@@ -1,4 +1,4 @@
-"""From values to pages: templates that escape what they show, and headers that lock them down."""
+"""From values to pages: escaping templates, and headers that restrict the page."""
 
 import hashlib
 from datetime import datetime
@@ -15,7 +15,7 @@ POLICY = (
     b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
     b" base-uri 'none'; frame-ancestors 'none'"
 )
-"""Nothing from elsewhere, no script at all, no frame around it, forms to ourselves only."""
+"""Nothing from other hosts, no script, no frame around the page, forms to this host only."""
 
 HEADERS: tuple[Header, ...] = (
     HTML,
@@ -42,9 +42,9 @@ def page(template: str, status: int, *headers: Header, **values: Any) -> Respons
 
 
 def error_page(error: ServiceError, *headers: Header, may_sign_in: bool) -> Response:
-    """Return an error as a page; a visitor without a session is asked to sign in.
+    """Return an error as a page. A visitor without a session gets the sign-in page.
 
-    With `may_sign_in` the browser is sent on to do so; a form that was sent is not lost silently.
+    `may_sign_in` redirects the browser to it. A form that was sent gets an answer with its error.
     """
     if isinstance(error, Unauthenticated):
         if may_sign_in:
@@ -69,7 +69,7 @@ def asset(name: str) -> Response | None:
 
 
 def see_other(path: str, *headers: Header) -> Response:
-    """Send the browser on to a page, so that a reload repeats no form."""
+    """Redirect the browser to a page, so that a reload does not send the form again."""
     location = (b"location", path.encode())
     return Response(303, [location, (b"cache-control", b"no-store"), *headers], b"")
 

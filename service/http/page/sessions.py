@@ -23,19 +23,19 @@ from service.http.call import Call
 from service.http.responses import Header
 from service.input.headers import cookie
 
-SESSION_LIFETIME = timedelta(hours=10)  # a working day: sign in once each morning
+SESSION_LIFETIME = timedelta(hours=10)  # a working day
 TOKEN_LIFETIME = timedelta(hours=2)  # a form that was left open over lunch still works
 SEQ_PREFIX = "page-"
 FORM_REFUSED = (
-    "This form can't be used: it is too old, belongs to another session, or is not one of ours."
-    " Open the page again."
+    "This form can't be used: it has expired, belongs to another session, or did not come from"
+    " this page. Open the page again."
 )
 SAME_SITE = (b"same-origin", b"none")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that is signed in with a key; the key's source and scopes are its own."""
+    """A browser that is signed in with a key; it has the key's source and scopes."""
 
     secret: str
     caller: Caller
@@ -51,15 +51,15 @@ class Session:
             raise Forbidden(f"This needs a key with the scope {scope}.")
 
     def issue_token(self, *actions: str) -> str:
-        """Return a new token, which each of these actions takes once.
+        """Return a new token, which each of these actions accepts once.
 
-        It says when it was made and for what, signed with the session's secret: nothing is stored.
+        It contains its moment and its actions, signed with the session's secret. Nothing is stored.
         """
         said = f"{int(time.time()):x}.{secrets.token_urlsafe(16)}.{'+'.join(actions)}"
         return f"{said}.{self._sign(said)}"
 
     def read_token(self, action: str, token: str) -> "FormToken":
-        """Return what a form's token stands for. Raises `Forbidden` unless it is this session's."""
+        """Return the content of a form's token. Raises `Forbidden` unless it is this session's."""
         said, _, signature = token.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign(said).encode()):
             raise Forbidden(FORM_REFUSED)
@@ -76,17 +76,18 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class FormToken:
-    """A one-time token: the serial number of the one effect that it can have."""
+    """A one-time token: the seq of the only effect that it can have."""
 
     seq: str
     is_expired: bool
 
 
 async def session_of(call: Call[Any]) -> Session:
-    """Return the request's session. Raises `Unauthenticated`: none, over, or its key revoked.
+    """Return the request's session. Raises `Unauthenticated` and `RateLimited`.
 
-    It is looked up each time, so that a revoked key is out at once, and counts as a request of that
-    key: raises `RateLimited`.
+    There is no session if the cookie is missing, the session has expired or its key was revoked. It
+    is looked up each time, so that a revoked key stops to work at once. The look-up counts as a
+    request of the key.
     """
     sent = call.header(b"cookie") or b""
     found = cookie(sent, _cookie_name(call).encode())
@@ -98,7 +99,7 @@ async def session_of(call: Call[Any]) -> Session:
         is_urgent=True,
     )
     if row is None:
-        raise Unauthenticated("Your session is over. Sign in again.")
+        raise Unauthenticated("Your session has expired. Sign in again.")
     call.worker.rate_limit.count(row.id)
     caller = Caller(row.source, every_source="admin" in row.scopes)
     return Session(secret, caller, frozenset(row.scopes))
@@ -107,7 +108,7 @@ async def session_of(call: Call[Any]) -> Session:
 async def sign_in(call: Call[Any], key: str) -> Header:
     """Begin a session and return the header that sets its cookie.
 
-    Raises `Unauthenticated`, and `RateLimited`: it counts as a request of that key.
+    Raises `Unauthenticated`, and `RateLimited`, since it counts as a request of the key.
     """
     worker, secret = call.worker, secrets.token_urlsafe(32)
     credential = await worker.database.read(
@@ -128,7 +129,7 @@ async def sign_in(call: Call[Any], key: str) -> Header:
 
 
 async def sign_out(call: Call[Any], session: Session, token: str) -> Header:
-    """End the session and return the header that forgets its cookie. Raises `Forbidden`."""
+    """End the session and return the header that deletes its cookie. Raises `Forbidden`."""
     if session.read_token("sign-out", token).is_expired:
         raise Forbidden(FORM_REFUSED)
 
@@ -140,10 +141,10 @@ async def sign_out(call: Call[Any], session: Session, token: str) -> Header:
 
 
 def check_same_site(call: Call[Any]) -> None:
-    """Raise `Forbidden` when a page of another site made the browser send this.
+    """Raise `Forbidden` when a page of another site made the browser send this request.
 
-    Browsers say so in Sec-Fetch-Site; where they don't (plain HTTP), in Origin. Without either it
-    is no browser, and has no cookies that somebody else could use.
+    Browsers tell the site in Sec-Fetch-Site, or in Origin where they omit that (plain HTTP). A
+    client that sends neither is not a browser and has no cookies that another site could use.
     """
     site = call.header(b"sec-fetch-site")
     origin = call.header(b"origin")
@@ -156,7 +157,7 @@ def check_same_site(call: Call[Any]) -> None:
 
 
 def _is_own(origin: bytes, host: bytes | None) -> bool:
-    """True when an origin, like https://shop.example:8443, is at our host; `null` is at none."""
+    """True when an origin, like https://shop.example:8443, is at this host; `null` never is."""
     authority = origin.partition(b"://")[2]
     return bool(authority) and authority.lower() == (host or b"").lower()
 
@@ -169,12 +170,12 @@ def _cookie(call: Call[Any], value: str, more: str = "") -> Header:
 
 
 def _cookie_name(call: Call[Any]) -> str:
-    """The prefix has browsers refuse a cookie that another host or plain HTTP would set."""
+    """The cookie's name. Its prefix makes browsers refuse it from another host or plain HTTP."""
     return "__Host-holdfast" if _is_secure(call) else "holdfast"
 
 
 def _is_secure(call: Call[Any]) -> bool:
-    """True when the browser speaks TLS, to us or to the proxy in front of us."""
+    """True when the browser uses TLS, to this server or to the proxy in front of it."""
     return call.scope["scheme"] == "https" or call.header(b"x-forwarded-proto") == b"https"
 
 

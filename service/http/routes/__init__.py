@@ -1,1 +1,1 @@
-"""One module per resource: bytes → command, verdict → bytes."""
+"""The operations and the pages, one module for each resource."""

@@ -21,21 +21,21 @@ LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsa
 PAGE = (HTML, LOCKED_DOWN)
 
 
-@operation("GET", "/health/live", "Live?", Success(200, "The process answers.", STATUS))
+@operation("GET", "/health/live", "Liveness", Success(200, "The process answers.", STATUS))
 async def get_liveness(call: Call[None]) -> Found:  # noqa: ARG001
-    """Say that the process answers; nothing else is looked at."""
+    """Tell that the process answers; nothing else is checked."""
     return Found({"status": "live"})
 
 
 @operation(
     "GET",
     "/health/ready",
-    "Ready?",
+    "Readiness",
     Success(200, "Requests can be served.", STATUS),
     errors=(Unavailable,),
 )
 async def get_readiness(call: Call[None]) -> Found:
-    """Say whether requests can be served.
+    """Tell whether the service can serve requests.
 
     The answer is 503 while the database is unreachable or the service is shutting down.
     """
@@ -65,11 +65,11 @@ async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     "GET",
     "/v1/audit",
     "Audit",
-    Success(200, "What was checked and what does not agree.", AUDIT),
+    Success(200, "The number of checked rows, and the differences found.", AUDIT),
     scope=Scope.READ,
 )
 async def audit(call: Call[None]) -> Found:
-    """Check that rows, ledger and reservations tell the same story."""
+    """Check that stock rows, movements and reservations agree."""
     try:
         return Found(await call.worker.audits.run())
     except DatabaseError as error:
@@ -94,7 +94,7 @@ async def get_openapi_page(call: Call[None]) -> Response:
     "GET",
     "/problems/{code}",
     "Problem page",
-    Success(200, "What the error means and what to do.", media_type="text/html"),
+    Success(200, "The meaning of the error and the remedy.", media_type="text/html"),
     errors=(NotFound,),
 )
 async def get_problem_page(call: Call[None]) -> Response:

@@ -1,7 +1,7 @@
-"""The operator's page: look at stock, reserve and refund by hand, without any script.
+"""The routes of the operator's page: look at stock, reserve and refund by hand, without a script.
 
-A form is answered by sending the browser on to its result; a refused one by the same page with
-what is wrong, under the status the API would have given.
+The answer to a form redirects the browser to the result. The answer to a form that was refused is
+the same page with the mistakes, and has the status that the API would give.
 """
 
 from collections.abc import Awaitable, Callable
@@ -39,12 +39,12 @@ from service.http.page.sessions import (
     sign_in,
     sign_out,
 )
-from service.http.parameters import text_at
-from service.http.query import Query
+from service.http.reading.parameters import text_at
+from service.http.reading.query import Query
 from service.http.responses import REPLAYED, Response
 
 CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
-"""What the form is shown again for: it was refused as it was typed."""
+"""The refusals after which the form is shown again, so that it can be corrected."""
 
 Handler: TypeAlias = Callable[[Call[Any]], Awaitable[Response]]
 
@@ -62,7 +62,7 @@ async def sign_in_page(call: Call[Any]) -> Response:  # noqa: ARG001
 
 @_page_route("POST", "/sign-in")
 async def begin_session(call: Call[Any]) -> Response:
-    """Begin a session with the key that was typed."""
+    """Begin a session with the key in the form."""
     check_same_site(call)
     form = await read_form(call)
     return rendering.see_other("/", await sign_in(call, form.get("key", "")))
@@ -70,7 +70,7 @@ async def begin_session(call: Call[Any]) -> Response:
 
 @_page_route("POST", "/sign-out")
 async def end_session(call: Call[Any]) -> Response:
-    """End the session; one that is over stays so."""
+    """End the session, if there is one."""
     check_same_site(call)
     try:
         session = await session_of(call)
@@ -95,39 +95,39 @@ async def form_page(call: Call[Any]) -> Response:  # noqa: ARG001
 
 @_page_route("POST", "/reserve")
 async def reserve(call: Call[Any]) -> Response:
-    """Reserve by hand, once for each token."""
-    session, form, seq = await _submitted(call, "reserve")
+    """Reserve the units in the form, once for each token."""
+    session, form, seq = await _read_submission(call, "reserve")
     try:
         command = reserve_of(session, form, seq)
-        done = _accepted(await call.submit(command))
-    except InsufficientStock as refusal:  # it is remembered, so it is a result as well
-        return _sent_on(f"/reservations/{refusal.fields['reservation_id']}", refusal.replayed)
+        done = _done_or_raise(await call.submit(command))
+    except InsufficientStock as refusal:  # a refusal is stored, so it is a result to show
+        return _redirect_to(f"/reservations/{refusal.fields['reservation_id']}", refusal.replayed)
     except IdempotencyMismatch as error:
-        return _sent_before(session, error, f"/reservations/{command.effective_id}")
+        return _show_sent_before(session, error, f"/reservations/{command.effective_id}")
     except CORRECTABLE as error:
         return await _home(call, session, error=error, reserve=form)
     row = done.value
-    return _sent_on(f"/reservations/{row.id}", done.replayed)
+    return _redirect_to(f"/reservations/{row.id}", done.replayed)
 
 
 @_page_route("POST", "/refund")
 async def refund(call: Call[Any]) -> Response:
-    """Refund by hand, once for each token."""
-    session, form, seq = await _submitted(call, "refund")
+    """Refund the units in the form, once for each token."""
+    session, form, seq = await _read_submission(call, "refund")
     try:
         reservation = await named_reservation(call, session, form)
-        done = _accepted(await call.submit(refund_of(session, form, reservation, seq)))
+        done = _done_or_raise(await call.submit(refund_of(session, form, reservation, seq)))
     except IdempotencyMismatch as error:
-        return _sent_before(session, error, "/")
+        return _show_sent_before(session, error, "/")
     except CORRECTABLE as error:
         return await _home(call, session, error=error, refund=form)
     row = done.value
-    return _sent_on(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
+    return _redirect_to(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
 
 
 @_page_route("GET", "/reservations/{id}")
 async def reservation_page(call: Call[Any]) -> Response:
-    """Show a reservation as it is now, and offer to refund what can be."""
+    """Show a reservation as it is now, with a form for its refund if it can be refunded."""
     session = await session_of(call)
     row = await reservation_of(call, session)
     check_may_look(session, row)
@@ -164,7 +164,7 @@ async def _home(
     reserve: Form | None = None,
     refund: Form | None = None,
 ) -> Response:
-    """The page with stock and both forms, filled in by the query or with what was typed before."""
+    """The page with stock and both forms, filled from the query or from the form that was sent."""
     query = Query(call.scope["query_string"])
     filled = {name: query.take(name, text_at) or "" for name in ("sku", "location")}
     return _page(
@@ -180,13 +180,13 @@ async def _home(
 
 
 def _page(session: Session, template: str, *, status: int = 200, **values: Any) -> Response:
-    """A page for who is signed in, its forms with a token of their own."""
+    """A page for a visitor with a session; its forms get a token."""
     actions = ["sign-out", *(("reserve", "refund") if session.allows("reserve") else ())]
     token = session.issue_token(*actions)
     return rendering.page(template, status, session=session, token=token, **values)
 
 
-async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
+async def _read_submission(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     """The session, the values and the seq of a form that changes stock.
 
     Raises `Forbidden` and the other refusals of a form. An expired token still shows its effect.
@@ -203,18 +203,18 @@ async def _submitted(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     return session, form, token.seq
 
 
-def _accepted(outcome: Outcome[R_co]) -> Done[R_co]:
+def _done_or_raise(outcome: Outcome[R_co]) -> Done[R_co]:
     if isinstance(outcome, ServiceError):
         raise outcome
     return outcome
 
 
-def _sent_on(path: str, replayed: bool) -> Response:
+def _redirect_to(path: str, replayed: bool) -> Response:
     return rendering.see_other(path, *([REPLAYED] if replayed else []))
 
 
-def _sent_before(session: Session, error: IdempotencyMismatch, first: str) -> Response:
-    """The page for a form that has had its effect and comes again with other values."""
+def _show_sent_before(session: Session, error: IdempotencyMismatch, first: str) -> Response:
+    """The page for a form that had its effect before and was sent again with other values."""
     return _page(session, "sent_before.html", status=error.status, error=error, first=first)
 
 

@@ -27,11 +27,11 @@ from service.domain.errors import (
     UnknownSku,
 )
 from service.domain.identifiers import reservation_id
-from service.http.body_kinds import batch_body, json_body, optional_json_body
 from service.http.call import Call
-from service.http.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
 from service.http.operation import Found, Success, operation
-from service.http.parameters import (
+from service.http.reading.body_kinds import batch_body, json_body, optional_json_body
+from service.http.reading.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
+from service.http.reading.parameters import (
     IDEMPOTENCY_KEY,
     IF_NONE_MATCH,
     MOMENT,
@@ -56,7 +56,9 @@ CHOSEN_VERSIONS = (4, 7)  # random and time-ordered; derived ones have version 5
 
 CREATED = ("Location", "ETag")
 REPLAYED = ("Location", "ETag", "Idempotency-Replayed")
-CHANGED = Success(200, "Done, or done before.", RESERVATION, ("ETag", "Idempotency-Replayed"))
+CHANGED = Success(
+    200, "Done, now or by an earlier request.", RESERVATION, ("ETag", "Idempotency-Replayed")
+)
 NOT_MODIFIED = Success(304, "The client has this version.")
 LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
 
@@ -66,7 +68,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     "/v1/reservations",
     "Reserve",
     Success(201, "Reserved.", RESERVATION, CREATED),
-    Success(200, "Reserved before; as it is now.", RESERVATION, REPLAYED),
+    Success(200, "Reserved before; the reservation as it is now.", RESERVATION, REPLAYED),
     scope=Scope.RESERVE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
@@ -74,7 +76,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     waits_for_space=True,
 )
 async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
-    """Take units of one or more SKUs, all lines or none: as a hold, or for good."""
+    """Take units of one or more SKUs, all lines or none: as a hold, or as a sale."""
     return await call.submit(_reserve(call, call.body, call.seq(call.body.seq)))
 
 
@@ -87,7 +89,7 @@ async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
     body=batch_body(),
 )
 async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
-    """Carry out up to 1,000 reservations as if they were sent one after another."""
+    """Make up to 1,000 reservations, with the same results as if sent one after another."""
     entries = [_entry(call, entry) for entry in call.body]
     commands = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await call.worker.coalescer.submit(commands) if commands else [])
@@ -109,8 +111,8 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
         QueryParameter("seq", "Only with this seq.", NAME),
         QueryParameter("state", "Only in this state.", choice(*State)),
         QueryParameter("sku", "Only with a line of this SKU.", STOCK_NAME),
-        QueryParameter("created_after", "Exclusive.", MOMENT),
-        QueryParameter("created_before", "Exclusive.", MOMENT),
+        QueryParameter("created_after", "Only if created after this moment.", MOMENT),
+        QueryParameter("created_before", "Only if created before this moment.", MOMENT),
         *listed(BY_CREATION),
     ),
 )
@@ -135,14 +137,14 @@ FILTERS = ("seq", "state", "sku", "created_after", "created_before")
     "GET",
     "/v1/reservations/{id}",
     "Read a reservation",
-    Success(200, "As it is stored.", RESERVATION, ("ETag",)),
+    Success(200, "The reservation as it is stored.", RESERVATION, ("ETag",)),
     NOT_MODIFIED,
     scope=Scope.READ,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
 async def get_reservation(call: Call[None]) -> Found:
-    """Return a reservation; an overdue hold may read `held` until it is released."""
+    """Return a reservation. An overdue hold may have the state `held` until it is released."""
     return Found(await _visible(call))
 
 
@@ -156,7 +158,7 @@ async def get_reservation(call: Call[None]) -> Found:
     errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
 )
 async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservation]:
-    """Sell what is held, or the given lines of it; the rest is released in the same step."""
+    """Sell all units of a hold, or the given lines; the rest is released in the same step."""
     return await call.submit(Confirm(call.caller, call.reservation_id, _merged(call.body.lines)))
 
 
@@ -200,7 +202,7 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation
     errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
 )
 async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
-    """Give units of a sale back to available: the given lines, or all that is left."""
+    """Give units of a sale back to available: the given lines, or all units that are left."""
     body = call.body
     call.check_source(body.source)
     seq, lines = call.seq(body.seq), _merged(body.lines)
@@ -217,7 +219,7 @@ async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
     errors=(NotFound,),
 )
 async def list_refunds(call: Call[None]) -> Page:
-    """List what was given back of a reservation."""
+    """List the refunds of a reservation."""
     row, limit = await _visible(call), call.query["limit"]
     found = await call.read(
         lambda connection: lists.refunds(
@@ -231,7 +233,7 @@ async def list_refunds(call: Call[None]) -> Page:
     "GET",
     "/v1/reservations/{id}/refunds/{refund_id}",
     "Read a refund",
-    Success(200, "It never changes.", REFUND, ("ETag",)),
+    Success(200, "The refund, which never changes.", REFUND, ("ETag",)),
     NOT_MODIFIED,
     scope=Scope.READ,
     parameters=(IF_NONE_MATCH,),
@@ -256,7 +258,7 @@ async def get_refund(call: Call[None]) -> Found:
     errors=(NotFound,),
 )
 async def list_reservation_movements(call: Call[None]) -> Page:
-    """List what a reservation moved, in the ledger's words."""
+    """List the movements that a reservation caused."""
     row, limit = await _visible(call), call.query["limit"]
     found = await call.read(
         lambda connection: lists.reservation_movements(
@@ -267,7 +269,7 @@ async def list_reservation_movements(call: Call[None]) -> Page:
 
 
 async def _visible(call: Call[None]) -> rows.Reservation:
-    """The reservation of the path, if the caller may see it. Raises `NotFound` alike if not."""
+    """The reservation of the path. Raises `NotFound`, also if the caller may not see it."""
     id_ = call.reservation_id
     row = await call.read(
         lambda connection: records.find_reservation(connection, id_, call.caller.only_source)
@@ -300,7 +302,7 @@ def _reserve(call: Call[Any], body: ReserveBody, seq: str) -> Reserve:
 
 
 def _check_chosen(id_: UUID | None, derived: UUID) -> None:
-    """Raise `InvalidRequest` for an id that another source could be going to derive."""
+    """Raise `InvalidRequest` for an id that another source might derive later."""
     if id_ is not None and id_ != derived and id_.version not in CHOSEN_VERSIONS:
         raise InvalidRequest.at(
             "id", "must be a UUID of version 4 or 7, or the one derived from this source and seq"
@@ -308,7 +310,7 @@ def _check_chosen(id_: UUID | None, derived: UUID) -> None:
 
 
 def _entry(call: Call[Any], entry: ReserveBody | InvalidEntry) -> Reserve | ServiceError:
-    """An entry of a batch as a command, or the error that is wrong with it."""
+    """An entry of a batch as a command, or its error."""
     if isinstance(entry, InvalidEntry):
         return entry.error
     try:

@@ -16,11 +16,11 @@ from service.domain.errors import (
     UnknownSku,
     VersionMismatch,
 )
-from service.http.body_kinds import CSV, LARGE_BODY_MAX, csv_body, json_body, large_body
 from service.http.call import Call
-from service.http.cursors import BY_VERSION, STOCK_BY_CREATION, Page, listed, page_of
 from service.http.operation import Found, Success, operation
-from service.http.parameters import (
+from service.http.reading.body_kinds import CSV, LARGE_BODY_MAX, csv_body, json_body, large_body
+from service.http.reading.cursors import BY_VERSION, STOCK_BY_CREATION, Page, listed, page_of
+from service.http.reading.parameters import (
     CREATE_ONLY,
     FLAG,
     IDEMPOTENCY_KEY,
@@ -47,7 +47,7 @@ from service.input.bodies import AdjustBody, StockBody
     errors=(VersionMismatch, PreconditionRequired),
 )
 async def set_stock(call: Call[StockBody]) -> Outcome[rows.Stock]:
-    """Create or replace a stock row, version-checked; `held` stays."""
+    """Create a stock row, or replace the version that `If-Match` names; `held` does not change."""
     key, body, version = call.stock_key, call.body, _version_to_replace(call)
     return await call.submit(SetStock(*key, body.available, body.name, body.low_stock_at, version))
 
@@ -101,7 +101,7 @@ async def adjust_stock(call: Call[AdjustBody]) -> Outcome[rows.Adjustment]:
     errors=(StockInUse, VersionMismatch),
 )
 async def delete_stock(call: Call[None]) -> Outcome[None]:
-    """Take a stock row away. Deleting twice is deleting once; the history stays."""
+    """Delete a stock row. To delete it twice has the same effect; its movements remain."""
     return await call.submit(DeleteStock(*call.stock_key, call.expected_version))
 
 
@@ -112,11 +112,11 @@ async def delete_stock(call: Call[None]) -> Outcome[None]:
     Success(200, "A page, in order of creation.", STOCK, is_list=True),
     scope=Scope.READ,
     parameters=(
-        QueryParameter("sku_prefix", "Only SKUs that begin so.", PREFIX),
+        QueryParameter("sku_prefix", "Only SKUs that begin with this text.", PREFIX),
         QueryParameter("location", "Only at this location.", STOCK_NAME),
         QueryParameter(
             "low",
-            "Only rows whose `available` is at or below `low_stock_at`, or only the others.",
+            "`true`: only rows with `available` at or below `low_stock_at`; `false`: only others.",
             FLAG,
         ),
         *listed(STOCK_BY_CREATION),
@@ -149,7 +149,7 @@ async def list_stock_of_sku(call: Call[None]) -> Page:
     "GET",
     "/v1/stock/{sku}/{location}",
     "Read stock",
-    Success(200, "As it is.", STOCK, ("ETag",)),
+    Success(200, "The stock row.", STOCK, ("ETag",)),
     Success(304, "The client has this version."),
     scope=Scope.READ,
     parameters=(IF_NONE_MATCH,),
@@ -176,7 +176,7 @@ async def get_stock(call: Call[None]) -> Found:
     errors=(NotFound,),
 )
 async def list_stock_movements(call: Call[None]) -> Page:
-    """List every change of a stock row, also after it was deleted."""
+    """List every change of a stock row, even after the row was deleted."""
     key, limit = call.stock_key, call.query["limit"]
     found = await call.read(
         lambda connection: lists.stock_movements(
@@ -202,7 +202,7 @@ async def list_stock_movements(call: Call[None]) -> Page:
     errors=(IdempotencyMismatch,),
 )
 async def import_stock(call: Call[None]) -> Outcome[rows.ImportJob]:
-    """Create the stock rows that are missing from a CSV file, once for each job name."""
+    """Create the stock rows of a CSV file that do not exist yet, once for each job name."""
     async with large_body(call, CSV, LARGE_BODY_MAX) as raw:
         return await call.worker.imports.run(call.caller.source, call.query["job"], raw)
 

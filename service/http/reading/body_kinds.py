@@ -1,4 +1,4 @@
-"""How operations read their bodies: bounded in size, validated once, large ones with a limit."""
+"""The kinds of bodies: each is limited in size and validated once; large ones wait for room."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeAlias
 
 from service.domain.errors import InvalidRequest
-from service.http.query import Query
+from service.http.reading.query import Query
 from service.input.bodies import CONTROL, NAME_MAX, TEXT
 from service.input.names import name_at, path_name_at
 
@@ -116,7 +116,7 @@ def _read_flag(name: str, text: str) -> bool:
 def _read_moment(name: str, text: str) -> datetime:
     text_at(name, text, MOMENT_MAX)
     try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # an offset's bare plus
+        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a plus in a query means a space
         if moment.utcoffset() is not None:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
@@ -159,7 +159,7 @@ LIMIT = QueryParameter(
 
 IDEMPOTENCY_KEY = HeaderParameter(
     "Idempotency-Key",
-    "May stand in for `seq`: bare, as here, or as a quoted string. Both and different is 400.",
+    "Replaces `seq`: bare, as here, or as a quoted string. If it differs from `seq`: 400.",
     {"type": "string", "minLength": 1, "maxLength": NAME_MAX, "pattern": "^[!#-~]([ -~]*[!-~])?$"},
     example="order-1001",
 )
@@ -169,7 +169,11 @@ IF_MATCH = HeaderParameter(
     {"type": "string", "pattern": '^(W/)?"[1-9][0-9]{0,18}"$'},
     example='"1"',
 )
-IF_NONE_MATCH = HeaderParameter("If-None-Match", "An ETag the client has.", {"type": "string"})
+IF_NONE_MATCH = HeaderParameter(
+    "If-None-Match",
+    "An ETag that the client has; the answer is 304 if it is still current.",
+    {"type": "string"},
+)
 CREATE_ONLY = HeaderParameter(
     "If-None-Match",
     "`*`: create the row.",

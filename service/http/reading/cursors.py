@@ -12,13 +12,13 @@ from uuid import UUID
 import msgspec
 
 from service.domain.errors import InvalidRequest
-from service.http.parameters import LIMIT, Kind, QueryParameter, text_at
+from service.http.reading.parameters import LIMIT, Kind, QueryParameter, text_at
 from service.input.bodies import NAME_MAX, VERSION_MAX
 
 CURSOR_MAX = 2_048
 """Characters; a SKU and a location of four bytes a character come to 1,450."""
 
-# The parts of a position. PostgreSQL takes no other values, so no list has given any.
+# The parts of a position. PostgreSQL accepts no other values, so no cursor of ours has any.
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Ordinal = Annotated[int, msgspec.Meta(ge=1, le=VERSION_MAX)]
 Step = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -74,7 +74,7 @@ def listed(order: Order) -> tuple[QueryParameter, QueryParameter]:
     """Return the parameters of a list in this order: the length of a page and its cursor."""
     cursor = QueryParameter(
         "cursor",
-        "The page before's `next_cursor`.",
+        "The `next_cursor` of the page before.",
         Kind(
             {"type": "string", "minLength": 1, "maxLength": CURSOR_MAX},
             partial(read_cursor, order),
@@ -95,7 +95,8 @@ def read_cursor(order: Order, name: str, text: str) -> Any:
     except (ValueError, binascii.Error, msgspec.MsgspecError):
         pass
     raise InvalidRequest.at(
-        name, "is none of this list: send the next_cursor of the page before as it is"
+        name,
+        "is not a cursor of this list: send the next_cursor of the page before without a change",
     )
 
 
