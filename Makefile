@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-strategies test-pooler schemathesis campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements bench-pooler lock clean
+.PHONY: run test test-fast test-strategies test-pooler schemathesis campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements bench-pooler lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -16,6 +16,9 @@ setup: $(BIN)/holdfast  ## make .venv with .venv/bin/holdfast in it
 
 test: $(VENV)/dev  ## run every test, in two processes for each core (ARGS="-k name" picks some)
 	@$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/dev  ## run the tests that need PostgreSQL only (tests/slow.py names the others)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 

@@ -32,8 +32,10 @@ from tests.brokers import (
     running_zookeeper,
     zookeeper_hosts,
 )
+from tests.patient import PATIENCE
 from tests.postgres import fresh_database, make_template, named, running_postgres
 from tests.roles import as_superuser
+from tests.slow import SLOW
 
 __all__ = ["fresh_database", "named"]
 
@@ -49,6 +51,7 @@ GIVEN_SERVER = os.environ.get("HOLDFAST_TEST_DATABASE_URL")
 if not GIVEN_SERVER:
     os.environ.pop("HOLDFAST_DATABASE_URL", None)
 
+TESTS = Path(__file__).parent
 STRATEGY = os.environ.get("HOLDFAST_TEST_STRATEGY", "guard")
 
 
@@ -58,6 +61,15 @@ def pytest_xdist_auto_num_workers() -> int:
     A server that the caller has named has room for one.
     """
     return 1 if GIVEN_SERVER else 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of each slow module, which `make test-fast` leaves out."""
+    for name in SLOW:
+        assert (TESTS / name).exists(), f"tests/slow.py names {name}, which does not exist"
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -213,19 +225,39 @@ def reached(url: str) -> Iterator[str]:
         yield url
 
 
+IDLE_APPLICATIONS: list[Application] = []
+
+
+@contextmanager
+def application(settings: Settings, *, sweeps: bool) -> Iterator[Application]:
+    """An application that no other service uses; to register all routes anew would be slow."""
+    app = IDLE_APPLICATIONS.pop() if IDLE_APPLICATIONS else create_app(settings)
+    app.settings, app.sweeps = settings, sweeps
+    yield app
+    IDLE_APPLICATIONS.append(app)
+
+
 @asynccontextmanager
 async def running_service(
     url: str, *, sweeps: bool = True, **settings: Any
 ) -> AsyncIterator[Service]:
     """Start a service in this process. Its client has a key of source `shop-eu`, scope admin."""
-    with reached(url) as database_url:
-        app = create_app(Settings(database_url=database_url, **settings), sweeps=sweeps)
+    with (
+        reached(url) as database_url,
+        application(Settings(database_url=database_url, **settings), sweeps=sweeps) as app,
+    ):
         async with alive(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://holdfast") as client:
                 service = Service(app, client, app.worker.database, url)
                 client.headers.update(await service.key("shop-eu", "admin"))
                 yield service
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the services of this process wait long for the database: the test is not about that."""
+    monkeypatch.setattr("db.session.database.Timeouts", lambda: PATIENCE)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""`python -m tests.patient serve`: Holdfast that waits long for clients and for the database.
+"""Patience for tests that share the machine with others and assert nothing about timeouts.
 
-It is for tests that share the machine with others. There a client may take seconds between two
-requests, and PostgreSQL may take seconds for a statement.
+There a client may take seconds between two requests, and PostgreSQL seconds for a statement.
+`python -m tests.patient serve` is Holdfast that waits long for clients and for the database. A test
+with the fixture `patient` has services of the same patience in its own process.
 """
 
 from db.session import database

@@ -18,7 +18,6 @@ from db.ledger import apply as writes
 from db.ledger import load as reads
 from db.queries.audit import audit
 from db.rows import Wanted
-from db.session.configuration import Timeouts
 from db.session.database import Database
 from db.session.engine import driver_of
 from db.strategies import open_strategy
@@ -29,12 +28,10 @@ from service.engine.ledger import Indivisible, Ledger
 from service.engine.retry import RetryPolicy
 from tests.interleavings import LATER, START, Case, Clock, Order, Side, Stepped, every_order
 from tests.model import Model
+from tests.patient import PATIENCE
 from tests.roles import as_superuser
 from tests.sessions import session
 from tests.tables import seen, told
-
-PATIENT = Timeouts(pool=10, lock=20, statement=20, transaction=30)
-"""Whoever waits for a lock waits for its turn, however slow the machine is."""
 
 CLOCK = "stepped_clock()"
 TABLES = (
@@ -217,7 +214,7 @@ async def open_stage(
     monkeypatch.setattr(reads, "CLOCK", clock)
     monkeypatch.setattr(writes, "CLOCK", clock)
     connection = await asyncpg.connect(as_superuser(database_url))
-    database = Database(database_url, pool_size=6, timeouts=PATIENT)
+    database = Database(database_url, pool_size=6, timeouts=PATIENCE)
     try:
         await connection.execute(PREPARE)
         yield Stage(database, connection, strategy)

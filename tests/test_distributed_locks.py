@@ -40,6 +40,7 @@ from tests.brokers import (
     zookeeper_hosts,
 )
 from tests.conftest import Service, running_service
+from tests.patient import PATIENCE
 from tests.server import Server, running_server
 from tests.test_guards import without
 
@@ -143,7 +144,7 @@ async def insist(ask: Callable[[], Awaitable[int]]) -> int:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url, pool_size=4)
+    opened = Database(database_url, pool_size=4, timeouts=PATIENCE)
     await Ledger(opened, Guard()).execute([SetStock("A", "main", 9, None, None, None)])
     yield opened
     await opened.close()

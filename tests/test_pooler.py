@@ -32,6 +32,7 @@ from tests.brokers import running_pgbouncer
 from tests.conftest import Service, running_service
 from tests.faults.proxy import COMMIT, Fault, proxy
 from tests.faults.test_lost_connections import effects, run
+from tests.patient import PATIENCE
 from tests.roles import as_superuser
 from tests.server import running_server
 from tests.test_coalescer import reserve
@@ -52,7 +53,7 @@ def pooled_url(database_url: str) -> Iterator[str]:
 @contextmanager
 def pooled(database_url: str, **settings: str | float) -> Iterator[Database]:
     with running_pgbouncer(database_url, **settings) as url:
-        yield Database(url, pool_size=4)
+        yield Database(url, pool_size=4, timeouts=PATIENCE)
 
 
 async def shop(service: Service, name: str) -> Counter[int]:
@@ -75,6 +76,7 @@ async def shop(service: Service, name: str) -> Counter[int]:
 
 
 @REFUSING
+@pytest.mark.usefixtures("patient")
 async def test_two_services_share_three_sessions_and_nobody_is_refused(database_url, ignored):
     with running_pgbouncer(database_url, ignore_startup_parameters=ignored) as url:
         async with running_service(url) as one, running_service(url) as other:
@@ -108,6 +110,7 @@ async def see_several_things(database: Database, number: int) -> None:
     await database.read(work, is_urgent=True)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_nothing_is_prepared_outside_of_a_transaction(pooled_url, monkeypatch):
     """There the next message could reach another session."""
     prepare = Driver.prepare
@@ -150,7 +153,7 @@ async def lock_stock(transaction: Any) -> None:
 
 @pytest.mark.parametrize("strategy", ["version", "pessimistic", "serializable", "advisory"])
 async def test_the_other_strategies_keep_the_books_there_too(pooled_url, strategy):
-    one, other = (Database(pooled_url, pool_size=4) for _ in range(2))
+    one, other = (Database(pooled_url, pool_size=4, timeouts=PATIENCE) for _ in range(2))
     ledgers = [Ledger(database, open_strategy(strategy)) for database in (one, other)]
     await run(ledgers[0], SetStock("A", "main", 5, None, None, None))
     outcomes = await asyncio.gather(

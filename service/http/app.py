@@ -40,6 +40,8 @@ class Application(Litestar):
     Paths stay percent-encoded: a SKU may have a slash in its name.
     """
 
+    settings: Settings
+    sweeps: bool
     worker: WorkerState | None = None
     """The parts of the worker while it serves: an attribute, since Litestar's state is slow."""
 
@@ -87,25 +89,9 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
 
     Without `sweeps`, overdue holds are only released on demand, as if the sweeper had died.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        worker = build_worker(settings)
-        cast("Application", app).worker = worker
-        background = BackgroundServices(background_services(worker, sweeps=sweeps))
-        background.start()
-        try:
-            yield
-        finally:
-            worker.draining = True
-            await background.stop()
-            await worker.coalescer.drain()
-            await worker.coalescer.ledger.strategy.close()
-            await worker.database.close()
-
-    return Application(
+    app = Application(
         route_handlers=[*reservations.ROUTES, *stock.ROUTES, *operations.ROUTES, *pages.ROUTES],
-        lifespan=[lifespan],
+        lifespan=[_serve],
         exception_handlers=cast(
             "Any",
             {
@@ -117,6 +103,25 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
         openapi_config=None,
         logging_config=None,
     )
+    app.settings, app.sweeps = settings, sweeps
+    return app
+
+
+@asynccontextmanager
+async def _serve(litestar: Litestar) -> AsyncIterator[None]:
+    """Run a worker with the application's settings; they may change between two runs."""
+    app = cast("Application", litestar)
+    app.worker = worker = build_worker(app.settings)
+    background = BackgroundServices(background_services(worker, sweeps=app.sweeps))
+    background.start()
+    try:
+        yield
+    finally:
+        worker.draining = True
+        await background.stop()
+        await worker.coalescer.drain()
+        await worker.coalescer.ledger.strategy.close()
+        await worker.database.close()
 
 
 def build_worker(settings: Settings) -> WorkerState:

@@ -20,7 +20,8 @@ from tests.server import ADMIN_KEY, Server, running_server
 
 CLIENTS = 12
 ROUNDS = int(os.environ.get("HOLDFAST_TEST_RENEWALS", "10"))
-SECONDS_MAX = 30.0  # for a worker to start or end, or for an answer: only a hang takes so long
+SECONDS_MAX = 60.0  # for a worker to start or end, or for an answer: only a hang takes so long
+KEPT = httpx.Limits(keepalive_expiry=None)  # a client keeps its connection while it is idle
 PATIENT = {"module": "tests.patient", "drain_seconds": 60}
 """A server whose draining workers close no connection between two requests of a slow client."""
 
@@ -39,7 +40,7 @@ async def send_forever(
     url: str, headers: dict[str, str], tally: Tally, client: int, *, keeps: bool
 ) -> None:
     """Reserve again and again, on one connection or on a new one each time."""
-    limits = httpx.Limits(max_keepalive_connections=1 if keeps else 0)
+    limits = KEPT if keeps else httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(
         base_url=url, headers=headers, limits=limits, timeout=2 * SECONDS_MAX
     ) as http:
@@ -125,8 +126,8 @@ async def test_a_worker_that_drains_answers_what_arrives_on_the_connections_it_h
     with running_server(database_url, workers=1, **PATIENT) as server:
         (before,) = workers_of(server)
         async with (
-            httpx.AsyncClient(base_url=server.url, timeout=SECONDS_MAX) as one,
-            httpx.AsyncClient(base_url=server.url, timeout=SECONDS_MAX) as other,
+            httpx.AsyncClient(base_url=server.url, timeout=SECONDS_MAX, limits=KEPT) as one,
+            httpx.AsyncClient(base_url=server.url, timeout=SECONDS_MAX, limits=KEPT) as other,
             asyncio.timeout(2 * SECONDS_MAX),
         ):
             for client in (one, other):

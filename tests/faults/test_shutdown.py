@@ -12,7 +12,7 @@ import httpx
 
 from tests.server import Server, running_server
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 60.0
 BODY = {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
 
 
