@@ -12,6 +12,7 @@ SLOW = {
     "test_database_settings.py": "migrates databases with unusual settings",
     "test_distributed_locks.py": "starts, freezes and kills Redis and ZooKeeper",
     "test_embedded.py": "starts, freezes and kills PostgreSQL",
+    "test_grants.py": "starts servers with the roles of another database",
     "test_guards.py": "plays each interleaving with and without its guard",
     "test_histories.py": "kills workers and checks the histories of their clients",
     "test_interleavings.py": "plays thousands of orders of steps",

@@ -139,7 +139,7 @@ class Stage:
         )
 
     async def unexplained(self, case: Case, sides: list[Side]) -> str | None:
-        """None if nobody deadlocked, the books balance and a serial order explains all there is."""
+        """None if no deadlock occurred, the books balance and a serial order explains the rows."""
         if drift := (await audit(self.database, seconds_max=30)).drift:
             return f"the books drift: {drift}"
         for side in sides:

@@ -1,7 +1,7 @@
-"""The tables as dicts: what `load` returns, whether a plan's guards hold, and what `apply` writes.
+"""The tables as dicts: the rows that `load` returns, the guards of a plan, the rows it writes.
 
-So that the planner and its guards can be tested by the thousand; test_guards.py holds the SQL to
-the same.
+With them the planner and its guards are tested on thousands of cases; test_guards.py tests that the
+SQL does the same.
 """
 
 from dataclasses import dataclass, field, fields

@@ -68,7 +68,7 @@ async def test_the_table_has_every_operation_that_needs_a_scope(service):
 
 
 async def prepare(service):
-    """Reservations of source shop-eu to work on, by name."""
+    """The addresses of reservations of source shop-eu, by name."""
     await service.stock("A", 100)
     places = {}
     for name in ("held", "other", "sold"):
@@ -231,7 +231,7 @@ async def test_two_keys_of_one_source_share_its_identities(service):
 
 
 async def test_no_row_of_another_sources_reservation_is_read(service, database):
-    """So that its 404 takes no longer than that of one which does not exist."""
+    """Its 404 must not take longer than the 404 of an unknown reservation."""
     await prepare(service)
     id_ = reservation_id("shop-eu", "held")
     shop, stranger = Caller("shop-eu"), Caller("stranger")

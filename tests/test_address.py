@@ -1,4 +1,4 @@
-"""A database's address is read as libpq reads it, and nothing of a password is ever shown."""
+"""The address of a database is read as libpq reads it, and no part of a password is ever shown."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def parts(text: str) -> tuple[Any, ...]:
         ("hostaddr=10.0.0.1 host=h sslmode=verify-full", (None, None, (("h", None),), None)),
     ],
 )  # fmt: skip
-def test_every_form_is_read(text, expected):
+def test_every_form_of_an_address_is_read(text, expected):
     assert parts(text) == expected
 
 
@@ -76,7 +76,7 @@ def test_every_form_is_read(text, expected):
         "requirepeer=postgres", "sslcertmode=allow", "krbsrvname=postgres", "replication=false",
     ],
 )  # fmt: skip
-def test_what_libpq_knows_and_nobody_needs_is_no_obstacle(parameter):
+def test_a_parameter_that_only_libpq_needs_is_accepted(parameter):
     for text in (f"postgresql://u@h/d?{parameter}", f"user=u host=h dbname=d {parameter}"):
         assert parts(text) == ("u", None, (("h", None),), "d")
 
@@ -91,7 +91,7 @@ def test_what_libpq_knows_and_nobody_needs_is_no_obstacle(parameter):
         ("sslmode=verify-full", False),
     ],
 )
-def test_a_demand_that_the_driver_cannot_meet_is_told(parameter, unenforced):
+def test_a_demand_that_the_driver_cannot_meet_gives_a_warning(parameter, unenforced):
     warnings = read_address(f"postgresql://h/d?{parameter}").warnings
     assert [parameter in each for each in warnings] == [True] * unenforced
 
@@ -126,7 +126,7 @@ def test_a_demand_that_the_driver_cannot_meet_is_told(parameter, unenforced):
         ("host=h options='-c secret'", "as -c name=value"),
     ],
 )
-def test_what_cannot_be_read_is_told_without_a_piece_of_it(text, says):
+def test_the_error_for_an_unreadable_address_contains_no_part_of_it(text, says):
     with pytest.raises(AddressError) as refusal:
         _ = read_address(text).settings
     assert says in str(refusal.value)
@@ -154,7 +154,7 @@ def test_options_are_settings(monkeypatch, options, settings):
     assert read_address("host=h").settings == settings
 
 
-def test_another_database_on_the_same_server_has_an_address_too():
+def test_the_address_of_another_database_on_the_same_server_can_be_derived():
     address = read_address("postgresql://u:it's%20a%5Cpassword@h1:1,h2/d?sslmode=disable")
     again = read_address(address.named("e'f"))
     assert again.hosts == address.hosts
@@ -169,7 +169,7 @@ def test_another_database_on_the_same_server_has_an_address_too():
         ("host=h", "primary", (True, False)),
     ],
 )
-def test_a_server_that_can_be_written_to_is_wanted_unless_the_address_says_otherwise(
+def test_the_server_must_be_writable_unless_the_address_says_otherwise(
     monkeypatch, text, attribute, needs
 ):
     monkeypatch.setenv("PGTARGETSESSIONATTRS", attribute)
@@ -177,7 +177,7 @@ def test_a_server_that_can_be_written_to_is_wanted_unless_the_address_says_other
     assert (address.needs_primary, address.needs_writable) == needs
 
 
-def test_a_user_id_without_a_name_is_told_to_name_a_user(monkeypatch):
+def test_an_address_without_a_user_is_an_error_if_the_user_id_has_no_name(monkeypatch):
     def nobody() -> str:
         raise KeyError("getpwuid(): uid not found: 123456")
 
@@ -188,7 +188,7 @@ def test_a_user_id_without_a_name_is_told_to_name_a_user(monkeypatch):
 
 
 async def answers(address: str) -> str:
-    """The name of the database that an address leads to, by way of the service's connections."""
+    """The name of the database behind an address, read through a connection of the service."""
     database = Database(address, pool_size=3)
     try:
         return await database.read(name_of_database)
@@ -202,7 +202,7 @@ async def name_of_database(connection: Any) -> str:
 
 @pytest.fixture
 def told(postgres_url: str) -> dict[str, Any]:
-    """What leads to the tests' server."""
+    """The connection parameters of the tests' server."""
     return connection_arguments(postgres_url)
 
 
@@ -223,7 +223,9 @@ async def test_the_first_of_several_hosts_that_answers_is_used(told):
     assert await answers(address) == "postgres"
 
 
-async def test_what_the_address_leaves_out_comes_from_the_variables(told, monkeypatch, tmp_path):
+async def test_the_variables_supply_the_parts_that_the_address_leaves_out(
+    told, monkeypatch, tmp_path
+):
     passfile = tmp_path / "passwords"
     passfile.write_text(f"*:*:*:*:{told['password']}\n")
     passfile.chmod(0o600)
@@ -258,7 +260,7 @@ def open_directory() -> Iterator[str]:
 
 
 async def test_a_socket_leads_to_the_database(postgres_url, open_directory):
-    """PgBouncer's, for the tests' server has none."""
+    """It is a socket of PgBouncer, because the tests' server has none."""
     directory = open_directory
     with running_pgbouncer(named(postgres_url, "postgres"), unix_socket_dir=directory) as url:
         port = read_address(url).hosts[0][1]
@@ -280,8 +282,10 @@ async def test_a_socket_leads_to_the_database(postgres_url, open_directory):
         ("sslmode=prefer&sslnegotiation=direct", AddressError, "direct TLS requires"),
     ],
 )
-async def test_what_is_asked_of_tls_is_asked_of_the_server(postgres_url, parameters, failure, says):
-    """The tests' server has none."""
+async def test_the_tls_that_an_address_demands_is_demanded_of_the_server(
+    postgres_url, parameters, failure, says
+):
+    """The tests' server has no TLS."""
     with pytest.raises(failure) as refusal:
         await answers(f"{postgres_url}?{parameters}")
     assert says in f"{refusal.value} ({refusal.value.__cause__})"
@@ -297,7 +301,7 @@ async def test_options_in_the_address_are_in_force(told, postgres_url):
     await database.close()
 
 
-async def test_the_address_for_migrations_is_read_alike(postgres_url):
+async def test_the_address_for_migrations_is_read_in_the_same_way(postgres_url):
     database = Database(postgres_url, pool_size=3)
     with pytest.raises(AddressError, match=r"MIGRATE_DATABASE_URL\) can't be read"):
         await upgrade(database, "postgresql://u:sec/ret@h/d")
@@ -312,7 +316,7 @@ COMMANDS = ["serve", "db upgrade", "key list", "key create --scope admin", "audi
     "address", ["postgresql://u:top/secret@127.0.0.1/d", "postgresql://u:topsecret@127.0.0.1:1/d"]
 )
 def test_no_command_shows_a_traceback_or_a_password(command, address, tmp_path):
-    """Neither of an address that can't be read, nor of a server that isn't there."""
+    """The first address can't be read, and at the second there is no server."""
     run = subprocess.run(
         [sys.executable, "-m", "service", *command.split()],
         env={**os.environ, "HOLDFAST_DATABASE_URL": address, "HOLDFAST_DATA_DIR": str(tmp_path)},
@@ -329,7 +333,7 @@ def test_no_command_shows_a_traceback_or_a_password(command, address, tmp_path):
     assert "secret" not in told
 
 
-async def test_tools_beside_the_service_read_the_same_addresses(told):
+async def test_other_tools_can_connect_with_the_same_addresses(told):
     text = (
         f"host=127.0.0.1,{told['host']} port=1,{told['port']} user={told['user']}"
         f" password={told['password']} dbname=postgres channel_binding=require"

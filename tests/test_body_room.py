@@ -1,4 +1,4 @@
-"""Large bodies wait for room: those of one key for each other, all together for the memory."""
+"""Large bodies wait for room: the room of one key is limited, and the room of all keys."""
 
 import asyncio
 import time
@@ -79,7 +79,7 @@ async def test_a_cancelled_request_gives_its_room_back(impatient):
 
 
 async def test_a_key_whose_body_took_long_to_process_rests():
-    """So that a key that sends one such body after the other takes a tenth of the time, alone."""
+    """A key that sends one such body after another uses a tenth of the worker's time at most."""
     room, took = BodyRoom(), 0.02
     began = asyncio.get_running_loop().time()
     for _ in range(3):
@@ -111,7 +111,7 @@ async def test_a_rest_has_a_limit(monkeypatch):
 
 
 async def test_the_memory_for_unfinished_bodies_of_one_key_is_limited(database_url):
-    """Sixty batches of 4 MiB, but for the last byte; those that find no room are told."""
+    """Sixty batches of 4 MiB without their last byte; those without room get an error."""
     length = f"Content-Length: {4 * MIB}"
     with running_server(database_url) as server:
         async with AsyncExitStack() as stack:

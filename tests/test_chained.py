@@ -1,4 +1,4 @@
-"""A COMMIT that begins the next transaction, when the next batch is waiting already."""
+"""COMMIT AND CHAIN: when the next batch waits already, COMMIT begins its transaction."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ async def backend(transaction: Transaction) -> int:
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Each BEGIN that is sent."""
+    """The isolation level of each BEGIN that is sent."""
     levels: list[str] = []
     begin = Transaction.begin
 
@@ -53,26 +53,26 @@ async def test_the_next_transaction_needs_no_begin_and_no_other_connection(datab
     assert begun == ["READ COMMITTED"]
 
 
-async def test_who_does_not_come_for_it_gets_one_of_its_own(database, begun):
+async def test_another_caller_gets_a_transaction_of_its_own(database, begun):
     first = await chained(database)
     assert await database.transact(backend) != first
     assert begun == ["READ COMMITTED"] * 2
 
 
-async def test_another_isolation_level_is_begun_anew(database, begun):
+async def test_another_isolation_level_needs_a_new_transaction(database, begun):
     await chained(database)
     await chained(database, isolation="SERIALIZABLE")
     assert begun == ["READ COMMITTED", "SERIALIZABLE"]
 
 
-async def test_a_connection_that_is_trusted_no_more_is_not_gone_on_with(database, begun):
+async def test_a_chained_transaction_on_a_distrusted_connection_is_not_used(database, begun):
     await chained(database)
     database.pool._trusted_since = float("inf")
     assert database._take_chained("READ COMMITTED") is None
     assert database._chained is None
 
 
-async def test_it_is_let_go_of_when_nobody_comes(database, database_url):
+async def test_a_chained_transaction_that_no_caller_takes_is_released(database, database_url):
     await chained(database)
     assert await idle_in_transaction(database_url) == 1
     async with asyncio.timeout(10):
@@ -81,14 +81,14 @@ async def test_it_is_let_go_of_when_nobody_comes(database, database_url):
     assert database.pool.in_use == 0
 
 
-async def test_it_is_let_go_of_when_the_database_is_closed(database_url):
+async def test_a_chained_transaction_is_released_when_the_database_is_closed(database_url):
     database = Database(database_url, pool_size=2)
     await chained(database)
     await database.close()
     assert await idle_in_transaction(database_url) == 0
 
 
-async def test_what_has_failed_before_its_commit_is_not_chained(database):
+async def test_a_transaction_that_failed_before_its_commit_is_not_chained(database):
     async def careless(transaction: Transaction) -> None:
         transaction.is_empty = True
         with pytest.raises(asyncpg.PostgresError):
@@ -100,9 +100,11 @@ async def test_what_has_failed_before_its_commit_is_not_chained(database):
     assert database.pool.in_use == 0
 
 
-async def test_one_whose_connection_has_died_meanwhile_is_run_again(database, database_url):
+async def test_a_batch_whose_chained_connection_has_died_is_run_again(database, database_url):
     ledger = Ledger(database, Guard())
-    killer = await asyncpg.connect(database_url)  # before: a chained transaction is given up soon
+    killer = await asyncpg.connect(
+        database_url
+    )  # beforehand, because a chained transaction is released soon
     await ledger.execute([SetStock("A", "main", 9, None, None, None)], lambda: True)
     assert await killer.fetchval(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"

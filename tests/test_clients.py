@@ -1,4 +1,4 @@
-"""Clients and proxies as people have them: the JDK's client, nginx with gzip."""
+"""Widespread clients and proxies: the HTTP client of the JDK, and nginx with gzip."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ async def server(postgres_url: str) -> AsyncIterator[Server]:
 
 
 async def test_the_jdk_client_loses_no_body(server):
-    """By default it offers `Upgrade: h2c`."""
+    """By default this client sends `Upgrade: h2c`."""
     if shutil.which("javac") is None:
         missing("a JDK is not installed (make services)")
     line = {"sku": "S", "quantity": 10}
@@ -55,8 +55,8 @@ async def test_the_jdk_client_loses_no_body(server):
     }  # fmt: skip
 
 
-async def test_an_etag_that_nginx_has_weakened_is_taken_back(server):
-    """With gzip on, nginx makes `W/"1"` of `"1"`."""
+async def test_an_etag_that_nginx_has_weakened_is_accepted(server):
+    """When nginx compresses an answer, it changes the ETag `"1"` to `W/"1"`."""
     with running_nginx([server.url]) as url:
         async with httpx.AsyncClient(base_url=url, headers=server.headers) as http:
             body = {"available": 5, "name": "a name of some length, to be worth compressing"}

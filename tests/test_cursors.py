@@ -1,4 +1,4 @@
-"""A cursor is one that a list has given, or 400."""
+"""Only a cursor that a list has returned is accepted; any other is 400."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def encoded(value):
 
 
 @pytest.mark.parametrize("name", LISTS)
-async def test_what_no_list_has_given_is_400_or_an_empty_place(service, name):
+async def test_a_forged_cursor_is_400(service, name):
     await service.stock("A", 9)
     reservation = (await service.reserve("1", ("A", 1))).headers["Location"]
     path = LISTS[name].format(reservation=reservation)

@@ -1,4 +1,4 @@
-"""Databases as people have them, with other settings and other encodings."""
+"""Databases of other people, with other settings and other encodings."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ RELIED_ON = {
     "enable_hashjoin": "on",
     "enable_mergejoin": "on",
 }
-"""What must not be as a role or a database has it, and a value that would be in the way."""
+"""The settings that the service relies on, each with a value that would break it."""
 
 LEFT_ALONE = {
     "DateStyle": "SQL, DMY",
@@ -74,14 +74,14 @@ LEFT_ALONE = {
     "min_parallel_table_scan_size": "0",
     "xmlbinary": "hex",
 }
-"""What nothing depends on, or what is the operator's to choose."""
+"""The settings that the service leaves to the operator, because it works with any value."""
 
 SKU = "🦑 NULL \\ {\"'é"
 
 
 @asynccontextmanager
 async def database_with(postgres_url: str, settings: dict[str, str]) -> AsyncIterator[str]:
-    """The address of a fresh database with settings of its own, as far as the server has them."""
+    """The address of a fresh database with these settings, as far as the server knows them."""
     async with fresh_database(postgres_url) as url:
         connection = await asyncpg.connect(as_superuser(postgres_url))
         for name, value in settings.items():
@@ -95,8 +95,8 @@ async def database_with(postgres_url: str, settings: dict[str, str]) -> AsyncIte
         yield url
 
 
-async def live_a_life(service: Service) -> None:
-    """Everything that can happen to stock, with names that are hard on literals and arrays."""
+async def use_everything(service: Service) -> None:
+    """Every change of stock, with names that are difficult in literals and arrays."""
     client, path = service.client, f"/v1/stock/{quote(SKU, safe='')}/main"
     created = await client.put(path, json={"available": 10}, headers={"If-None-Match": "*"})
     assert created.status_code == 201, created.text
@@ -129,18 +129,20 @@ async def live_a_life(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [*RELIED_ON.items(), *LEFT_ALONE.items()])
-async def test_no_setting_of_a_role_or_a_database_is_in_the_way(postgres_url, name, value):
+async def test_the_service_works_with_any_setting_of_a_role_or_a_database(
+    postgres_url, name, value
+):
     async with (
         database_with(postgres_url, {name: value}) as url,
         running_service(url) as service,
     ):
-        await live_a_life(service)
+        await use_everything(service)
 
 
-async def test_all_of_them_at_once_are_not_in_the_way_either(postgres_url):
+async def test_the_service_works_with_all_of_these_settings_at_once(postgres_url):
     settings = {**LEFT_ALONE, **RELIED_ON, "random_page_cost": "4"}
     async with database_with(postgres_url, settings) as url, running_service(url) as service:
-        await live_a_life(service)
+        await use_everything(service)
 
 
 def test_every_setting_that_is_relied_on_has_a_hostile_value():
@@ -148,7 +150,7 @@ def test_every_setting_that_is_relied_on_has_a_hostile_value():
 
 
 async def in_force(url: str) -> dict[str, str]:
-    """Each setting as the service's own transactions see it."""
+    """The value of each setting in the service's own transactions."""
 
     async def work(connection: Any) -> dict[str, str]:
         rows = await connection.execute(text("SELECT name, setting FROM pg_settings"))
@@ -162,11 +164,11 @@ async def in_force(url: str) -> dict[str, str]:
 
 
 SLOW = {name: "0" for name in RELIED_ON if name.endswith("_timeout")}
-"""A pooler's session has the role's timeouts until ours are in force, in its first statement."""
+"""Behind a pooler the role's timeouts apply until the first statement has set those we want."""
 
 
 @pytest.mark.parametrize("mode", ["direct", "transaction", "session"])
-async def test_what_is_relied_on_is_in_force(postgres_url, mode):
+async def test_the_settings_that_the_service_relies_on_are_in_force(postgres_url, mode):
     wanted = {**relied_on(Timeouts()), **RELIED_ON_SINCE}
     async with database_with(postgres_url, {**RELIED_ON, **SLOW}) as url:
         if mode == "direct":
@@ -181,14 +183,14 @@ async def test_what_is_relied_on_is_in_force(postgres_url, mode):
 @pytest.mark.parametrize(
     ("name", "value"), [("search_path", "shop"), ("synchronous_commit", "off")]
 )
-async def test_what_is_the_operators_to_choose_stays_as_it_is(postgres_url, name, value):
+async def test_a_setting_of_the_operator_stays_in_force(postgres_url, name, value):
     async with database_with(postgres_url, {name: value}) as url:
         found = await in_force(url)
     assert found[name] == value
 
 
-async def test_a_database_that_is_read_only_by_default_is_taken_at_its_word(postgres_url):
-    """Hosters set it when a disk is full."""
+async def test_a_database_that_is_read_only_by_default_counts_as_unavailable(postgres_url):
+    """Hosting providers set this when a disk is full."""
     async with database_with(postgres_url, {"default_transaction_read_only": "on"}) as url:
         database = Database(url, pool_size=3)
         with pytest.raises(StoreUnavailable) as refusal:
@@ -199,7 +201,7 @@ async def test_a_database_that_is_read_only_by_default_is_taken_at_its_word(post
 
 @asynccontextmanager
 async def encoded(postgres_url: str, encoding: str) -> AsyncIterator[str]:
-    """An empty database of that encoding."""
+    """An empty database with this encoding."""
     name = f"test_{uuid.uuid4().hex}"
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(
@@ -247,7 +249,7 @@ async def test_a_search_path_without_a_schema_is_refused_in_a_sentence(postgres_
         await database.close()
 
 
-async def test_a_schema_of_ones_own_is_used(postgres_url):
+async def test_the_schema_in_the_search_path_is_used(postgres_url):
     async with database_with(postgres_url, {"search_path": "shop"}) as url:
         connection = await asyncpg.connect(as_superuser(url))
         await connection.execute(f"CREATE SCHEMA shop {authorization_clause(url)}")
@@ -256,7 +258,7 @@ async def test_a_schema_of_ones_own_is_used(postgres_url):
         await upgrade(database, as_role(url, Role.MIGRATING))
         await database.close()
         async with running_service(url) as service:
-            await live_a_life(service)
+            await use_everything(service)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,9 @@ async def test_a_schema_of_ones_own_is_used(postgres_url):
         ({"synchronous_commit": "local"}, []),
     ],
 )
-async def test_what_can_lose_an_answer_is_told_once(postgres_url, settings, expected):
+async def test_each_setting_that_can_lose_an_answer_is_reported_once(
+    postgres_url, settings, expected
+):
     async with database_with(postgres_url, settings) as url:
         database = Database(f"{url}?channel_binding=require", pool_size=3)
         told = await concerns(database)
@@ -287,7 +291,7 @@ async def test_what_can_lose_an_answer_is_told_once(postgres_url, settings, expe
     await connection.close()
 
 
-async def test_the_connections_that_a_role_may_have_are_known(postgres_url, database):
+async def test_the_number_of_connections_that_a_role_may_have_is_known(postgres_url, database):
     granted = await granted_connections(database)
     connection = await asyncpg.connect(postgres_url)
     most = int(await connection.fetchval("SHOW max_connections"))

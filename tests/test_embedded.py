@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: durable, private, back after every crash, and never left behind."""
+"""The embedded PostgreSQL: durable, private, restarted after a crash, and never left running."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ from db.embedded.postmaster import Account, find_processes, may_execute, wait_un
 from db.embedded.roles import Role
 from db.embedded.server import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
 
-SECONDS = 30.0  # for what takes well under one: only a hang may fail a test
+SECONDS = 60.0  # for steps that take well under one second: only a hang may fail a test
 REPOSITORY = Path(__file__).parent.parent
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 LAUNCHER = """
@@ -43,7 +43,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop to an
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory that has been started once, to be copied: faster than another initdb."""
+    """A data directory that was started once. To copy it is faster than another initdb."""
     data_dir = tmp_path_factory.mktemp("pristine") / "data"
     with EmbeddedPostgres(data_dir) as postgres:
         sql = "CREATE TABLE thing (n int); INSERT INTO thing VALUES (42)"
@@ -53,7 +53,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data_dir(pristine: Path, tmp_path: Path) -> Path:
-    # As root this is beneath pytest's own 0700 directory, where PostgreSQL's user cannot go.
+    # As root, this lies in pytest's own 0700 directory, which PostgreSQL's user can't enter.
     copy_of = tmp_path / "data"
     subprocess.run(["cp", "-a", pristine, copy_of], check=True)
     return copy_of
@@ -150,7 +150,7 @@ def test_it_is_durable_private_and_complete(data_dir: Path) -> None:
             ask(postgres.url.replace(":", ":wrong", 2).replace(":wrong//", "://"), "SELECT 1")
 
 
-def test_the_address_is_on_file_for_our_eyes_only(data_dir: Path) -> None:
+def test_only_our_user_may_read_the_file_with_the_address(data_dir: Path) -> None:
     file = data_dir / "database.url"
     with EmbeddedPostgres(data_dir) as postgres:
         assert file.read_text().strip() == postgres.url
@@ -160,10 +160,10 @@ def test_the_address_is_on_file_for_our_eyes_only(data_dir: Path) -> None:
     assert is_deserted(data_dir)
     with pytest.raises(EmbeddedError):
         EmbeddedPostgres(data_dir, settings={"no_such_setting": "1"}).start()
-    assert not file.exists()  # never an address that is not ours
+    assert not file.exists()  # never the address of another server
 
 
-def test_whatever_the_umask_all_that_it_makes_is_for_our_eyes_only(tmp_path: Path) -> None:
+def test_with_any_umask_only_our_user_may_read_its_files(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     before = os.umask(0)
     try:
@@ -176,16 +176,18 @@ def test_whatever_the_umask_all_that_it_makes_is_for_our_eyes_only(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["lock", "postgresql.log"])
-def test_what_an_older_version_left_open_to_others_is_closed(data_dir: Path, name: str) -> None:
+def test_files_that_an_older_version_left_readable_for_others_are_protected(
+    data_dir: Path, name: str
+) -> None:
     (data_dir / name).chmod(0o644)
     with EmbeddedPostgres(data_dir):
         assert (data_dir / name).stat().st_mode & 0o777 == 0o600
 
 
 @as_root
-def test_another_user_can_not_keep_it_from_starting(data_dir: Path, open_dir: Path) -> None:
+def test_another_user_can_not_stop_it_from_starting(data_dir: Path, open_dir: Path) -> None:
     shown = shutil.move(data_dir, open_dir / "data")
-    (shown / "lock").chmod(0o644)  # as an older version has left it
+    (shown / "lock").chmod(0o644)  # as an older version left it
     with EmbeddedPostgres(shown):
         pass
     as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
@@ -195,7 +197,7 @@ def test_another_user_can_not_keep_it_from_starting(data_dir: Path, open_dir: Pa
     )  # fmt: skip
     with locking:
         assert locking.stdout is not None
-        assert locking.stdout.readline() == b""  # it was not let
+        assert locking.stdout.readline() == b""  # it could not open the file
         with EmbeddedPostgres(shown) as postgres:
             assert ask(postgres.url, "SELECT n FROM thing") == 42
 
@@ -208,7 +210,7 @@ def test_a_second_start_finds_the_data_and_the_password_of_the_first(data_dir: P
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_a_lost_secret_is_replaced_and_with_it_every_password(data_dir: Path) -> None:
+def test_a_lost_secret_is_replaced_together_with_every_password(data_dir: Path) -> None:
     secret = data_dir / "postgresql.secret"
     before = secret.read_text().strip()
     secret.unlink()
@@ -226,7 +228,7 @@ def test_settings_can_be_overridden(data_dir: Path) -> None:
         assert ask(postgres.url, "SHOW fsync") == "off"
 
 
-def test_it_comes_back_on_its_port_after_a_kill(data_dir: Path) -> None:
+def test_it_is_restarted_on_the_same_port_after_a_kill(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         url = postgres.url
         for n in (1, 2):
@@ -243,7 +245,7 @@ def test_a_ctrl_c_reaches_the_service_only(data_dir: Path) -> None:
         assert os.getpgid(postmaster_of(data_dir)) != os.getpgid(0)
 
 
-def test_it_moves_when_its_port_was_taken_meanwhile(data_dir: Path) -> None:
+def test_it_is_restarted_on_another_port_if_its_port_is_in_use(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres, socket.socket() as squatter:
         old = postgres.url
         kill(postmaster_of(data_dir))
@@ -257,7 +259,7 @@ def test_it_moves_when_its_port_was_taken_meanwhile(data_dir: Path) -> None:
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_a_restart_that_fails_is_told_and_tried_again(data_dir: Path) -> None:
+def test_a_restart_that_fails_is_reported_and_tried_again(data_dir: Path) -> None:
     configuration = data_dir / "postgresql" / "postgresql.auto.conf"
     with EmbeddedPostgres(data_dir) as postgres:
         configuration.write_text("no_such_setting = 1\n")
@@ -268,7 +270,7 @@ def test_a_restart_that_fails_is_told_and_tried_again(data_dir: Path) -> None:
         configuration.write_text("")
         assert wait_until(postgres.ensure_running, SECONDS)
         assert ask(postgres.url, "SELECT n FROM thing") == 42
-    assert not postgres.ensure_running()  # for it has been stopped
+    assert not postgres.ensure_running()  # because it was stopped
 
 
 def test_no_process_outlives_a_killed_launcher(data_dir: Path) -> None:
@@ -279,7 +281,9 @@ def test_no_process_outlives_a_killed_launcher(data_dir: Path) -> None:
         assert wait_until(lambda: is_deserted(data_dir), SECONDS)
 
 
-def test_the_next_launcher_need_not_wait_for_the_end_of_a_killed_one(data_dir: Path) -> None:
+def test_the_next_launcher_starts_while_the_server_of_a_killed_launcher_still_ends(
+    data_dir: Path,
+) -> None:
     with launcher(data_dir) as process:
         ask(read_url(process), "INSERT INTO thing VALUES (1)")
         process.kill()
@@ -287,7 +291,7 @@ def test_the_next_launcher_need_not_wait_for_the_end_of_a_killed_one(data_dir: P
             assert ask(postgres.url, "SELECT sum(n) FROM thing") == 43
 
 
-def test_a_launcher_killed_with_its_postmaster_leaves_nothing(data_dir: Path) -> None:
+def test_a_launcher_killed_with_its_postmaster_leaves_no_process(data_dir: Path) -> None:
     with launcher(data_dir) as process:
         ask(read_url(process), "INSERT INTO thing VALUES (1)")
         kill(postmaster_of(data_dir))
@@ -297,7 +301,7 @@ def test_a_launcher_killed_with_its_postmaster_leaves_nothing(data_dir: Path) ->
             assert ask(postgres.url, "SELECT sum(n) FROM thing") == 43
 
 
-def test_a_first_start_that_was_killed_leaves_nothing_half_made(tmp_path: Path) -> None:
+def test_a_first_start_that_was_killed_leaves_no_unfinished_cluster(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with launcher(data_dir) as process:
         started = f"*{files.UNFINISHED}*/base"
@@ -308,17 +312,17 @@ def test_a_first_start_that_was_killed_leaves_nothing_half_made(tmp_path: Path) 
         assert ask(postgres.url, "SELECT 1") == 1
 
 
-def test_what_a_killed_start_left_half_made_is_removed(data_dir: Path) -> None:
-    half_made = installation.make_aside(data_dir / "postgresql")
-    (half_made / "base").mkdir()
-    half_written = data_dir / f"database.url{files.UNFINISHED}1"
-    half_written.touch()
+def test_unfinished_files_of_a_killed_start_are_removed(data_dir: Path) -> None:
+    unfinished_cluster = installation.make_aside(data_dir / "postgresql")
+    (unfinished_cluster / "base").mkdir()
+    unfinished_file = data_dir / f"database.url{files.UNFINISHED}1"
+    unfinished_file.touch()
     with EmbeddedPostgres(data_dir):
-        assert not half_made.exists()
-        assert not half_written.exists()
+        assert not unfinished_cluster.exists()
+        assert not unfinished_file.exists()
 
 
-def test_a_server_that_will_not_go_is_neither_killed_nor_joined(
+def test_a_server_that_does_not_end_is_neither_killed_nor_joined(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "DEPARTURE_SECONDS", 0.2)
@@ -338,13 +342,13 @@ def test_a_server_that_will_not_go_is_neither_killed_nor_joined(
             assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_a_stale_pid_that_is_another_process_now_does_not_matter(data_dir: Path) -> None:
+def test_a_stale_pid_that_belongs_to_another_process_is_ignored(data_dir: Path) -> None:
     cluster = data_dir / "postgresql"
     account = postmaster.choose_account(cluster)
     with postmaster.launch(["sleep", "600"], account) as sleeper:
-        # PostgreSQL itself would refuse: a process of its own user with that pid is alive.
+        # PostgreSQL itself would refuse to start: a process of its user has that pid.
         write_record(cluster, sleeper.pid, started_at=1)
-        (data_dir / "postgresql.secret").unlink()  # the single-user mode would refuse as well
+        (data_dir / "postgresql.secret").unlink()  # single-user mode would refuse, too
         try:
             with EmbeddedPostgres(data_dir) as postgres:
                 assert ask(postgres.url, "SELECT n FROM thing") == 42
@@ -353,7 +357,7 @@ def test_a_stale_pid_that_is_another_process_now_does_not_matter(data_dir: Path)
             sleeper.kill()
 
 
-def test_a_stale_pid_that_is_another_postgres_now_does_not_matter(
+def test_a_stale_pid_that_belongs_to_another_postgres_is_ignored(
     data_dir: Path, pristine: Path
 ) -> None:
     with EmbeddedPostgres(pristine):
@@ -362,7 +366,7 @@ def test_a_stale_pid_that_is_another_postgres_now_does_not_matter(
             assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_an_incomplete_record_does_not_matter(data_dir: Path) -> None:
+def test_an_incomplete_record_is_ignored(data_dir: Path) -> None:
     (data_dir / "postgresql" / "postmaster.pid").write_text("")
     with EmbeddedPostgres(data_dir) as postgres:
         assert ask(postgres.url, "SELECT n FROM thing") == 42
@@ -373,7 +377,7 @@ def write_record(cluster: Path, pid: int, started_at: int) -> None:
     (cluster / "postmaster.pid").write_text(record)
 
 
-def test_a_server_that_somebody_else_started_there_is_left_alone(data_dir: Path) -> None:
+def test_a_server_that_another_program_started_is_left_alone(data_dir: Path) -> None:
     cluster = data_dir / "postgresql"
     account = postmaster.choose_account(cluster)
     binaries = installation.find_binaries(None, data_dir, account)
@@ -388,7 +392,9 @@ def test_a_server_that_somebody_else_started_there_is_left_alone(data_dir: Path)
             theirs.send_signal(signal.SIGINT)
 
 
-def test_a_second_process_on_the_same_directory_is_refused_clearly(data_dir: Path) -> None:
+def test_a_second_process_on_the_same_directory_gets_an_error_that_names_the_first(
+    data_dir: Path,
+) -> None:
     with launcher(data_dir) as process:
         url = read_url(process)
         with pytest.raises(DataDirectoryInUse) as refusal:
@@ -398,7 +404,9 @@ def test_a_second_process_on_the_same_directory_is_refused_clearly(data_dir: Pat
         assert ask(url, "SELECT n FROM thing") == 42
 
 
-def test_a_second_server_in_the_same_process_is_refused_too(data_dir: Path) -> None:
+def test_a_second_server_on_the_same_directory_is_refused_in_the_same_process(
+    data_dir: Path,
+) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         with pytest.raises(DataDirectoryInUse):
             EmbeddedPostgres(data_dir).start()
@@ -407,13 +415,13 @@ def test_a_second_server_in_the_same_process_is_refused_too(data_dir: Path) -> N
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_a_fork_that_disowns_it_does_not_keep_the_directory(data_dir: Path) -> None:
+def test_a_fork_that_disowns_the_server_does_not_keep_the_directory_locked(data_dir: Path) -> None:
     (is_ready, say_ready), (is_over, say_over) = os.pipe(), os.pipe()
     with EmbeddedPostgres(data_dir) as postgres:
         child = os.fork()
         if child == 0:
             postgres.disown()
-            postgres.stop()  # no longer its own to stop
+            postgres.stop()  # without effect: it belongs to the parent
             os.write(say_ready, b".")
             os.read(is_over, 1)
             os._exit(0)
@@ -429,7 +437,7 @@ def test_a_fork_that_disowns_it_does_not_keep_the_directory(data_dir: Path) -> N
             os.close(end)
 
 
-def test_a_port_lost_between_looking_and_binding_is_replaced(
+def test_a_port_that_another_process_takes_first_is_replaced(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = embedded.find_port()
@@ -440,14 +448,14 @@ def test_a_port_lost_between_looking_and_binding_is_replaced(
             assert port_of(postgres.url) == free
 
 
-def test_a_start_that_fails_shows_the_log_and_leaves_nothing_behind(data_dir: Path) -> None:
+def test_a_start_that_fails_shows_the_log_and_frees_the_directory(data_dir: Path) -> None:
     with pytest.raises(EmbeddedError, match="no_such_setting"):
         EmbeddedPostgres(data_dir, settings={"no_such_setting": "1"}).start()
     with EmbeddedPostgres(data_dir) as postgres:
         assert ask(postgres.url, "SELECT n FROM thing") == 42
 
 
-def test_another_version_of_postgresql_is_refused_before_it_touches_the_data(
+def test_another_version_of_postgresql_is_refused_and_the_data_stays_as_it_is(
     data_dir: Path,
 ) -> None:
     (data_dir / "postgresql" / "PG_VERSION").write_text("9\n")
@@ -455,7 +463,7 @@ def test_another_version_of_postgresql_is_refused_before_it_touches_the_data(
         EmbeddedPostgres(data_dir).start()
 
 
-def test_binaries_that_do_not_exist_are_told_by_name(
+def test_the_error_names_binaries_that_do_not_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PG_BIN", str(tmp_path / "nowhere"))
@@ -473,7 +481,7 @@ def test_a_frozen_server_is_stopped_in_bounded_time(
     assert wait_until(lambda: is_deserted(data_dir), SECONDS)
 
 
-def test_its_log_is_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_its_log_is_limited(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = data_dir / "postgresql.log"
     with EmbeddedPostgres(data_dir) as postgres:
         monkeypatch.setattr(embedded, "LOG_BYTES_MAX", log.stat().st_size - 1)
@@ -487,7 +495,9 @@ def test_its_log_is_bounded(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_it_cannot_be_started_from_a_thread_that_would_take_it_along(data_dir: Path) -> None:
+def test_it_cannot_be_started_from_a_thread_because_it_would_end_with_the_thread(
+    data_dir: Path,
+) -> None:
     refusals: list[BaseException] = []
 
     def start() -> None:
@@ -505,7 +515,7 @@ def test_it_cannot_be_started_from_a_thread_that_would_take_it_along(data_dir: P
 @pytest.mark.skipif(not DEBIAN_15.exists(), reason=f"no PostgreSQL 15 in {DEBIAN_15}")
 def test_other_binaries_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PG_BIN", str(DEBIAN_15))
-    monkeypatch.chdir(tmp_path)  # as root, where PostgreSQL's user cannot go
+    monkeypatch.chdir(tmp_path)  # as root, a directory that PostgreSQL's user can't enter
     with EmbeddedPostgres(tmp_path / "data") as postgres:
         assert ask(postgres.url, "SHOW server_version_num").startswith("15")
         assert ask(postgres.url, "SHOW shared_preload_libraries") == "pg_stat_statements"
@@ -515,7 +525,7 @@ def test_other_binaries_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @as_root
 @pytest.mark.parametrize("data_is_open", [True, False])
-def test_binaries_that_only_root_can_reach_are_copied_to_where_others_can(
+def test_binaries_that_only_root_can_reach_are_copied_to_an_open_directory(
     data_is_open: bool, tmp_path: Path, open_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = tmp_path / "closed"
@@ -546,7 +556,7 @@ def test_binaries_that_others_can_change_are_not_run(owner: str, mode: int, open
 
 
 @as_root
-def test_binaries_that_cannot_be_brought_within_reach_are_told(
+def test_binaries_without_an_open_directory_for_their_copy_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = tmp_path / "closed"

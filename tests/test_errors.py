@@ -12,7 +12,7 @@ HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 2}], "hold_seconds": 900}
 
 
 async def provoke(service, code):
-    """Make the service answer with that code."""
+    """Make the service answer with a code."""
     client = service.client
     await service.stock("A", 10)
     held = (await client.post("/v1/reservations", json=HOLD)).headers["Location"]

@@ -1,4 +1,4 @@
-"""What a failure of the database means: none that comes with connections is the service's own."""
+"""The meaning of each failure of the database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ from db.session.failures import (
 )
 from tests.roles import as_superuser
 
-LOST, AWAY, LOCKED, BUG = ConnectionLost, StoreUnavailable, LockTimeout, DatabaseError
+LOST, UNREACHABLE, LOCKED, BUG = ConnectionLost, StoreUnavailable, LockTimeout, DatabaseError
 
 
 def failure(state: str, *, routine: str = "") -> Any:
@@ -32,22 +32,22 @@ def failure(state: str, *, routine: str = "") -> Any:
     [
         ("08003", LOST),
         ("08006", LOST),
-        ("08P01", LOST),  # most of what PgBouncer says: query_wait_timeout, server conn crashed
+        ("08P01", LOST),  # most errors of PgBouncer: query_wait_timeout, server conn crashed
         ("57P01", LOST),
         ("57P02", LOST),
         ("57P03", LOST),
         ("57P05", LOST),  # idle_session_timeout
         ("25P03", LOST),  # idle_in_transaction_session_timeout
         ("25P04", LOST),  # transaction_timeout
-        ("26000", LOST),  # a statement's name that a pooler has lost
-        ("42P05", LOST),  # or met twice
+        ("26000", LOST),  # a prepared statement that does not exist behind a pooler
+        ("42P05", LOST),  # or exists already
         ("XX000", LOST),
         ("58030", LOST),
         ("28P01", LOST),
         ("3D000", LOST),
-        ("53300", AWAY),
-        ("53100", AWAY),
-        ("25006", AWAY),
+        ("53300", UNREACHABLE),
+        ("53100", UNREACHABLE),
+        ("25006", UNREACHABLE),
         ("55P03", LOCKED),
         ("57014", LOCKED),
         ("40001", Conflict),
@@ -70,18 +70,16 @@ def test_each_kind_of_failure_has_one_meaning(state, meaning):
         asyncpg.InterfaceError("connection is closed"),
         ConnectionResetError(),
         asyncpg.InternalClientError("got result for unknown protocol state"),
-        failure("0A000", routine="RevalidateCachedQuery"),  # an outdated plan, after a migration
+        failure("0A000", routine="RevalidateCachedQuery"),  # a stale plan, after a migration
     ],
     ids=repr,
 )
-def test_what_another_connection_would_not_meet_is_a_lost_one(error):
+def test_a_failure_of_one_connection_only_means_a_lost_connection(error):
     assert type(meaning_of(error)) is ConnectionLost
 
 
-async def test_a_result_whose_types_a_migration_has_changed_is_asked_for_again(
-    database, database_url
-):
-    """A prepared statement's description is outdated then, until it is prepared anew."""
+async def test_a_read_whose_types_a_migration_has_changed_is_repeated(database, database_url):
+    """The description of a prepared statement is stale until it is prepared again."""
 
     async def migrate(sql: str) -> None:
         connection = await asyncpg.connect(as_superuser(database_url))
@@ -101,7 +99,7 @@ async def test_a_result_whose_types_a_migration_has_changed_is_asked_for_again(
 
 @asynccontextmanager
 async def one_connection(database: Any) -> AsyncIterator[None]:
-    """Leave it a single one, so that everything meets what was prepared before."""
+    """Leave one connection in the pool, so that each read finds the same prepared statements."""
     others = [await database.pool.take() for _ in range(3)]
     yield
     for connection in others:
@@ -112,5 +110,5 @@ async def one_connection(database: Any) -> AsyncIterator[None]:
     ("state", "rolled_back"),
     [("40001", True), ("25P03", True), ("53100", True), ("08P01", False), ("57P01", False)],
 )
-def test_at_commit_only_what_postgresql_says_itself_is_sure(state, rolled_back):
+def test_at_commit_only_an_error_of_postgresql_itself_means_a_rollback(state, rolled_back):
     assert has_rolled_back(failure(state)) is rolled_back

@@ -1,4 +1,4 @@
-"""The gate before the pool: in order, readers to a part, and nobody inside who has given up."""
+"""The gate before the pool: first come, first served; readers get a part of the places."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ PATIENCE = 60.0
 
 
 class Visitors:
-    """Callers of a gate, each known by a letter; readers by a small one."""
+    """Callers of a gate, each with a letter as its name: lower case for readers."""
 
     def __init__(self, room: int) -> None:
         self.gate = Gate(room)
@@ -51,13 +51,13 @@ class Visitors:
         (1, "Aa", "A"),
     ],
 )
-async def test_readers_take_half_of_the_room_at_most_and_the_others_all_of_it(room, coming, inside):
+async def test_readers_get_half_of_the_places_at_most_and_other_callers_all(room, coming, inside):
     visitors = Visitors(room)
     await visitors.come(coming)
     assert visitors.inside == inside
 
 
-async def test_who_comes_first_is_first_reader_or_not():
+async def test_callers_enter_in_the_order_in_which_they_came():
     visitors = Visitors(1)
     await visitors.come("AbCd")
     for leaving, entering in (("A", "b"), ("b", "C"), ("C", "d")):
@@ -65,7 +65,7 @@ async def test_who_comes_first_is_first_reader_or_not():
         assert visitors.inside == entering
 
 
-async def test_readers_that_must_wait_for_readers_keep_nobody_else_waiting():
+async def test_a_reader_that_waits_for_other_readers_keeps_no_other_caller_waiting():
     visitors = Visitors(2)
     await visitors.come("abcA")
     assert (visitors.inside, visitors.gate.has_queue) == ("aA", False)
@@ -77,14 +77,14 @@ async def test_readers_that_must_wait_for_readers_keep_nobody_else_waiting():
     assert visitors.inside == "bB"
 
 
-async def test_a_queue_of_readers_that_nobody_can_help_is_none():
-    """Whoever leaves, it is not their turn: another reader must leave first."""
+async def test_readers_that_wait_for_other_readers_do_not_count_as_a_queue():
+    """A caller that leaves does not help them: another reader must leave first."""
     visitors = Visitors(4)
     await visitors.come("abcA")
     assert not visitors.gate.has_queue
 
 
-async def test_who_waits_too_long_is_told_and_takes_no_place():
+async def test_a_caller_that_waits_too_long_gets_an_error_and_takes_no_place():
     visitors = Visitors(1)
     await visitors.come("A")
     with pytest.raises(TimeoutError):
@@ -94,17 +94,17 @@ async def test_who_waits_too_long_is_told_and_takes_no_place():
     assert visitors.inside == "B"
 
 
-async def test_who_goes_away_at_the_moment_of_entering_leaves_the_place_to_the_next():
+async def test_a_caller_that_is_cancelled_as_it_enters_leaves_its_place_to_the_next():
     visitors = Visitors(1)
     await visitors.come("ABC")
-    visitors.gate.leave(is_reader=False)  # B is let in, and has not noticed yet
+    visitors.gate.leave(is_reader=False)  # B is admitted, but its task has not run yet
     visitors.tasks["B"].cancel()
     await visitors.settle()
     assert visitors.tasks["B"].cancelled()
     assert visitors.tasks["C"].done()
 
 
-async def test_more_room_lets_more_in_and_less_room_nobody_until_enough_have_left():
+async def test_more_room_admits_callers_at_once_and_less_room_none_until_enough_have_left():
     visitors = Visitors(1)
     await visitors.come("ABCD")
     visitors.gate.room = 3

@@ -1,4 +1,4 @@
-"""A database elsewhere: one role migrates, another serves and has just what that takes."""
+"""A database on another server: one role migrates, and another serves with least privileges."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ HELD = """
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """An empty database of another's, and its two roles."""
+    """An empty database on another server, and its two roles."""
 
     app: str
     owner: str
@@ -63,7 +63,7 @@ class Elsewhere:
             await database.close()
 
     async def held(self) -> dict[str, set[str]]:
-        """What the role that serves may do with each table."""
+        """The privileges of the serving role on each table."""
         connection = await asyncpg.connect(self.superuser_url)
         try:
             rows = await connection.fetch(HELD, self.app, list(SERVES))
@@ -93,13 +93,13 @@ async def elsewhere(postgres_url: str) -> AsyncIterator[Elsewhere]:
     )
 
 
-def test_every_table_has_its_line():
-    """Also one that a later migration adds."""
+def test_every_table_has_a_line_in_the_grants():
+    """A later migration that adds a table must add its line, too."""
     assert set(PRIVILEGES) == {*Base.metadata.tables, "alembic_version"} == set(SERVES)
 
 
 async def test_one_role_migrates_and_the_other_serves(elsewhere):
-    """All of it: the service starts again on what it has made, and writes what it must."""
+    """The service starts twice on the same database and writes to every table that it needs."""
     for start in range(2):
         with running_server(
             elsewhere.serving_url, migrate_database_url=elsewhere.migrating_url
@@ -120,7 +120,7 @@ async def test_one_role_migrates_and_the_other_serves(elsewhere):
     await assert_books_balance(elsewhere.serving_url)
 
 
-async def test_what_the_serving_role_was_given_beyond_that_is_taken_away(elsewhere):
+async def test_further_privileges_of_the_serving_role_are_revoked(elsewhere):
     await elsewhere.upgrade()
     connection = await asyncpg.connect(elsewhere.migrating_url)
     app = await connection.fetchval("SELECT quote_ident($1)", elsewhere.app)
@@ -142,7 +142,9 @@ async def test_what_the_serving_role_was_given_beyond_that_is_taken_away(elsewhe
         ("ALTER ROLE {app} SUPERUSER", "DELETE on adjustment"),
     ],
 )
-async def test_a_serving_role_that_has_more_is_refused(elsewhere, excess, told):
+async def test_a_serving_role_with_privileges_that_cannot_be_revoked_is_refused(
+    elsewhere, excess, told
+):
     await elsewhere.upgrade()
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, excess.format(owner=elsewhere.owner, app=app))
@@ -151,8 +153,8 @@ async def test_a_serving_role_that_has_more_is_refused(elsewhere, excess, told):
     assert told in str(refusal.value)
 
 
-async def test_tables_of_another_owner_are_told(elsewhere):
-    """As they are when one role did both until now."""
+async def test_tables_of_another_owner_are_an_error_that_says_what_to_do(elsewhere):
+    """They exist when one role has migrated and served until now."""
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, f"GRANT CREATE ON SCHEMA public TO {app}")
     database = Database(elsewhere.serving_url, pool_size=1)
@@ -160,14 +162,14 @@ async def test_tables_of_another_owner_are_told(elsewhere):
     await execute(elsewhere.superuser_url, f"REVOKE CREATE ON SCHEMA public FROM {app}")
     with pytest.raises(SchemaError, match="MIGRATE_DATABASE_URL"):
         await elsewhere.upgrade()
-    owned = f"REASSIGN OWNED BY {app} TO {elsewhere.owner}"  # as docs/operations.md has it
+    owned = f"REASSIGN OWNED BY {app} TO {elsewhere.owner}"  # the statement in docs/operations.md
     await execute(elsewhere.superuser_url, owned)
     await elsewhere.upgrade()
     assert await elsewhere.held() == SERVES
     await database.close()
 
 
-async def test_two_addresses_of_two_databases_are_told(elsewhere, database_url):
+async def test_two_addresses_of_different_databases_are_refused(elsewhere, database_url):
     database = Database(database_url, pool_size=1)
     with pytest.raises(SchemaError, match="both must name the same one"):
         await upgrade(database, elsewhere.migrating_url)
@@ -185,7 +187,9 @@ def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
     )
 
 
-async def test_a_role_that_may_not_migrate_says_which_one_may_and_serves_once_that_has(elsewhere):
+async def test_a_role_that_may_not_migrate_names_the_setting_and_serves_after_the_migration(
+    elsewhere,
+):
     alone = {"database_url": elsewhere.serving_url}
     refused = command("db", "upgrade", **alone)
     assert refused.returncode == 1
@@ -200,7 +204,7 @@ async def test_a_role_that_may_not_migrate_says_which_one_may_and_serves_once_th
             assert (await http.get("/health/ready")).status_code == 200
 
 
-def test_the_migrating_role_without_the_serving_one_is_refused():
+def test_the_migrating_role_without_the_serving_role_is_refused():
     refused = command("db", "upgrade", migrate_database_url="postgresql://owner@127.0.0.1:1/db")
     assert refused.returncode == 2
     assert "migrate-database-url needs database-url beside it" in refused.stderr

@@ -48,13 +48,13 @@ IS_A_KEY = re.compile(
     r" = \w+\.(\1|id)$"
 )
 
-SPARES_WORK = "a part before is a row short, so all is rolled back anyway: the gate spares work"
-SPARES_ROWS = "the planner looks at each hold again: the condition spares rows"
-WAITS_FOR_NOBODY = "who skips what is locked can't be in a deadlock: the order is for the reader"
-PLANNED_SO = "today's PostgreSQL does the same without it: it forbids to merge the two SELECTs"
+SPARES_WORK = "an earlier part lacks a row, so all is rolled back anyway: the gate saves work"
+SPARES_ROWS = "the planner checks each hold again: the condition only loads fewer rows"
+NEVER_WAITS = "a statement that skips locked rows can't deadlock: the order is for the reader"
+PLANNED_SO = "PostgreSQL does the same today without it: it forbids merging the two SELECTs"
 
 OVERTAKEN = "test_guards:test_without_its_guard_it_goes_wrong"
-FENCED = "test_distributed_locks:test_without_the_fence_it_would_write"
+FENCED = "test_distributed_locks:test_without_the_fence_the_late_writer_would_write"
 LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
 LINES = "test_row_locks:test_without_its_order_a_{}_would_be_read_with_some_of_its_lines"
 
@@ -82,7 +82,7 @@ INVENTORY = {
         "{gate}": SPARES_WORK,
         "AND stock.version = new.version": OVERTAKEN,
         "ORDER BY stock.sku, stock.location": "test_row_locks:"
-        "test_without_its_order_pinned_rows_would_be_locked_crosswise",
+        "test_without_the_order_by_pinned_rows_would_be_locked_in_another_order",
         "FOR NO KEY UPDATE OF stock": LOCKED,
     },
     "line_created": {"{gate}": OVERTAKEN},
@@ -91,7 +91,7 @@ INVENTORY = {
     "movement_created": {"{gate}": OVERTAKEN},
     "VERSIONS": {
         "ORDER BY index": "test_row_locks:"
-        "test_without_its_order_movements_would_get_the_versions_of_other_rows"
+        "test_without_the_order_by_movements_would_get_the_versions_of_other_rows"
     },
     "OVERDUE": {
         "WHERE reservation.state = 'held'": SPARES_ROWS,
@@ -103,35 +103,35 @@ INVENTORY = {
     },
     "LOCK_RESERVATIONS": {
         "ORDER BY reservation.id": "test_row_locks:"
-        "test_without_its_order_reservations_would_be_locked_crosswise",
+        "test_without_the_order_by_reservations_would_be_locked_in_another_order",
         "FOR UPDATE OF reservation": LOCKED,
     },
     "LOCK_STOCK": {
         "ORDER BY stock.sku, stock.location": "test_locks:"
-        "test_without_its_order_the_lock_would_take_rows_crosswise",
+        "test_without_the_order_by_rows_would_be_locked_in_another_order",
         "FOR UPDATE OF stock": LOCKED,
     },
     "FREE_RESERVATIONS": {
-        "ORDER BY id": WAITS_FOR_NOBODY,
+        "ORDER BY id": NEVER_WAITS,
         "FOR UPDATE OF reservation": "test_row_locks:"
         "test_a_reservation_that_is_locked_elsewhere_is_found_without_waiting",
         "SKIP LOCKED": "test_row_locks:"
-        "test_without_skip_locked_looking_for_reservations_would_be_waiting",
+        "test_without_skip_locked_the_look_up_of_reservations_would_wait",
     },
     "FREE_STOCK": {
-        "ORDER BY sku, location": WAITS_FOR_NOBODY,
+        "ORDER BY sku, location": NEVER_WAITS,
         "FOR UPDATE OF stock": "test_locks:"
         "test_a_row_that_is_locked_elsewhere_is_found_without_waiting",
-        "SKIP LOCKED": "test_locks:test_without_skip_locked_looking_would_be_waiting",
+        "SKIP LOCKED": "test_locks:test_without_skip_locked_the_look_up_would_wait",
     },
     "advisory": {
-        "pg_advisory_xact_lock": "test_row_locks:test_named_locks_keep_others_out",
+        "pg_advisory_xact_lock": "test_row_locks:test_a_named_lock_makes_other_transactions_wait",
         "ORDER BY hash": "test_row_locks:test_named_locks_are_taken_in_the_order_of_their_hashes",
         "OFFSET 0": PLANNED_SO,
     },
     "load": {"CLOCK": "test_locks:test_with_the_time_of_begin_a_plan_would_miss_a_deadline"},
     "apply": {
-        "CLOCK": "test_locks:test_with_the_time_of_begin_a_late_confirm_would_go_through",
+        "CLOCK": "test_locks:test_with_the_time_of_begin_a_late_confirm_would_succeed",
         "OFFSET 0": PLANNED_SO,
     },
 }

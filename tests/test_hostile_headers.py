@@ -89,7 +89,7 @@ async def quiet(service):
 
 
 async def send(client, route, headers, *, key=None):
-    """Send a request of a route with headers that replace its own. No client corrects them."""
+    """Send a request with headers that replace its own, without a client that corrects them."""
     method, path, content, own = route
     named = {name.lower() for name in headers}
     others = {name: value for name, value in own.items() if name.lower() not in named}
@@ -150,7 +150,7 @@ def test_an_origin_is_this_server_s_own_if_its_host_is(origin, host, is_own):
 
 @pytest.mark.parametrize("odd", [b"\xff", b"\x80a", b"\xc3(", b"a\xed\xa0\x80"])
 async def test_a_path_that_is_not_utf_8_is_not_found(quiet, odd):
-    """As they are, and percent-encoded."""
+    """The bytes are sent raw and percent-encoded."""
     for raw in (odd, quote(odd).encode()):
         for path, status in (
             (b"/v1/stock/%b/main", 400), (b"/v1/stock/A/%b", 400), (b"/v1/stock/%b", 400),
@@ -215,7 +215,7 @@ async def at(service, raw_path, *, query=b"", method="GET"):
     return answer["status"]
 
 
-# What headers mean
+# The meaning of headers
 
 
 @pytest.mark.parametrize(

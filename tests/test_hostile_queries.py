@@ -26,7 +26,7 @@ async def refused(service, method, path, params, **more):
 
 
 async def texts_of_queries(service):
-    """(method, path, parameter) for every text in a query that the document has."""
+    """Yield (method, path, parameter) for every text in a query of the document."""
     described = (await service.client.get("/schema/openapi.json")).json()
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
@@ -129,7 +129,7 @@ async def test_the_error_about_a_wrong_cursor_tells_the_remedy(service):
         assert "next_cursor" in error["message"]
 
 
-# Invisible characters, wherever names come in
+# Invisible characters, in every place that takes a name
 
 
 @pytest.mark.parametrize("character", [*INVISIBLE, " ", "\u00a0"])

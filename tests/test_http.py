@@ -1,4 +1,4 @@
-"""HTTP as people use it: HEAD, OPTIONS, header lines given twice, compression, answers' headers."""
+"""HTTP: HEAD, OPTIONS, header lines that are sent twice, compression, headers of answers."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,7 +32,7 @@ CHANGING = ("date", "content-length")  # of /metrics and of an answer with a mom
 
 @pytest.fixture
 async def addresses(service: Service) -> dict[str, str]:
-    """Ids that the addresses have in them."""
+    """The ids in the addresses."""
     await service.stock("A", 100)
     id_ = (await service.reserve("1", ("A", 2))).json()["id"]
     answer = await service.client.post(f"/v1/reservations/{id_}/refunds", json={"seq": "1"})

@@ -1,4 +1,4 @@
-"""How much memory the PostgreSQL that comes with the service takes for its pages."""
+"""The memory that the private PostgreSQL uses for pages."""
 
 import pytest
 
@@ -11,14 +11,14 @@ GB = 2**30
 @pytest.mark.parametrize(
     ("memory", "megabytes"), [(GB // 2, 128), (2 * GB, 128), (8 * GB, 512), (64 * GB, 1024)]
 )
-def test_a_sixteenth_of_the_memory_is_for_pages_within_bounds(memory, megabytes):
+def test_pages_get_a_sixteenth_of_the_memory_within_bounds(memory, megabytes):
     assert shared_buffers_megabytes(memory) == megabytes
 
 
 @pytest.mark.parametrize(
     ("limit", "binds"), [("1073741824\n", True), ("max\n", False), ("", False)]
 )
-def test_a_containers_limit_counts_if_it_has_one(monkeypatch, tmp_path, limit, binds):
+def test_the_limit_of_a_container_counts_as_its_memory(monkeypatch, tmp_path, limit, binds):
     monkeypatch.setattr(installation, "MEMORY_LIMITS", (tmp_path / "none",))
     everything = memory_bytes()
     (tmp_path / "limit").write_text(limit)

@@ -33,7 +33,7 @@ async def known(database):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Every look-up from now on waits for this event."""
+    """An event for which every look-up waits from now on."""
     find, may_go = credentials.find, asyncio.Event()
 
     async def find_later(*arguments):
@@ -53,7 +53,7 @@ async def allows(known):
 
 
 async def waits(known):
-    """True when there is no answer before the look-up has one."""
+    """True when the request waits for the look-up."""
     try:
         async with asyncio.timeout(0.1):
             await allows(known)
@@ -89,7 +89,7 @@ async def test_the_result_of_a_look_up_in_the_background_is_used(
 
 
 async def test_the_age_of_a_look_up_counts_from_its_start(known, slow, monkeypatch):
-    """What a slow look-up says may be old by the time it is there."""
+    """The result of a slow look-up may be stale when it arrives."""
     monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.0)
     waiting = asyncio.create_task(known.require(AUTHORIZATION, "read"))
     await asyncio.sleep(0.2)

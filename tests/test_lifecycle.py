@@ -1,6 +1,6 @@
-"""The table of states and steps, against the contract's drawing and asked through the planner.
+"""The table of states and steps equals the contract's drawing, and the planner follows it.
 
-All of it: each state, each step of a client, the deadline and its absence. No database is needed.
+The tests cover each state with each step, the deadline included, and need no database.
 """
 
 import pytest

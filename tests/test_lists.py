@@ -22,7 +22,7 @@ async def seqs(service, **params):
 
 
 async def pages(service, path, limit, between=None):
-    """Every page's items, with something done after the first page."""
+    """The items of each page; `between` is called once, after the first page."""
     cursor, found = None, []
     while True:
         params = {"limit": limit} | ({"cursor": cursor} if cursor else {})
@@ -197,7 +197,7 @@ async def test_a_parameter_that_is_given_twice_is_400(service):
     assert response.status_code == 400
 
 
-async def test_get_answers_304_to_who_has_the_version(service):
+async def test_get_answers_304_when_the_client_has_the_current_version(service):
     await service.stock("A", 10)
     address = (await service.reserve("1", ("A", 2))).headers["Location"]
     refund = await service.client.post(
@@ -234,7 +234,7 @@ async def test_the_etag_changes_with_the_resource(service):
         "/v1/reservations/" + "-" * 36,
     ],
 )  # fmt: skip
-async def test_what_is_not_there_is_404(service, path):
+async def test_a_resource_that_does_not_exist_is_404(service, path):
     await service.stock("A", 1)
     response = await service.client.get(path)
     assert (response.status_code, response.json()["code"]) == (404, "not_found")

@@ -1,4 +1,4 @@
-"""Locks and the clock: rows are locked in one order, and a deadline is kept behind any lock."""
+"""Locks and the clock: rows are locked in one order, and no lock lets a deadline pass unnoticed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -48,25 +48,25 @@ def put(sku: str) -> SetStock:
 
 @asynccontextmanager
 async def holding(database: Database, statement: str) -> AsyncIterator[Any]:
-    """Another session that has run a statement and not committed."""
+    """Another session that has run a statement and has not committed."""
     async with session(database) as transaction:
         await transaction.connection.execute(text(statement))
         yield transaction.connection
 
 
 async def waits_for_a_lock(database: Database) -> None:
-    """Return when some session of this database waits for a lock."""
+    """Return when a session of this database waits for a lock."""
     question = text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    async with asyncio.timeout(5), database.engine.connect() as connection:
+    async with asyncio.timeout(30), database.engine.connect() as connection:
         while not await connection.scalar(question):
             await asyncio.sleep(0.005)  # bounded by the timeout; PostgreSQL can't call us
 
 
 async def can_be_locked_now(database: Database, sku: str) -> bool:
-    """Whether nobody holds the row."""
+    """Whether no session has locked the row."""
     free = text("SELECT 1 FROM stock WHERE sku = :sku FOR UPDATE SKIP LOCKED")
     async with database.engine.connect() as connection:
         return await connection.scalar(free, {"sku": sku}) is not None
@@ -101,20 +101,20 @@ async def take_both(transaction: Transaction) -> None:
 
 @pytest.mark.parametrize("work", [lock_both, take_both])
 async def test_rows_are_locked_in_the_order_of_their_keys(database, work):
-    """Whatever the order they were created in."""
+    """The rows were created in the opposite order."""
     await run(database, put("B"), put("A"))
     assert await keeps_b_free(database, work)
 
 
-async def test_without_its_order_the_lock_would_take_rows_crosswise(database, monkeypatch):
+async def test_without_the_order_by_rows_would_be_locked_in_another_order(database, monkeypatch):
     await run(database, put("B"), put("A"))
     backwards = text(reads.LOCK_STOCK.text.replace("stock.sku, stock.location", "stock.sku DESC"))
     monkeypatch.setattr(reads, "LOCK_STOCK", backwards)
     assert not await keeps_b_free(database, lock_both)
 
 
-async def test_with_scans_the_update_would_take_rows_crosswise(postgres_url, monkeypatch):
-    """A scan meets rows in the order they lie in."""
+async def test_with_scans_the_update_would_lock_rows_in_another_order(postgres_url, monkeypatch):
+    """A scan finds rows in their order on disk."""
     monkeypatch.setattr("db.session.configuration.NEVER_SCANS", ())
     async with fresh_database(postgres_url) as url:
         database = Database(url, pool_size=4)
@@ -150,7 +150,7 @@ async def test_a_row_that_is_locked_elsewhere_is_found_without_waiting(database)
         assert await locked_elsewhere(connection, snapshot) == {("A", "main")}
 
 
-async def test_without_skip_locked_looking_would_be_waiting(database_url, database, monkeypatch):
+async def test_without_skip_locked_the_look_up_would_wait(database_url, database, monkeypatch):
     await run(database, put("A"), put("B"))
     waiting = text(reads.FREE_STOCK.text.replace("SKIP LOCKED", ""))
     monkeypatch.setattr(reads, "FREE_STOCK", waiting)
@@ -164,7 +164,7 @@ async def test_without_skip_locked_looking_would_be_waiting(database_url, databa
 
 
 async def confirm_behind_a_lock(database: Database) -> None:
-    """A confirm that was planned in time and gets its locks after the deadline."""
+    """Plan a confirm before the deadline, and apply it after a wait for its locks until later."""
     await run(database, put("A"), HOLD)
     connection = await database.engine.connect()
     await connection.execute(
@@ -196,14 +196,14 @@ async def test_a_confirm_that_waited_until_after_the_deadline_is_refused(databas
     assert (await Ledger(database, Guard()).execute([CONFIRM]))[0].fields["state"] == "expired"
 
 
-async def test_with_the_time_of_begin_a_late_confirm_would_go_through(database, monkeypatch):
-    """`now()` stands still from BEGIN on."""
+async def test_with_the_time_of_begin_a_late_confirm_would_succeed(database, monkeypatch):
+    """`now()` is the time of BEGIN."""
     monkeypatch.setattr(writes, "CLOCK", "now()")
     monkeypatch.setattr(writes, "_STATEMENTS", {})
     await confirm_behind_a_lock(database)
 
 
-async def test_without_the_clocks_check_a_late_confirm_would_go_through(database, monkeypatch):
+async def test_without_the_check_of_the_clock_a_late_confirm_would_succeed(database, monkeypatch):
     apply = writes.apply
 
     async def careless(transaction: Transaction, planned: Any) -> None:
@@ -215,7 +215,7 @@ async def test_without_the_clocks_check_a_late_confirm_would_go_through(database
 
 
 async def overdue_after_begin(database: Database) -> bool:
-    """Whether a plan sees a deadline that passed after BEGIN, as when it waited for locks."""
+    """Whether a plan sees a deadline that passed between BEGIN and the read of the rows."""
     await run(database, put("A"), HOLD)
     async with session(database) as transaction:
         connection = transaction.connection

@@ -1,4 +1,4 @@
-"""A killed service's metrics are removed by the next one, and nobody else's."""
+"""A service removes the metrics of killed services, and no other directory."""
 
 import os
 import tempfile
@@ -22,20 +22,20 @@ def age(directory):
     os.utime(directory, (0, directory.stat().st_mtime - 2 * NEW_SECONDS))
 
 
-def test_it_is_there_while_the_service_runs_and_gone_afterwards(parent):
+def test_the_directory_exists_while_the_service_runs(parent):
     with metrics_directory():
         (made,) = parent.iterdir()
         assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(made)
     assert list(parent.iterdir()) == []
 
 
-def test_what_a_killed_service_left_is_removed(parent):
+def test_the_directory_of_a_killed_service_is_removed(parent):
     age(parent / f"{PREFIX}left")
     with metrics_directory():
         assert not (parent / f"{PREFIX}left").exists()
 
 
-def test_what_is_new_in_use_or_somebody_elses_is_left_alone(parent):
+def test_directories_that_are_new_or_in_use_or_foreign_are_left_alone(parent):
     (parent / f"{PREFIX}new").mkdir()
     age(parent / "others")
     with metrics_directory():

@@ -1,4 +1,4 @@
-"""A user id without a name, as OpenShift gives to every container, and a root that is read-only."""
+"""A user id without a name, which OpenShift gives to every container, and a read-only root."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from tests.server import environment, running_server
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 UID = 123456
-# The right to read is for a Python that lies in root's own home.
+# The capability lets it read a Python that is installed in root's home.
 AS_NAMELESS = (
     "setpriv", f"--reuid={UID}", "--regid=0", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
@@ -32,8 +32,8 @@ WITH_READ_ONLY_ROOT = """
     mount --bind "$0" "$1$0"
     exec chroot "$@"
 """
-"""Its arguments: a directory that stays writable, one for the new root, and the command."""
-# Every module is loaded by the time the user is another one, who can't reach them.
+"""Its arguments: a directory that stays writable, a directory for the new root, the command."""
+# The first run loads every module as root, because the other user can't reach the files.
 TWICE = f"""
 import os, sys
 from service.cli import main
@@ -55,7 +55,7 @@ sys.exit(run())
 
 @pytest.fixture
 def open_dir() -> Iterator[Path]:
-    """A directory that every user may enter, and in it one that the group of root may write to."""
+    """A directory that every user may enter; root's group may write to `data` in it."""
     path = Path(tempfile.mkdtemp(prefix="holdfast-test-"))
     path.chmod(0o755)
     data = path / "data"
@@ -68,7 +68,7 @@ def open_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def wrapper() -> None:
-    """The library that gives the user id a name."""
+    """Require the library that gives a name to the user id."""
     loaded = subprocess.run(
         ["/bin/true"],
         env={"LD_PRELOAD": postmaster.NSS_WRAPPER},
@@ -79,7 +79,7 @@ def wrapper() -> None:
         missing(f"{postmaster.NSS_WRAPPER} is not installed")
 
 
-def test_the_private_postgresql_comes_up_and_comes_back(open_dir, wrapper):
+def test_the_private_postgresql_starts_and_starts_again(open_dir, wrapper):
     data = open_dir / "data"
     for status in (201, 200):
         with running_server(None, before=AS_NAMELESS, data_dir=data) as server:
@@ -92,7 +92,7 @@ def test_the_private_postgresql_comes_up_and_comes_back(open_dir, wrapper):
     assert {path.stat().st_uid for path in data.iterdir()} == {UID}
 
 
-def test_without_the_library_it_says_what_to_do(open_dir, monkeypatch):
+def test_without_the_library_the_error_says_what_to_install(open_dir, monkeypatch):
     monkeypatch.setattr(postmaster, "NSS_WRAPPER", "libnowhere.so")
     account = Account(UID, 0)
     binaries = find_binaries(None, open_dir, account)
@@ -103,14 +103,14 @@ def test_without_the_library_it_says_what_to_do(open_dir, monkeypatch):
 
 
 @pytest.mark.parametrize("home", [None, "/nonexistent", "closed", "/dev/null"])
-def test_every_command_works_on_a_database_elsewhere_whatever_the_home(
+def test_every_command_works_with_another_server_and_any_home_directory(
     open_dir, database_url, home
 ):
     (open_dir / "closed").mkdir(mode=0o700)
     variables = environment({"database_url": database_url, "data_dir": open_dir / "data"})
     variables.pop("HOME", None)
     if home is not None:
-        variables["HOME"] = str(open_dir / home)  # an absolute one stays as it is
+        variables["HOME"] = str(open_dir / home)  # an absolute path replaces the first part
     for command in (
         ("db", "upgrade"),
         ("key", "create", "--source", "shop", "--scope", "read"),
@@ -128,7 +128,7 @@ def test_every_command_works_on_a_database_elsewhere_whatever_the_home(
         assert (ended.returncode, ended.stderr.count("holdfast:")) == (0, 0), ended.stderr
 
 
-def test_it_serves_from_a_read_only_root_a_database_elsewhere(open_dir, database_url):
+def test_it_serves_from_a_read_only_root_with_another_server(open_dir, database_url):
     root = open_dir / "root"
     root.mkdir()
     before = ["unshare", "--mount", "sh", "-ec", WITH_READ_ONLY_ROOT, open_dir / "data", root]

@@ -39,7 +39,7 @@ async def sign_in(service, client, *scopes, source="shop-eu"):
 
 @pytest.fixture
 async def operator(service):
-    """A browser that is signed in with a key that may look and reserve."""
+    """A browser that is signed in with a key with the scopes read and reserve."""
     async with browser(service) as client:
         await sign_in(service, client)
         yield client
@@ -126,7 +126,7 @@ async def test_the_cookie_is_restricted_to_this_site_and_to_http(service, header
 
 
 async def test_behind_tls_only_the_prefixed_cookie_counts(service, operator):
-    """A cookie that plain HTTP or another host could have set is not looked at."""
+    """A cookie that plain HTTP or another host could have set is ignored."""
     answer = await operator.get("/", headers={"X-Forwarded-Proto": "https"})
     assert answer.status_code == 303
 
@@ -145,7 +145,7 @@ async def test_neither_cookie_nor_token_is_stored(service, operator):
 
 
 async def test_opening_a_page_changes_nothing(service, operator):
-    """However often the page is opened, no row is written for the tokens of its forms."""
+    """No row is written for the tokens of forms, even if the page is opened often."""
     tables = await service.sql(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
     )
@@ -181,7 +181,7 @@ async def test_signing_in_deletes_expired_sessions(service, operator):
     assert (await service.sql("SELECT count(*) FROM page_session"))[0][0] == 1
 
 
-# What a key may
+# The scopes of a key
 
 
 async def test_a_key_with_the_scope_read_alone_has_no_forms(service):
@@ -231,7 +231,7 @@ async def test_a_reservation_of_another_source_is_not_found(service, operator):
     assert (await operator.get(f"/reservations/{mine}")).status_code == 200
 
 
-# Stock at a glance
+# The list of stock
 
 
 async def test_stock_is_found_by_prefix_and_low_stock_is_marked(service, operator):
@@ -286,7 +286,7 @@ async def test_every_input_has_its_label(service, operator):
         assert set(inputs) == labels
 
 
-# Reserve and refund by hand
+# Forms to reserve and to refund
 
 
 async def test_a_form_sells_units_or_holds_them(service, operator):
@@ -456,7 +456,7 @@ async def test_a_forged_token_is_forbidden(service, operator, token):
 
 @pytest.mark.parametrize("used", [False, True])
 async def test_a_token_of_another_session_is_forbidden(service, operator, used):
-    """Even of the same source, and even for the first result."""
+    """Even a session of the same source can't use it, and even for the first result."""
     await service.stock("A", 10)
     sent = await form(operator)
     if used:
@@ -468,7 +468,7 @@ async def test_a_token_of_another_session_is_forbidden(service, operator, used):
 
 
 async def test_a_token_for_another_action_is_forbidden(service):
-    """A read-only session's token is for signing out; no other action can take it."""
+    """The token of a read-only session is valid only to sign out."""
     await service.stock("A", 10)
     async with browser(service) as client:
         await sign_in(service, client, "read")
@@ -556,7 +556,7 @@ async def test_equal_refunds_sent_to_two_services_at_once_have_one_effect(servic
             assert await service.on_hand("A") == (50 + turn, 0)
 
 
-# What a token is
+# The content of a token
 
 
 def test_the_seq_of_a_token_follows_the_contract():

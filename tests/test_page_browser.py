@@ -36,7 +36,7 @@ async def server(database_url: str) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def page(server: Server) -> AsyncIterator[Page]:
-    """A page that is signed in; nothing may go wrong in it, nor be asked for elsewhere."""
+    """A page with a session; it must log no error and load nothing from other hosts."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         context = await chromium.new_context(base_url=server.url)
@@ -140,7 +140,7 @@ async def test_reload_and_back_show_the_first_result(server, page):
 
 
 async def test_the_same_form_sent_again_from_a_second_tab_shows_the_first_result(server, page):
-    """What a browser does that restores a form together with its token."""
+    """A browser may restore a form together with its token."""
     put(server, "A", 10)
     token = await page.locator("#reserve input[name=token]").input_value()
     await fill_in(page, "A", 2)

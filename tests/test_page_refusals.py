@@ -1,4 +1,4 @@
-"""The operator's page where nothing is, and where one key asks too often."""
+"""Errors on the operator's page: unknown addresses, wrong methods, and too many requests."""
 
 import pytest
 
@@ -15,7 +15,7 @@ NOWHERE = ["/nowhere", "/reservations", "/reservations/", "//", "/v2", "/%ff", "
 
 @pytest.fixture
 async def visitor(service):
-    """A browser that is not signed in."""
+    """A browser without a session."""
     async with browser(service, Accept=BROWSER) as client:
         yield client
 
@@ -77,7 +77,7 @@ def test_the_list_of_the_apis_addresses_is_complete(service):
 
 
 class Clock:
-    """Stands still unless it is moved, so that a slow machine earns nobody a request."""
+    """A clock that moves only on demand: a slow machine must not refill a bucket."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -95,13 +95,13 @@ def clock(monkeypatch):
 
 @pytest.fixture
 async def limited(database_url, clock):
-    """A service that lets each key ask three times a second."""
+    """A service that allows each key three requests a second."""
     async with running_service(database_url, rate_limit=3) as started:
         yield started
 
 
 def is_refused(answer):
-    """True when it was one request too many, said on a page."""
+    """True for a page that refuses a request beyond the limit."""
     if answer.status_code != 429:
         return False
     assert is_page(answer)

@@ -1,4 +1,4 @@
-"""The planner against the serial model, and its guards against whatever may happen in between."""
+"""The planner against the serial model, and its guards against changes in the meantime."""
 
 import os
 from collections import Counter
@@ -118,16 +118,17 @@ def run(tables: Tables, batch: Any, now: datetime, chosen: set[int]) -> dict[int
 
 
 def is_remembered(answer: Any) -> bool:
-    """Whether it left something behind. When another refusal was true is not told exactly: a
-    reservation is refused at the reading and its refusal found from the writing on."""
+    """Whether the command left something behind. The moment of another refusal is not exact: a
+    reservation is refused when the rows are read, and its refusal is found once it is written."""
     return answer[0] < 300 or "reservation_id" in answer[1]
 
 
 def is_the_known_gap(command: Any, answer: Any, others: Any) -> bool:
-    """A refusal that is not remembered can't guard what it did not find: an identity, or a row
-    that never was. If it follows from a change in its own batch, as a 404 from a DELETE, and just
-    then another process stores that identity or makes that row, no order explains it. It wrote
-    nothing, and its client may send it again."""
+    """A refusal that is not remembered can't guard an identity or a row that it did not find.
+
+    It may follow from a change in its own batch, like a 404 after a DELETE. If another process
+    stores that identity or creates that row at the same time, no order explains the refusal. It
+    wrote nothing, and its client may send it again."""
     (status, _, _), _ = answer
     identity = getattr(command, "seq", None)
     is_stored_meanwhile = any(

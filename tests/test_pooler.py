@@ -1,6 +1,6 @@
-"""PgBouncer between the service and PostgreSQL: fewer sessions than clients, another one each time.
+"""PgBouncer between the service and PostgreSQL, with fewer sessions than clients.
 
-Of Debian's version, which knows nothing of prepared statements.
+Each transaction may run in another session. Debian's version does not know prepared statements.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ from tests.server import running_server
 from tests.test_coalescer import reserve
 
 IGNORED = ",".join([*INTRODUCTION, *relied_on(Timeouts())])
-"""`ignore_startup_parameters` of an operator who has read the error message."""
+"""The `ignore_startup_parameters` that the error message recommends."""
 
 REFUSING = pytest.mark.parametrize("ignored", ["", IGNORED], ids=["refusing", "ignoring"])
 
 
 @pytest.fixture
 def pooled_url(database_url: str) -> Iterator[str]:
-    """The test's database, by way of a PgBouncer in transaction mode with three sessions."""
+    """The test's database through a PgBouncer in transaction mode with three sessions."""
     with running_pgbouncer(database_url) as url:
         yield url
 
@@ -57,9 +57,9 @@ def pooled(database_url: str, **settings: str | float) -> Iterator[Database]:
 
 
 async def shop(service: Service, name: str) -> Counter[int]:
-    """Everything at once, again and again; the answers by their status.
+    """Send requests of every kind at once, again and again; count the answers by their status.
 
-    No more reads than have room in the pool: on a slow machine the others would be refused.
+    There are no more reads at once than the pool has places for them.
     """
     answers: Counter[int] = Counter()
     for round_ in range(8):
@@ -77,19 +77,19 @@ async def shop(service: Service, name: str) -> Counter[int]:
 
 @REFUSING
 @pytest.mark.usefixtures("patient")
-async def test_two_services_share_three_sessions_and_nobody_is_refused(database_url, ignored):
+async def test_two_services_share_three_sessions_and_no_request_is_refused(database_url, ignored):
     with running_pgbouncer(database_url, ignore_startup_parameters=ignored) as url:
         async with running_service(url) as one, running_service(url) as other:
             await one.stock("A", 1000)
             both = await asyncio.gather(shop(one, "one"), shop(other, "other"))
             assert [counted.keys() for counted in both] == [{200, 201}] * 2
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await one.on_hand("A") != (1000, 0):  # every hold has expired
                     await asyncio.sleep(0.05)
 
 
 async def test_the_first_connections_may_all_be_made_at_once(database_url):
-    """Each finds out for itself what it is connected to, and so does SQLAlchemy."""
+    """Each connection examines its session, and so does SQLAlchemy."""
     for _ in range(3):
         with pooled(database_url) as database:
             await asyncio.gather(*(see_several_things(database, n) for n in range(12)))
@@ -97,7 +97,7 @@ async def test_the_first_connections_may_all_be_made_at_once(database_url):
 
 
 async def see_several_things(database: Database, number: int) -> None:
-    """Statements of several kinds, with results that can't be taken for one another's."""
+    """Run several kinds of statements whose results can't be confused."""
 
     async def work(connection: Any) -> None:
         for n in range(number, number + 3):
@@ -111,8 +111,8 @@ async def see_several_things(database: Database, number: int) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_nothing_is_prepared_outside_of_a_transaction(pooled_url, monkeypatch):
-    """There the next message could reach another session."""
+async def test_no_statement_is_prepared_outside_a_transaction(pooled_url, monkeypatch):
+    """Outside a transaction the next message could reach another session."""
     prepare = Driver.prepare
 
     async def watched(self: Driver, *arguments: Any, **named: Any) -> Any:
@@ -126,8 +126,8 @@ async def test_nothing_is_prepared_outside_of_a_transaction(pooled_url, monkeypa
         assert (await shop(service, "watched")).keys() == {200, 201}
 
 
-async def test_the_settings_are_in_force_and_leave_nothing_behind(database_url):
-    """One session for all: what we set must not be there for others."""
+async def test_the_settings_are_in_force_and_do_not_stay_in_the_session(database_url):
+    """Other clients use the same session, so a setting must end with its transaction."""
     with running_pgbouncer(database_url, default_pool_size=2) as url:
         database = Database(url, pool_size=3, timeouts=Timeouts(lock=0.2))
         ledger = Ledger(database, Guard())
@@ -152,7 +152,7 @@ async def lock_stock(transaction: Any) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["version", "pessimistic", "serializable", "advisory"])
-async def test_the_other_strategies_keep_the_books_there_too(pooled_url, strategy):
+async def test_the_other_strategies_keep_the_books_through_a_pooler(pooled_url, strategy):
     one, other = (Database(pooled_url, pool_size=4, timeouts=PATIENCE) for _ in range(2))
     ledgers = [Ledger(database, open_strategy(strategy)) for database in (one, other)]
     await run(ledgers[0], SetStock("A", "main", 5, None, None, None))
@@ -166,7 +166,7 @@ async def test_the_other_strategies_keep_the_books_there_too(pooled_url, strateg
 
 @pytest.mark.parametrize("action", ["cut", "swallow"])
 async def test_a_commit_that_gets_no_answer_is_settled(pooled_url, database_url, action):
-    """By a session that belongs to the same history, which BEGIN has noted."""
+    """Another session settles it if it belongs to the history that BEGIN has noted."""
     async with proxy(pooled_url) as wire:
         database = Database(wire.url, pool_size=3)
         ledger = Ledger(database, Guard())
@@ -178,7 +178,7 @@ async def test_a_commit_that_gets_no_answer_is_settled(pooled_url, database_url,
     assert await effects(database_url) == 1
 
 
-async def test_of_another_history_nothing_is_concluded(pooled_url, monkeypatch):
+async def test_a_session_of_another_history_settles_no_commit(pooled_url, monkeypatch):
     async with proxy(pooled_url) as wire:
         database = Database(wire.url, pool_size=3, timeouts=Timeouts(settle=0.5))
         ledger = Ledger(database, Guard())
@@ -192,7 +192,7 @@ async def test_of_another_history_nothing_is_concluded(pooled_url, monkeypatch):
 
 
 async def fill_with_old_history(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection that is there notes another history than the one that will be asked."""
+    """Make the open connection note another history than the session that will be asked."""
     connection = await database.pool.take()
     driver = connection.sync_connection.connection.driver_connection
     driver.preamble = driver.preamble.replace("system_identifier", "'of a cluster before'")
@@ -200,7 +200,7 @@ async def fill_with_old_history(database: Database, monkeypatch: pytest.MonkeyPa
 
 
 async def test_sessions_that_are_ended_behind_the_pooler_cost_a_retry_and_no_answer(database_url):
-    """One that ends while PgBouncer logs in would have it wait for 15 seconds."""
+    """By default PgBouncer waits 15 seconds after a session that ended while it logged in."""
     with running_pgbouncer(database_url, server_login_retry=0.1) as url:
         await buy_while_sessions_end(url, database_url)
     assert await effects(database_url) == 100
@@ -228,7 +228,7 @@ async def buy_while_sessions_end(url: str, database_url: str) -> None:
 
 
 async def end_sessions(url: str) -> None:
-    """Again and again, but not for ever: on a slow machine nothing would come to its end."""
+    """End a random session, sixty times. Without a limit a slow machine would finish no request."""
     connection = await asyncpg.connect(as_superuser(url))
     for _ in range(60):
         await connection.execute(
@@ -257,7 +257,7 @@ async def test_a_pooler_that_hangs_up_on_idle_clients_costs_no_request(database_
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_the_start_says_that_a_pooler_stands_between(database_url, mode):
+async def test_the_start_reports_a_pooler_in_between(database_url, mode):
     with pooled(database_url, pool_mode=mode) as database:
         told = await concerns(database)
         assert any("through a pooler" in each for each in told)
@@ -265,7 +265,7 @@ async def test_the_start_says_that_a_pooler_stands_between(database_url, mode):
         await database.close()
 
 
-async def test_a_pooler_that_tells_the_right_process_is_known_by_the_settings_it_drops(
+async def test_a_pooler_that_reports_the_right_process_id_is_recognized_by_the_settings_it_drops(
     database_url, monkeypatch
 ):
     async def deceived(driver: Driver, wanted: Any) -> Any:
@@ -292,9 +292,7 @@ def holdfast(*command: str, url: str, directory: Path) -> subprocess.CompletedPr
 
 
 @REFUSING
-async def test_serve_and_the_commands_work_from_an_empty_database_on(
-    postgres_url, ignored, tmp_path
-):
+async def test_serve_and_the_commands_work_with_an_empty_database(postgres_url, ignored, tmp_path):
     """Migrations, keys, imports and the audit."""
     name = f"empty_{os.getpid()}"
     connection = await asyncpg.connect(postgres_url)
@@ -327,7 +325,7 @@ async def buy(client: httpx.AsyncClient, n: int) -> int:
     return (await client.post("/v1/reservations", json=body)).status_code
 
 
-async def test_a_pooler_of_single_statements_is_refused_in_a_sentence(database_url, tmp_path):
+async def test_a_pooler_in_statement_mode_is_refused_in_a_sentence(database_url, tmp_path):
     with running_pgbouncer(database_url, pool_mode="statement") as url:
         run = await asyncio.to_thread(holdfast, "serve", url=url, directory=tmp_path)
     assert run.returncode == 1
@@ -335,8 +333,8 @@ async def test_a_pooler_of_single_statements_is_refused_in_a_sentence(database_u
     assert run.stderr.count("\n") == 1
 
 
-async def test_a_queue_at_the_pooler_is_not_waited_for_without_end(database_url):
-    """Others have all of its sessions."""
+async def test_the_wait_for_a_session_of_the_pooler_is_bounded(database_url):
+    """Another client has the only session."""
     with running_pgbouncer(database_url, default_pool_size=1) as url:
         other = await asyncpg.connect(url, statement_cache_size=0)
         database = Database(url, pool_size=3, timeouts=Timeouts(pool=0.1, connect=0.3))

@@ -1,4 +1,4 @@
-"""The roles of the private PostgreSQL: what each may do, and that none becomes another."""
+"""The roles of the private PostgreSQL: the privileges of each; none can become another."""
 
 import asyncio
 import signal
@@ -41,7 +41,7 @@ SERVES = {
     "page_session": READS_AND_ADDS | {"DELETE"},
     "alembic_version": {"SELECT"},
 }
-"""What the role that serves may do with each table."""
+"""The privileges of the serving role on each table."""
 FOREIGN = {
     "a table": "CREATE TABLE mine (n int)",
     "a temporary table": "CREATE TEMPORARY TABLE mine (n int)",
@@ -72,12 +72,12 @@ FOREIGN = {
     "triggers": "ALTER TABLE movement DISABLE TRIGGER ALL",
     "replication": "SELECT pg_create_physical_replication_slot('mine')",
 }
-"""What no service does, and its role may not."""
+"""Statements that the service never executes; its role may not execute them."""
 
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
-    """A private PostgreSQL as a service has it once it has migrated."""
+    """A private PostgreSQL after the migrations."""
     with EmbeddedPostgres(tmp_path_factory.mktemp("roles") / "data") as postgres:
         asyncio.run(migrate(postgres.addresses))
         yield postgres.addresses
@@ -90,7 +90,7 @@ async def migrate(addresses: Addresses) -> None:
 
 
 def statements(table: str, column: str) -> dict[str, str]:
-    """A statement for each privilege on a table, which changes nothing."""
+    """A statement for each privilege on a table; none of them changes a row."""
     return {
         "SELECT": f"SELECT FROM {table}",
         "INSERT": f"INSERT INTO {table} SELECT * FROM {table} WHERE false",
@@ -101,7 +101,7 @@ def statements(table: str, column: str) -> dict[str, str]:
 
 
 async def is_allowed(url: str, statement: str) -> bool:
-    """Whether PostgreSQL lets the role do that; it is undone."""
+    """Whether the role may execute the statement, which is rolled back."""
     connection = await asyncpg.connect(url)
     try:
         transaction = connection.transaction()
@@ -116,7 +116,9 @@ async def is_allowed(url: str, statement: str) -> bool:
         await connection.close()
 
 
-async def test_the_service_may_do_with_each_table_what_it_needs_and_no_more(addresses):
+async def test_the_serving_role_has_the_privileges_that_it_needs_on_each_table_and_no_more(
+    addresses,
+):
     columns = {name: next(iter(table.columns)).name for name, table in Base.metadata.tables.items()}
     columns["alembic_version"] = "version_num"
     found = {
@@ -131,7 +133,7 @@ async def test_the_service_may_do_with_each_table_what_it_needs_and_no_more(addr
 
 
 @pytest.mark.parametrize("statement", FOREIGN.values(), ids=FOREIGN)
-async def test_the_service_may_do_nothing_else(addresses, statement):
+async def test_the_serving_role_may_execute_no_other_statement(addresses, statement):
     connection = await asyncpg.connect(addresses.serving)
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -140,8 +142,10 @@ async def test_the_service_may_do_nothing_else(addresses, statement):
         await connection.close()
 
 
-async def test_the_service_can_not_give_itself_more(addresses):
-    await execute(addresses.serving, "GRANT DELETE ON movement TO holdfast")  # a warning
+async def test_the_serving_role_can_not_grant_itself_a_privilege(addresses):
+    await execute(
+        addresses.serving, "GRANT DELETE ON movement TO holdfast"
+    )  # PostgreSQL only warns
     assert not await is_allowed(addresses.serving, "DELETE FROM movement")
 
 
@@ -178,7 +182,7 @@ async def execute(url: str, *commands: str) -> None:
         await connection.close()
 
 
-async def test_people_read_write_and_analyse_every_table_that_is_or_will_be(addresses):
+async def test_people_may_read_write_and_analyse_every_table_that_exists_or_will_exist(addresses):
     await execute(addresses.migrating, "CREATE TABLE later (n int)")
     await execute(
         addresses.people,
@@ -198,7 +202,7 @@ async def test_people_read_write_and_analyse_every_table_that_is_or_will_be(addr
     assert was_analysed == await ask(addresses.people, may_analyse)
 
 
-async def test_people_may_watch_and_end_the_services_sessions(addresses):
+async def test_people_may_watch_and_end_the_sessions_of_the_service(addresses):
     session = await asyncpg.connect(addresses.serving)
     await session.execute("SELECT 'seen'")
     pid = session.get_server_pid()
@@ -208,7 +212,7 @@ async def test_people_may_watch_and_end_the_services_sessions(addresses):
     session.terminate()
 
 
-async def test_people_may_see_which_statements_take_the_time(addresses):
+async def test_people_may_see_the_time_that_statements_take(addresses):
     await execute(addresses.serving, "SELECT count(*) FROM movement")
     calls = "SELECT calls FROM pg_stat_statements WHERE query = 'SELECT count(*) FROM movement'"
     assert await ask(addresses.people, calls) == 1
@@ -228,34 +232,36 @@ async def test_people_may_see_which_statements_take_the_time(addresses):
         "DROP DATABASE holdfast WITH (FORCE)",
     ],
 )
-async def test_people_are_no_superusers_and_own_nothing_of_the_service(addresses, statement):
+async def test_the_role_for_people_is_no_superuser_and_owns_no_table_of_the_service(
+    addresses, statement
+):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await execute(addresses.people, statement)
 
 
-async def test_the_role_that_migrates_is_no_superuser_either(addresses):
+async def test_the_migrating_role_is_no_superuser(addresses):
     for statement in ("COPY stock TO PROGRAM 'cat'", "CREATE DATABASE mine", "CREATE ROLE mine"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await execute(addresses.migrating, statement)
 
 
-def test_each_command_connects_as_the_role_it_is_for(tmp_path):
-    """The others are not let in meanwhile."""
+def test_each_command_connects_as_the_role_for_it(tmp_path):
+    """The other roles may not log in meanwhile."""
     tmp_path.chmod(0o755)
     with running_server(None, data_dir=tmp_path / "data", admin_key=None) as server:
         addresses = find_addresses(tmp_path / "data")
-        asyncio.run(execute(addresses.superuser, *let_in(Role.SERVING)))
+        asyncio.run(execute(addresses.superuser, *allow_logins(Role.SERVING)))
         create = ("key", "create", "--source", "shop", "--scope", "read")
         for command in (create, ("key", "list"), ("audit",)):
             assert holdfast(tmp_path, *command).returncode == 0
         assert "permitted to log in" in holdfast(tmp_path, "db", "upgrade").stderr
-        asyncio.run(execute(addresses.superuser, *let_in(Role.SERVING, Role.MIGRATING)))
+        asyncio.run(execute(addresses.superuser, *allow_logins(Role.SERVING, Role.MIGRATING)))
         assert holdfast(tmp_path, "db", "upgrade").returncode == 0
-        asyncio.run(execute(addresses.superuser, *let_in(*Role)))
+        asyncio.run(execute(addresses.superuser, *allow_logins(*Role)))
         assert server.process.poll() is None
 
 
-def let_in(*roles: Role) -> list[str]:
+def allow_logins(*roles: Role) -> list[str]:
     others = set(Role) - {*roles, Role.SUPERUSER}
     return [
         *(f"ALTER ROLE {role} LOGIN" for role in roles),
@@ -278,7 +284,7 @@ OLD_PASSWORD = "the-superusers-own"
 
 
 def make_older_cluster(data_dir: Path) -> None:
-    """What the version before has left: a superuser `holdfast`, who owns everything."""
+    """A cluster of the previous version, in which a superuser `holdfast` owns all tables."""
     cluster = data_dir / "postgresql"
     cluster.mkdir(parents=True, mode=0o700)
     account = choose_account(data_dir / "none")
@@ -304,7 +310,7 @@ def older_url(port: int) -> str:
 
 
 async def use_as_before(url: str) -> None:
-    """The service has migrated and sold something, people have made things of their own."""
+    """The service migrates and sells a unit, and people create tables of their own."""
     database = Database(url, pool_size=2)
     await upgrade(database)
     ledger = Ledger(database, Guard())
@@ -316,7 +322,7 @@ async def use_as_before(url: str) -> None:
         "CREATE VIEW sold AS SELECT sum(-available_delta) FROM movement WHERE kind = 'reserve'",
         "CREATE TABLE notes (id serial PRIMARY KEY, note text)",
         "CREATE DATABASE theirs",
-        "CREATE TABLE page_token (digest bytea)",  # which that version had, and a migration drops
+        "CREATE TABLE page_token (digest bytea)",  # a table of that version that a migration drops
     )
 
 
@@ -327,19 +333,19 @@ OWNERS = """
 """
 
 
-def test_a_data_directory_of_the_version_before_comes_up_with_its_data_and_the_roles(tmp_path):
+def test_a_data_directory_of_the_previous_version_gets_the_roles_and_keeps_its_data(tmp_path):
     data_dir = tmp_path / "data"
     make_older_cluster(data_dir)
     for _ in range(2):
         with EmbeddedPostgres(data_dir) as postgres:
-            asyncio.run(assert_it_is_as_if_new(postgres.addresses))
+            asyncio.run(assert_roles_and_data_are_right(postgres.addresses))
     assert not (data_dir / "postgresql.password").exists()
 
 
-async def assert_it_is_as_if_new(addresses: Addresses) -> None:
+async def assert_roles_and_data_are_right(addresses: Addresses) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         await ask(older_url(addresses.port), "SELECT 1")
-    await assert_books_balance(addresses.serving)  # before anything has migrated
+    await assert_books_balance(addresses.serving)  # before the migrations
     await migrate(addresses)
     ours = dict.fromkeys([*SERVES, "page_token"], str(Role.MIGRATING))
     theirs = dict.fromkeys(["sold", "notes", "notes_id_seq"], str(Role.PEOPLE))

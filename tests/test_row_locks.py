@@ -1,4 +1,4 @@
-"""What each lock and each order in the SQL is for: seen to hold, and seen to fail without it."""
+"""The purpose of each lock and each order in the SQL, with a mutant that lacks it."""
 
 import asyncio
 from collections.abc import Callable
@@ -39,7 +39,7 @@ Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
 def statement(name: str, before: str, after: str) -> Mutant:
-    """A mutant: one of the statements of db/ledger/load.py with something else in it."""
+    """A mutant: a statement of db/ledger/load.py in which `after` replaces `before`."""
 
     def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
         original = getattr(reads, name).text
@@ -67,7 +67,9 @@ async def test_reservations_are_locked_in_the_order_of_their_ids(database):
     assert await large_is_free(database)
 
 
-async def test_without_its_order_reservations_would_be_locked_crosswise(database, monkeypatch):
+async def test_without_the_order_by_reservations_would_be_locked_in_another_order(
+    database, monkeypatch
+):
     await run(database, *TWO)
     statement("LOCK_RESERVATIONS", "BY reservation.id", "BY reservation.id DESC")(monkeypatch)
     assert not await large_is_free(database)
@@ -82,7 +84,9 @@ async def test_pinned_rows_are_locked_in_the_order_of_their_keys(database):
     assert await keeps_b_free(database, pin_both)
 
 
-async def test_without_its_order_pinned_rows_would_be_locked_crosswise(database, monkeypatch):
+async def test_without_the_order_by_pinned_rows_would_be_locked_in_another_order(
+    database, monkeypatch
+):
     await run(database, put("B"), put("A"))
     without("stock_pinned", "stock.sku, stock.location", "stock.sku DESC")(monkeypatch)
     assert not await keeps_b_free(database, pin_both)
@@ -93,7 +97,7 @@ async def lock_all(transaction: Transaction) -> None:
 
 
 async def is_locked(database: Database, work: Callable[[Transaction], Any], table: str) -> bool:
-    """Whether nobody else can lock a row of the table after that work."""
+    """Whether no other session can lock a row of the table after that work."""
     free = text(f"SELECT count(*) FROM (SELECT FROM {table} FOR NO KEY UPDATE SKIP LOCKED) AS row")
     async with session(database) as transaction, database.engine.connect() as other:
         await work(transaction)
@@ -127,7 +131,7 @@ async def test_a_reservation_that_is_locked_elsewhere_is_found_without_waiting(d
         assert await locked_elsewhere(connection, snapshot) == {SMALL, LARGE}
 
 
-async def test_without_skip_locked_looking_for_reservations_would_be_waiting(
+async def test_without_skip_locked_the_look_up_of_reservations_would_wait(
     database_url, database, monkeypatch
 ):
     await run(database, *TWO)
@@ -141,7 +145,7 @@ async def test_without_skip_locked_looking_for_reservations_would_be_waiting(
     await impatient.close()
 
 
-async def test_without_its_order_movements_would_get_the_versions_of_other_rows(
+async def test_without_the_order_by_movements_would_get_the_versions_of_other_rows(
     postgres_url, monkeypatch
 ):
     monkeypatch.setattr(writes, "VERSIONS", writes.VERSIONS.replace("index", "index DESC"))
@@ -160,7 +164,7 @@ async def lines_of(database: Database) -> dict[Any, tuple[Line, ...]]:
         return {id_: row.lines for id_, row in snapshot.reservations.items()}
 
 
-async def test_without_its_order_a_reservation_would_be_read_with_some_of_its_lines(
+async def test_without_the_order_by_a_reservation_would_be_read_with_some_of_its_lines(
     database, monkeypatch
 ):
     await run(database, *TWO)
@@ -172,7 +176,7 @@ async def test_without_its_order_a_reservation_would_be_read_with_some_of_its_li
     assert {len(lines) for lines in (await lines_of(database)).values()} == {1}
 
 
-async def test_without_its_order_a_refund_would_be_read_with_some_of_its_lines(
+async def test_without_the_order_by_a_refund_would_be_read_with_some_of_its_lines(
     database, monkeypatch
 ):
     await run(database, put("A"), put("B"))
@@ -187,14 +191,14 @@ async def test_without_its_order_a_refund_would_be_read_with_some_of_its_lines(
 
 
 async def widths(database: Database) -> set[int]:
-    """How many lines the two refunds are read with."""
+    """The numbers of lines with which the two refunds are read."""
     async with database.engine.connect() as connection:
         snapshot = await load(connection, Wanted(answers={Refund: {("us", "1"), ("us", "2")}}))
         return {len(row.lines) for row in snapshot.answers[Refund].values()}
 
 
 async def highest_is_free(database: Database) -> bool:
-    """Whether a session that waits for the lowest name's lock has not taken the highest one yet."""
+    """Whether a session that waits for the lock with the lowest hash lacks the highest one."""
     wanted = Wanted(stock={(sku, "main") for sku in "ABCD"})
     async with session(database) as waiting, database.engine.connect() as other:
         hashes = sorted(await other.scalars(HASHES))
@@ -220,7 +224,7 @@ async def test_named_locks_are_taken_in_the_order_of_their_hashes(database, monk
     assert not await highest_is_free(database)
 
 
-async def test_named_locks_keep_others_out(database, monkeypatch):
+async def test_a_named_lock_makes_other_transactions_wait(database, monkeypatch):
     assert await second_waits(database)
     harmless = advisory.LOCK.text.replace("pg_advisory_xact_lock(hash)", "hash")
     monkeypatch.setattr(advisory, "LOCK", text(harmless))

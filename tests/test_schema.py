@@ -1,4 +1,4 @@
-"""The schema: migrations and models agree, upgrades may meet, and every look-up uses an index."""
+"""The schema: migrations and models agree, upgrades may overlap, every look-up uses an index."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ async def empty_database(postgres_url: str) -> AsyncIterator[str]:
 
 
 async def described(url: str) -> dict[str, set[Any]]:
-    """What the catalogs say, Alembic's own table aside."""
+    """The schema in the catalogs, without the table of Alembic."""
     connection = await asyncpg.connect(url)
     found = {
         name: {str(tuple(row)) for row in await connection.fetch(select)}
@@ -89,7 +89,7 @@ async def described(url: str) -> dict[str, set[Any]]:
     }
 
 
-async def test_migrations_make_what_the_models_describe(postgres_url):
+async def test_the_migrations_make_the_schema_that_the_models_describe(postgres_url):
     async with fresh_database(postgres_url) as migrated, empty_database(postgres_url) as modelled:
         database = Database(modelled, pool_size=1)
         async with database.engine.begin() as connection:
@@ -101,7 +101,7 @@ async def test_migrations_make_what_the_models_describe(postgres_url):
         assert rows == by_migrations[name]
 
 
-async def test_upgrades_of_an_empty_database_may_meet(postgres_url):
+async def test_upgrades_of_an_empty_database_may_overlap(postgres_url):
     async with empty_database(postgres_url) as url:
         databases = [Database(url, pool_size=1) for _ in range(4)]
         await asyncio.gather(*(upgrade(database) for database in databases))
@@ -112,7 +112,7 @@ async def test_upgrades_of_an_empty_database_may_meet(postgres_url):
             assert await described(url) == await described(reference)
 
 
-async def test_upgrades_by_several_processes_may_meet(postgres_url):
+async def test_upgrades_by_several_processes_may_overlap(postgres_url):
     async with empty_database(postgres_url) as url:
         processes = [
             await asyncio.create_subprocess_exec(
@@ -228,9 +228,9 @@ EVERYTHING = Wanted(
 
 
 async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
-    """The tables that the ledger's statements would read from one end to the other."""
+    """The tables that a statement of the ledger would scan."""
     async with fresh_database(postgres_url) as url:
-        database = Database(as_superuser(url), pool_size=2)  # it gathers statistics
+        database = Database(as_superuser(url), pool_size=2)  # only it may gather statistics
         for command in BEFORE:
             await carry_out(database, [command])
         async with database.engine.begin() as connection:
@@ -257,7 +257,7 @@ async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
 
 @pytest.mark.parametrize("filled", [False, True])
 async def test_the_ledger_never_scans_a_table(postgres_url, filled):
-    """Planned over small tables, as at first, and over large ones."""
+    """The statements are planned for small tables, as in a new database, and for large tables."""
     assert await scanned_tables(postgres_url, filled=filled) == []
 
 

@@ -1,4 +1,4 @@
-"""Settings as people and their platforms give them: what is wrong is said, without a traceback."""
+"""Settings from people and platforms: an error names the invalid setting, without a traceback."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ OTHER_KEY = "hf_another-key-that-an-operator-chose-"
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end, with no other settings than these."""
+    """Run a command to its end, with these settings only."""
     inherited = {name: value for name, value in os.environ.items() if "HOLDFAST" not in name}
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
@@ -49,13 +49,13 @@ WRONG = {
     "zookeeper without its hosts": (["--strategy", "zookeeper"], "zookeeper-hosts"),
     "zookeeper at a bad port": (
         ["--strategy", "zookeeper", "--zookeeper-hosts", "h:x"], "zookeeper-hosts"),
-    "no strategy": (["--strategy", "hope"], "strategy"),
+    "a strategy that does not exist": (["--strategy", "hope"], "strategy"),
     "a port out of range": (["--port", "99999"], "HOLDFAST_PORT"),
-    "a port that is none": (["--port", "http"], "HOLDFAST_PORT"),
-    "a port as Kubernetes gives it": (["--port", "tcp://10.0.0.1:8000"], "HOLDFAST_PORT"),
+    "a port that is no number": (["--port", "http"], "HOLDFAST_PORT"),
+    "a port that Kubernetes has set": (["--port", "tcp://10.0.0.1:8000"], "HOLDFAST_PORT"),
     "no workers": (["--workers", "0"], "HOLDFAST_WORKERS"),
-    "no host": (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
-    "another's address": (["--host", "192.0.2.1"], "192.0.2.1"),
+    "a host that does not exist": (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+    "an address of another machine": (["--host", "192.0.2.1"], "192.0.2.1"),
     "a short admin key": (["--admin-key", "short"], "32"),
     "an admin key with a space": (["--admin-key", "x" * 40 + " y"], "32"),
     "no admin key file": (["--admin-key-file", "/nowhere/key"], "/nowhere/key"),
@@ -67,7 +67,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "named"), WRONG.values(), ids=WRONG)
-def test_a_wrong_setting_is_named_in_a_sentence(arguments, named, tmp_path):
+def test_an_error_names_the_invalid_setting_in_a_sentence(arguments, named, tmp_path):
     tmp_path.chmod(0o755)
     given = ["serve", "--data-dir", str(tmp_path / "data"), "--port", "0", *arguments]
     ended = run(*given)
@@ -77,7 +77,7 @@ def test_a_wrong_setting_is_named_in_a_sentence(arguments, named, tmp_path):
     assert len([line for line in ended.stderr.splitlines() if "Error" in line]) <= 1
 
 
-def test_a_taken_port_is_named(taken_port, database_url):
+def test_an_error_names_a_port_that_is_in_use(taken_port, database_url):
     ended = run("serve", "--port", str(taken_port), "--database-url", database_url)
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     assert f"127.0.0.1:{taken_port}" in ended.stderr
@@ -91,15 +91,15 @@ def test_the_port_that_kubernetes_sets_is_ignored_with_a_warning(monkeypatch, ca
     assert read_settings({}).port == 9000
 
 
-def test_what_is_empty_is_unset(monkeypatch):
-    """Compose passes on what is not set as an empty value; so may a script with a flag."""
+def test_an_empty_setting_counts_as_unset(monkeypatch):
+    """Compose passes an unset variable as an empty value; a script may do so with a flag."""
     for name in Settings.model_fields:
         monkeypatch.setenv(f"HOLDFAST_{name.upper()}", "")
     assert read_settings(dict.fromkeys(Settings.model_fields, "")) == Settings()
 
 
 async def test_a_service_starts_in_the_environment_of_kubernetes_and_compose(database_url):
-    """Variables that the platform sets, and others that are empty."""
+    """The platform sets some variables, and others are empty."""
     foreign = {
         "HOLDFAST_SERVICE_HOST": "10.96.12.7",
         "HOLDFAST_SERVICE_PORT": "8000",
@@ -108,13 +108,13 @@ async def test_a_service_starts_in_the_environment_of_kubernetes_and_compose(dat
     }
     settings = {name.removeprefix("HOLDFAST_").lower(): foreign[name] for name in foreign}
     with running_server(database_url, redis_url="", log_format="", pg_bin="", **settings):
-        pass  # it was ready
+        pass  # running_server has waited until it was ready
 
 
 # The first admin key
 
 
-async def test_another_admin_key_ends_the_one_before(database_url, database, tmp_path):
+async def test_a_new_admin_key_revokes_the_previous_one(database_url, database, tmp_path):
     def chosen(key: str | None, directory: str = "data") -> Settings:
         return Settings(database_url=database_url, data_dir=tmp_path / directory, admin_key=key)
 
@@ -138,14 +138,14 @@ async def test_another_admin_key_ends_the_one_before(database_url, database, tmp
     assert (await valid(KEY), await valid(OTHER_KEY)) == (False, True)
 
 
-async def test_other_admin_keys_live_on(service: Service, tmp_path):
+async def test_other_admin_keys_stay_valid(service: Service, tmp_path):
     own = await service.key("ops", "admin")
     settings = Settings(database_url=service.url, data_dir=tmp_path, admin_key=KEY)
     await bootstrap.ensure_first_key(service.database, settings)
     assert (await service.client.get("/v1/stock", headers=own)).status_code == 200
 
 
-async def test_the_admin_key_may_lie_in_a_file(database: Database, database_url, tmp_path):
+async def test_the_admin_key_can_be_read_from_a_file(database: Database, database_url, tmp_path):
     (tmp_path / "secret").write_text(f"{KEY}\n")
     settings = Settings(
         database_url=database_url, data_dir=tmp_path, admin_key_file=tmp_path / "secret"
@@ -155,9 +155,9 @@ async def test_the_admin_key_may_lie_in_a_file(database: Database, database_url,
 
 
 async def test_a_chosen_key_needs_no_data_directory(database: Database, database_url):
-    """A container may have nothing that can be written to."""
+    """In a container no directory may be writable."""
     settings = Settings(database_url=database_url, data_dir="/proc/nowhere", admin_key=KEY)
-    with pytest.raises(OSError, match="nowhere"):  # nobody would know a key that is made
+    with pytest.raises(OSError, match="nowhere"):  # a generated key that no one can read is useless
         await bootstrap.ensure_first_key(database, settings.model_copy(update={"admin_key": None}))
     with structlog.testing.capture_logs() as logged:
         await bootstrap.ensure_first_key(database, settings)
@@ -180,7 +180,7 @@ async def test_wrong_keys_are_logged_once_and_counted(service: Service):
     assert {line["address"] for line in logged} == {"127.0.0.1"}
 
 
-async def test_addresses_without_end_are_counted_together():
+async def test_refusals_of_too_many_addresses_are_counted_together():
     refusals = Refusals()
     with structlog.testing.capture_logs() as logged:
         for number in range(ADDRESSES_MAX + 500):

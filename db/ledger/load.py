@@ -93,7 +93,7 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
 
 
 def _statement(wanted: Wanted) -> Statement:
-    """The statement for what is wanted; PostgreSQL plans each of its few forms once."""
+    """The statement that loads the wanted rows; PostgreSQL plans each of its few forms once."""
     kinds = tuple([kind.row for kind in KINDS if kind.row in wanted.answers])
     form = (bool(wanted.overdue), bool(wanted.own_reservations), *kinds)
     if form not in _STATEMENTS:

@@ -1,1 +1,1 @@
-"""The rules: what each command may do to stock and reservations. Pure: values in, values out."""
+"""The rules: the effect of each command on stock and reservations. Pure: values in, values out."""

@@ -113,7 +113,7 @@ class Books:
         self.at = snapshot.now
         """The moment of the command that is being carried out."""
         self.lacking: set[StockKey] = set()
-        """The stock rows whose overdue holds a rule asked for, but which were not loaded."""
+        """The stock rows whose overdue holds a rule needs, but which were not loaded."""
         self._snapshot = snapshot
         self._pins_rows = pins_rows
         self._rows: dict[StockKey, Row] = {}
@@ -135,7 +135,7 @@ class Books:
         command: AnyCommand,
         at: datetime,
     ) -> AnyOutcome:
-        """Return the rule's outcome for a command at a moment; a refusal relies on what it saw."""
+        """Return a rule's outcome for a command; a refusal relies on the rows that it looked at."""
         self.at = at
         if self._looked:
             self._looked = []

@@ -87,7 +87,7 @@ def first_state(*, is_short: bool, is_hold: bool) -> State:
 
 
 def verdict_on(state: str, step: Step) -> Verdict:
-    """Return what the table says about a step from a state."""
+    """Return the table's verdict on a step from a state."""
     verdict: Verdict = getattr(LIFECYCLE[state], step)
     return verdict
 

@@ -22,5 +22,5 @@ def by_key(lines: Iterable[Line]) -> dict[StockKey, int]:
 
 
 def exceeds(asked: Mapping[StockKey, int], there: Mapping[StockKey, int]) -> bool:
-    """True when more units of a stock row are asked than there are."""
+    """True when more units of a stock row are requested than there are."""
     return any(quantity > there.get(key, 0) for key, quantity in asked.items())

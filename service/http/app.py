@@ -22,7 +22,7 @@ from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
 from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import operations, pages, reservations, stock
+from service.http.routes import operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.settings import Settings
 
@@ -90,7 +90,13 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
     Without `sweeps`, overdue holds are only released on demand, as if the sweeper had died.
     """
     app = Application(
-        route_handlers=[*reservations.ROUTES, *stock.ROUTES, *operations.ROUTES, *pages.ROUTES],
+        route_handlers=[
+            *reservations.ROUTES,
+            *refunds.ROUTES,
+            *stock.ROUTES,
+            *operations.ROUTES,
+            *pages.ROUTES,
+        ],
         lifespan=[_serve],
         exception_handlers=cast(
             "Any",

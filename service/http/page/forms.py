@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from db.rows import Reservation
-from service.domain.commands import RefundUnits, Reserve, merge_lines
+from service.domain.commands import RefundUnits, Reserve
 from service.domain.errors import InvalidRequest, ServiceError, sentence
 from service.domain.identifiers import reservation_id
 from service.http.call import Call
 from service.http.page.sessions import Session
-from service.http.reading.body_kinds import read_bytes
-from service.input.bodies import Body, LineBody, RefundBody, ReserveBody
+from service.http.reading.body_kinds import merged_lines, read_bytes
+from service.input.bodies import Body, RefundBody, ReserveBody
 from service.input.parsing import refusal
 
 FORM_MAX = 16 * 1024  # bytes
@@ -53,7 +53,7 @@ def reserve_of(session: Session, form: Form, seq: str) -> Reserve:
         source=source,
         seq=seq,
         id=None,
-        lines=_merged(body.lines),
+        lines=merged_lines(body.lines),
         hold_seconds=body.hold_seconds,
         metadata={},
         effective_id=reservation_id(source, seq),
@@ -68,7 +68,7 @@ def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) 
         caller=session.caller,
         id=reservation.id,
         seq=seq,
-        lines=_merged(body.lines) if body.lines else None,
+        lines=merged_lines(body.lines) if body.lines else None,
         reason=body.reason,
     )
 
@@ -108,7 +108,3 @@ def _validated(model: type[B], values: dict[str, Any]) -> B:
         return model.model_validate(values)
     except ValidationError as error:
         raise refusal(error) from None
-
-
-def _merged(lines: list[LineBody]) -> Any:
-    return merge_lines([(line.sku, line.location, line.quantity) for line in lines])

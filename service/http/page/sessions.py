@@ -55,23 +55,23 @@ class Session:
 
         It contains its moment and its actions, signed with the session's secret. Nothing is stored.
         """
-        said = f"{int(time.time()):x}.{secrets.token_urlsafe(16)}.{'+'.join(actions)}"
-        return f"{said}.{self._sign(said)}"
+        content = f"{int(time.time()):x}.{secrets.token_urlsafe(16)}.{'+'.join(actions)}"
+        return f"{content}.{self._sign(content)}"
 
     def read_token(self, action: str, token: str) -> "FormToken":
         """Return the content of a form's token. Raises `Forbidden` unless it is this session's."""
-        said, _, signature = token.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(said).encode()):
+        content, _, signature = token.rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(content).encode()):
             raise Forbidden(FORM_REFUSED)
-        made_at, _, actions = said.split(".")
+        made_at, _, actions = content.split(".")
         if action not in actions.split("+"):
             raise Forbidden(FORM_REFUSED)
         digest = hashlib.sha256(f"{self.secret} {action} {token}".encode()).hexdigest()
         is_expired = int(made_at, 16) + TOKEN_LIFETIME.total_seconds() < time.time()
         return FormToken(f"{SEQ_PREFIX}{digest}", is_expired=is_expired)
 
-    def _sign(self, said: str) -> str:
-        return hmac.new(self.secret.encode(), said.encode(), hashlib.sha256).hexdigest()
+    def _sign(self, content: str) -> str:
+        return hmac.new(self.secret.encode(), content.encode(), hashlib.sha256).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from db.rows import Line
+from service.domain.commands import merge_lines
 from service.domain.errors import InvalidRequest, TooLarge, UnsupportedMediaType
 from service.http.call import Call
 from service.http.limits.body_room import SMALL
 from service.input import headers
-from service.input.bodies import BatchBody, Body, ReserveBody
+from service.input.bodies import BatchBody, Body, LineBody, ReserveBody
 from service.input.json_text import BOM
 from service.input.parsing import InvalidEntry, parse, parse_batch
 
@@ -58,6 +60,11 @@ def csv_body(example: str) -> BodyKind[None]:
     It does so with `large_body`, to hold room in memory for the file until its rows are written.
     """
     return BodyKind(_leave, media_type=CSV, example=example)
+
+
+def merged_lines(lines: list[LineBody]) -> tuple[Line, ...]:
+    """Return one line for each SKU and location of a body, with the sum of its quantities."""
+    return merge_lines([(line.sku, line.location, line.quantity) for line in lines])
 
 
 async def _read_json(model: type[M], call: Call[Any]) -> M:

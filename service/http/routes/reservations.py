@@ -1,4 +1,4 @@
-"""/v1/reservations: reserve, confirm, cancel, extend, refund; read and list."""
+"""/v1/reservations: reserve, confirm, cancel, extend; read and list."""
 
 from typing import Any
 from uuid import UUID
@@ -11,13 +11,10 @@ from service.domain.commands import (
     Confirm,
     Extend,
     Outcome,
-    RefundUnits,
     Reserve,
-    merge_lines,
 )
 from service.domain.errors import (
     ExceedsHeld,
-    ExceedsRefundable,
     IdempotencyMismatch,
     IllegalTransition,
     InsufficientStock,
@@ -29,7 +26,7 @@ from service.domain.errors import (
 from service.domain.identifiers import reservation_id
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
-from service.http.reading.body_kinds import batch_body, json_body, optional_json_body
+from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
 from service.http.reading.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
 from service.http.reading.parameters import (
     IDEMPOTENCY_KEY,
@@ -40,14 +37,12 @@ from service.http.reading.parameters import (
     QueryParameter,
     choice,
 )
-from service.http.resources import BATCH, MOVEMENT, REFUND, RESERVATION
+from service.http.resources import BATCH, MOVEMENT, RESERVATION
 from service.http.responses import problem, status_of
 from service.input.bodies import (
     ConfirmBody,
     ExtendBody,
-    LineBody,
     NothingBody,
-    RefundBody,
     ReserveBody,
 )
 from service.input.parsing import InvalidEntry
@@ -145,7 +140,7 @@ FILTERS = ("seq", "state", "sku", "created_after", "created_before")
 )
 async def get_reservation(call: Call[None]) -> Found:
     """Return a reservation. An overdue hold may have the state `held` until it is released."""
-    return Found(await _visible(call))
+    return Found(await visible_reservation(call))
 
 
 @operation(
@@ -159,7 +154,8 @@ async def get_reservation(call: Call[None]) -> Found:
 )
 async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservation]:
     """Sell all units of a hold, or the given lines; the rest is released in the same step."""
-    return await call.submit(Confirm(call.caller, call.reservation_id, _merged(call.body.lines)))
+    lines = None if call.body.lines is None else merged_lines(call.body.lines)
+    return await call.submit(Confirm(call.caller, call.reservation_id, lines))
 
 
 @operation(
@@ -191,64 +187,6 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation
 
 
 @operation(
-    "POST",
-    "/v1/reservations/{id}/refunds",
-    "Refund",
-    Success(201, "Refunded.", REFUND, CREATED),
-    Success(200, "Refunded before.", REFUND, REPLAYED),
-    scope=Scope.RESERVE,
-    body=json_body(RefundBody),
-    parameters=(IDEMPOTENCY_KEY,),
-    errors=(*LIFECYCLE_ERRORS, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
-)
-async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
-    """Give units of a sale back to available: the given lines, or all units that are left."""
-    body = call.body
-    call.check_source(body.source)
-    seq, lines = call.seq(body.seq), _merged(body.lines)
-    return await call.submit(RefundUnits(call.caller, call.reservation_id, seq, lines, body.reason))
-
-
-@operation(
-    "GET",
-    "/v1/reservations/{id}/refunds",
-    "List a reservation's refunds",
-    Success(200, "A page, in order of creation.", REFUND, is_list=True),
-    scope=Scope.READ,
-    parameters=listed(BY_CREATION),
-    errors=(NotFound,),
-)
-async def list_refunds(call: Call[None]) -> Page:
-    """List the refunds of a reservation."""
-    row, limit = await _visible(call), call.query["limit"]
-    found = await call.read(
-        lambda connection: lists.refunds(
-            connection, row.id, limit=limit + 1, after=call.query["cursor"]
-        )
-    )
-    return page_of(found, limit, BY_CREATION)
-
-
-@operation(
-    "GET",
-    "/v1/reservations/{id}/refunds/{refund_id}",
-    "Read a refund",
-    Success(200, "The refund, which never changes.", REFUND, ("ETag",)),
-    NOT_MODIFIED,
-    scope=Scope.READ,
-    parameters=(IF_NONE_MATCH,),
-    errors=(NotFound,),
-)
-async def get_refund(call: Call[None]) -> Found:
-    """Return one refund."""
-    row, id_ = await _visible(call), call.refund_id
-    found = await call.read(lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_))
-    if not found:
-        raise NotFound("There is no such refund.")
-    return Found(found[0])
-
-
-@operation(
     "GET",
     "/v1/reservations/{id}/movements",
     "List a reservation's movements",
@@ -259,7 +197,7 @@ async def get_refund(call: Call[None]) -> Found:
 )
 async def list_reservation_movements(call: Call[None]) -> Page:
     """List the movements that a reservation caused."""
-    row, limit = await _visible(call), call.query["limit"]
+    row, limit = await visible_reservation(call), call.query["limit"]
     found = await call.read(
         lambda connection: lists.reservation_movements(
             connection, row.id, limit=limit + 1, after=call.query["cursor"]
@@ -268,8 +206,8 @@ async def list_reservation_movements(call: Call[None]) -> Page:
     return page_of(found, limit, BY_STEP)
 
 
-async def _visible(call: Call[None]) -> rows.Reservation:
-    """The reservation of the path. Raises `NotFound`, also if the caller may not see it."""
+async def visible_reservation(call: Call[None]) -> rows.Reservation:
+    """Return the reservation of the path. Raises `NotFound`, also if the caller may not see it."""
     id_ = call.reservation_id
     row = await call.read(
         lambda connection: records.find_reservation(connection, id_, call.caller.only_source)
@@ -277,12 +215,6 @@ async def _visible(call: Call[None]) -> rows.Reservation:
     if row is None:
         raise NotFound("There is no such reservation.")
     return row
-
-
-def _merged(lines: list[LineBody] | None) -> tuple[rows.Line, ...] | None:
-    if lines is None:
-        return None
-    return merge_lines([(line.sku, line.location, line.quantity) for line in lines])
 
 
 def _reserve(call: Call[Any], body: ReserveBody, seq: str) -> Reserve:
@@ -294,7 +226,7 @@ def _reserve(call: Call[Any], body: ReserveBody, seq: str) -> Reserve:
         source=source,
         seq=seq,
         id=body.id,
-        lines=merge_lines([(line.sku, line.location, line.quantity) for line in body.lines]),
+        lines=merged_lines(body.lines),
         hold_seconds=body.hold_seconds,
         metadata=body.metadata,
         effective_id=body.id or derived,
@@ -339,8 +271,5 @@ ROUTES = [
     confirm_reservation,
     cancel_reservation,
     extend_reservation,
-    refund_reservation,
-    list_refunds,
-    get_refund,
     list_reservation_movements,
 ]
