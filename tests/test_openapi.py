@@ -21,6 +21,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from service.domain.errors import all_errors
+
 EXAMPLES = 20  # of each operation, good and bad ones; enough to reach every kind of value
 
 
@@ -57,21 +59,131 @@ async def test_every_operation_of_the_contract_is_documented(service):
         ("GET", "/schema/openapi.json"),
     }  # fmt: skip
     assert expected <= set(described)
-    ids = [operation["operationId"] for operation in described.values()]
-    assert len(set(ids)) == len(ids)
+
+
+async def test_operation_ids_are_names_of_methods_and_stay(service):
+    described = operations(await document(service))
+    reservation, stock = "/v1/reservations/{id}", "/v1/stock/{sku}/{location}"
+    assert {key: operation["operationId"] for key, operation in described.items()} == {
+        ("POST", "/v1/reservations"): "reserve",
+        ("POST", "/v1/reservations/batch"): "reserve_batch",
+        ("GET", "/v1/reservations"): "list_reservations",
+        ("GET", reservation): "get_reservation",
+        ("POST", f"{reservation}/confirm"): "confirm_reservation",
+        ("POST", f"{reservation}/cancel"): "cancel_reservation",
+        ("POST", f"{reservation}/extend"): "extend_reservation",
+        ("GET", f"{reservation}/movements"): "list_reservation_movements",
+        ("POST", f"{reservation}/refunds"): "refund_reservation",
+        ("GET", f"{reservation}/refunds"): "list_refunds",
+        ("GET", f"{reservation}/refunds/{{refund_id}}"): "get_refund",
+        ("GET", "/v1/stock"): "list_stock",
+        ("GET", "/v1/stock/{sku}"): "list_stock_of_sku",
+        ("GET", stock): "get_stock",
+        ("PUT", stock): "set_stock",
+        ("DELETE", stock): "delete_stock",
+        ("POST", f"{stock}/adjustments"): "adjust_stock",
+        ("GET", f"{stock}/movements"): "list_stock_movements",
+        ("POST", "/v1/imports"): "import_stock",
+        ("GET", "/v1/audit"): "audit",
+        ("GET", "/health/live"): "get_liveness",
+        ("GET", "/health/ready"): "get_readiness",
+        ("GET", "/metrics"): "get_metrics",
+        ("GET", "/schema"): "get_openapi_page",
+        ("GET", "/schema/openapi.json"): "get_openapi_document",
+        ("GET", "/problems/{code}"): "get_problem_page",
+    }
+
+
+def media_types(described):
+    """Everything that a body or an answer may contain: (operation's id, status, media type)."""
+    for operation in operations(described).values():
+        for media_type in operation.get("requestBody", {}).get("content", {}).values():
+            yield operation["operationId"], "request", media_type
+        for status, response in operation["responses"].items():
+            for media_type in response.get("content", {}).values():
+                yield operation["operationId"], status, media_type
+
+
+async def test_every_request_and_every_good_answer_has_an_example(service):
+    lacking = [
+        (id_, status)
+        for id_, status, media_type in media_types(await document(service))
+        if (status < "4" or status == "request") and "example" not in media_type
+    ]
+    assert lacking == []
 
 
 async def test_every_example_fits_its_schema(service):
-    described = await document(service)
-    for operation in operations(described).values():
-        for response in operation["responses"].values():
-            for content in response.get("content", {}).values():
-                for example in content.get("examples", {}).values():
-                    validate(described, content["schema"], example["value"])
+    described = closed(await document(service))
+    for _, _, media_type in media_types(described):
+        examples = [example["value"] for example in media_type.get("examples", {}).values()]
+        examples += [media_type["example"]] if "example" in media_type else []
+        for example in examples:
+            validate(described, media_type["schema"], example)
     for schema in described["components"]["schemas"].values():
         for member in schema.get("properties", {}).values():
             for example in member.get("examples", []):
                 validate(described, member, example)
+
+
+async def test_no_member_of_a_request_has_a_default_or_is_required_for_having_one(service):
+    described = await document(service)
+    schemas = described["components"]["schemas"]
+    assert '"default"' not in json.dumps(schemas)
+    assert schemas["ReserveBody"]["required"] == ["lines"]
+    assert schemas["LineBody"]["required"] == ["sku", "quantity"]
+    assert schemas["AdjustBody"]["required"] == ["delta", "reason"]
+
+
+async def test_each_problem_has_a_schema_with_its_own_members_and_the_codes_are_an_enum(service):
+    schemas = (await document(service))["components"]["schemas"]
+    codes = [error.code for error in all_errors()]
+    assert schemas["ErrorCode"]["enum"] == codes
+    problems = [schemas[each["$ref"].rsplit("/", 1)[1]] for each in schemas["Problem"]["oneOf"]]
+    assert [problem["properties"]["code"]["const"] for problem in problems] == codes
+    assert "shortages" in schemas["InsufficientStockProblem"]["required"]
+    assert schemas["AdjustmentBelowZeroProblem"]["properties"]["same_seq"]["const"] is True
+
+
+async def test_pages_have_names_and_if_none_match_is_a_string(service):
+    described = operations(await document(service))
+    for operation in described.values():
+        ok = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+        assert "properties" not in ok.get("schema", {})
+        for parameter in operation["parameters"]:
+            if parameter["name"] == "If-None-Match":
+                assert parameter["schema"]["type"] == "string"
+    listed = described["GET", "/v1/reservations"]["responses"]["200"]["content"]
+    page = listed["application/json"]["schema"]
+    assert page == {"$ref": "#/components/schemas/ReservationPage"}
+
+
+async def test_only_operations_with_a_scope_need_a_key(service):
+    for (_, path), operation in operations(await document(service)).items():
+        assert operation["security"] == ([{"key": []}] if path.startswith("/v1/") else [])
+
+
+async def test_every_tag_is_described_and_every_link_leads_to_an_operation(service):
+    described = await document(service)
+    tags = {tag["name"] for tag in described["tags"] if tag["description"]}
+    by_id = {each["operationId"]: each for each in operations(described).values()}
+    for operation in by_id.values():
+        assert set(operation["tags"]) <= tags
+        for response in operation["responses"].values():
+            for link in response.get("links", {}).values():
+                names = {each["name"] for each in by_id[link["operationId"]]["parameters"]}
+                assert set(link["parameters"]) <= names
+    following = by_id["reserve"]["responses"]["201"]["links"]
+    assert {"confirm_reservation", "cancel_reservation", "get_reservation"} <= set(following)
+
+
+def closed(described):
+    """The document with schemas that allow no members but those that they name."""
+    copy = json.loads(json.dumps(described))
+    for schema in copy["components"]["schemas"].values():
+        if schema.get("type") == "object" and "properties" in schema and "oneOf" not in schema:
+            schema.setdefault("additionalProperties", False)
+    return copy
 
 
 def validate(described, schema, value):
@@ -160,16 +272,12 @@ async def test_every_good_answer_is_given_and_fits_its_schema_and_headers(servic
 
 
 async def test_answers_have_no_members_that_are_not_documented(service):
-    described = await document(service)
-    strict = json.loads(json.dumps(described))
-    for schema in strict["components"]["schemas"].values():
-        if schema.get("type") == "object" and "properties" in schema:
-            schema.setdefault("additionalProperties", False)
+    strict = closed(await document(service))
     async for path, response in conversation(service):
         answer = operations(strict)[response.request.method, path]["responses"]
-        content = answer[str(response.status_code)].get("content", {}).get("application/json")
-        if content is not None:
-            validate(strict, content["schema"], response.json())
+        for content in answer[str(response.status_code)].get("content", {}).values():
+            if response.headers["Content-Type"].endswith("json"):
+                validate(strict, content["schema"], response.json())
 
 
 CHECKS = [

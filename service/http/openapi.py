@@ -6,8 +6,6 @@ from importlib.metadata import version
 from typing import Any
 
 from litestar import Litestar
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
 from service.domain.errors import (
     Contention,
@@ -28,38 +26,104 @@ from service.domain.errors import (
     UnsupportedMediaType,
     UriTooLong,
 )
+from service.http.document.components import component_schemas, page_ref, problem_of, ref
+from service.http.document.examples import answer_example
 from service.http.document.rendering import api_page
 from service.http.operation import Operation, Success, operations
-from service.http.reading.body_kinds import BodyKind
+from service.http.problem_schemas import problem_example
+from service.http.reading.body_kinds import JSON, BodyKind
 from service.http.reading.parameters import Parameter
-from service.http.schemas import ProblemAnswer, encode
+from service.http.schemas import encode
 from service.input.bodies import NAME_MAX, NO_DOTS, TEXT
 
-REF = "#/components/schemas/{model}"
+INFO = {
+    "title": "Holdfast",
+    "version": version("holdfast"),
+    "summary": "Inventory reservations: each request exactly once, stock never below zero.",
+    "description": (
+        "Reserve units of stock, confirm, cancel or extend the hold, and refund the sale. A request"
+        " that is repeated with the same `seq` has one effect and gets the same answer. Errors are"
+        " problem documents (RFC 9457): decide by `code`, `retryable` and `same_seq`."
+    ),
+    "contact": {"name": "The operator of this service"},
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
+SERVERS = [{"url": "/", "description": "The service that this document comes from."}]
+TAGS = {
+    "reservations": "Reserve units, decide about holds, give units of sales back.",
+    "stock": "Set, correct and read the numbers of units.",
+    "imports": "Create stock rows from a file.",
+    "audit": "Check that the books agree.",
+    "service": "The process itself, its interface and its errors. No key is needed.",
+}
+"""The groups of operations, in the order of the page."""
 
-HEADERS = {
-    "ETag": "The resource's version, quoted.",
-    "Location": "The resource's address.",
-    "Idempotency-Replayed": "`true` when this is the answer of an earlier request.",
-    "Retry-After": "Seconds to wait before sending the same request again.",
-    "WWW-Authenticate": "Bearer",
+METHODS = ("POST", "GET", "PUT", "DELETE")
+"""The order of the operations of a path."""
+
+KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key made by `holdfast key create`. The operation names the scope it needs.",
 }
 
-EXAMPLE_FIELDS: dict[str, dict[str, Any]] = {
-    "invalid_request": {
-        "errors": [{"path": "lines[0].quantity", "message": "is missing"}],
+HEADERS: dict[str, dict[str, Any]] = {
+    "ETag": {
+        "description": "The version of the resource, in quotes.",
+        "schema": {"type": "string"},
     },
-    "unknown_sku": {"unknown": [{"sku": "85123A", "location": "main"}]},
-    "insufficient_stock": {
-        "reservation_id": "8b1c7f9e-2f64-5a52-9d3b-6a4f6f1e7c11",
-        "shortages": [{"sku": "85123A", "location": "main", "requested": 2, "available": 1}],
+    "Location": {
+        "description": "The address of the resource.",
+        "schema": {"type": "string", "format": "uri-reference"},
     },
-    "illegal_transition": {"state": "cancelled", "allowed": []},
-    "exceeds_refundable": {"refundable": [{"sku": "85123A", "location": "main", "quantity": 1}]},
-    "exceeds_held": {"held": [{"sku": "85123A", "location": "main", "quantity": 2}]},
-    "version_mismatch": {"current": 4},
-    "idempotency_mismatch": {"field": "hold_seconds", "stored": 900, "sent": 600},
-    "contention": {"attempts": 8},
+    "Idempotency-Replayed": {
+        "description": "`true` if this is the answer of an earlier request.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "Retry-After": {
+        "description": "The seconds to wait before the same request is sent again.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "WWW-Authenticate": {
+        "description": "The way to authenticate.",
+        "schema": {"type": "string", "enum": ["Bearer"]},
+    },
+}
+
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "id": {
+        "description": "The id of the reservation.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "refund_id": {
+        "description": "The id of the refund.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "sku": {
+        "description": "The SKU, percent-encoded.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": NAME_MAX,
+            "pattern": TEXT,
+            **NO_DOTS,
+        },
+    },
+    "location": {
+        "description": "The location, percent-encoded.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": NAME_MAX,
+            "pattern": TEXT,
+            **NO_DOTS,
+        },
+    },
+    "code": {
+        "description": "The code of the error, with dashes in place of its underscores.",
+        "schema": {"type": "string"},
+        "example": "insufficient-stock",
+    },
 }
 
 
@@ -74,7 +138,7 @@ class Description:
 
 
 def description(app: Litestar) -> Description:
-    """Return an application's description, made once."""
+    """Return the description of an application, which is made once."""
     found: Description | None = app.state.get("description")
     if found is None:
         described = document(app)
@@ -85,84 +149,44 @@ def description(app: Litestar) -> Description:
 
 
 def document(app: Litestar) -> dict[str, Any]:
-    """Return the OpenAPI document of an application whose routes are documented."""
+    """Return the OpenAPI document of an application."""
+    declared = sorted(operations(app), key=lambda each: (each.path, METHODS.index(each.method)))
     paths: dict[str, dict[str, Any]] = {}
-    models: set[type[BaseModel]] = {ProblemAnswer}
-    for each in operations(app):
-        models |= {answer.resource.model for answer in each.answers if answer.resource is not None}
-        if each.body is not None and each.body.model is not None:
-            models.add(each.body.model)
+    for each in declared:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
-    _, schemas = models_json_schema(
-        [(model, _mode(model)) for model in sorted(models, key=lambda model: model.__name__)],
-        ref_template=REF,
-    )
+    answers = [answer for each in declared for answer in each.answers if answer.resource]
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Holdfast",
-            "version": version("holdfast"),
-            "description": "Inventory reservations: exactly once, never below zero.",
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "paths": dict(sorted(paths.items())),
+        "info": INFO,
+        "servers": SERVERS,
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths,
         "components": {
-            "schemas": schemas["$defs"],
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": component_schemas(
+                bodies=[each.body.model for each in declared if each.body and each.body.model],
+                answers=[answer.resource.model for answer in answers if answer.resource],
+                listed=[each.resource.model for each in answers if each.resource and each.is_list],
+            ),
+            "securitySchemes": {"key": KEY},
         },
     }
-
-
-def _mode(model: type[BaseModel]) -> Any:
-    return "serialization" if model.__name__.endswith("Answer") else "validation"
 
 
 def _operation(declared: Operation) -> dict[str, Any]:
     path = declared.path
     described: dict[str, Any] = {
         "operationId": declared.id,
-        "tags": [path.split("/")[2] if path.startswith("/v1/") else "operations"],
+        "tags": [path.split("/")[2] if path.startswith("/v1/") else "service"],
         "summary": declared.summary,
         "description": _description(declared),
+        "security": [{"key": []}] if declared.scope is not None else [],
         "parameters": [_path_parameter(name) for name in _names_in(path)]
         + [_parameter(parameter) for parameter in declared.parameters],
         "responses": _responses(declared),
     }
-    for status in ("200", "201"):
-        if LINKS.get((declared.method, path)) and status in described["responses"]:
-            described["responses"][status]["links"] = LINKS[declared.method, path]
-    if declared.scope is not None:
-        described["security"] = [{"key": []}]
     if declared.body is not None:
         described["requestBody"] = _request_body(declared.body)
     return described
-
-
-def _links(parameters: dict[str, str], *names: str) -> dict[str, Any]:
-    """Links to operations whose parameters are in the answer."""
-    found = {name: f"$response.body#/{member}" for name, member in parameters.items()}
-    return {name: {"operationId": name, "parameters": found} for name in names}
-
-
-OF_A_RESERVATION = (
-    "get_reservation", "confirm_reservation", "cancel_reservation", "extend_reservation",
-    "refund_reservation", "list_refunds", "list_reservation_movements",
-)  # fmt: skip
-OF_A_STOCK_ROW = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
-LINKS: dict[tuple[str, str], dict[str, Any]] = {
-    ("POST", "/v1/reservations"): _links({"id": "id"}, *OF_A_RESERVATION),
-    **{
-        ("POST", f"/v1/reservations/{{id}}/{step}"): _links({"id": "id"}, *OF_A_RESERVATION)
-        for step in ("confirm", "cancel", "extend")
-    },
-    ("POST", "/v1/reservations/{id}/refunds"): _links(
-        {"id": "reservation_id", "refund_id": "id"}, "get_refund"
-    ),
-    ("PUT", "/v1/stock/{sku}/{location}"): _links(
-        {"sku": "sku", "location": "location"}, *OF_A_STOCK_ROW
-    ),
-}
-"""What can be done with what an operation has made, by its answer."""
 
 
 def _description(declared: Operation) -> str:
@@ -177,12 +201,7 @@ def _names_in(path: str) -> list[str]:
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "string"}
-    if name.endswith("id"):
-        schema["format"] = "uuid"
-    elif name in ("sku", "location"):
-        schema |= {"minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT, **NO_DOTS}
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    return {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -199,17 +218,16 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _request_body(body: BodyKind[Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "string"}
-    if body.model is not None:
-        schema = {"$ref": REF.format(model=body.model.__name__)}
-    content: dict[str, Any] = {"schema": schema}
-    if body.example is not None:
-        content["example"] = body.example
+    if body.model is None:
+        # The format has makers of clients send the bytes of a file as they are.
+        content = {"schema": {"type": "string", "format": "binary"}, "example": body.example}
+    else:
+        content = {"schema": ref(body.model), "example": body.model.example}
     return {"required": body.is_required, "content": {body.media_type: content}}
 
 
 def _responses(declared: Operation) -> dict[str, Any]:
-    responses = {str(answer.status): _success(answer) for answer in declared.answers}
+    responses = {str(answer.status): _success(declared, answer) for answer in declared.answers}
     by_status: dict[int, list[type[ServiceError]]] = {}
     for error in _errors(declared):
         by_status.setdefault(error.status, []).append(error)
@@ -219,7 +237,7 @@ def _responses(declared: Operation) -> dict[str, Any]:
 
 
 TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarge, Overloaded)
-"""What any request may be answered before it is looked at."""
+"""The errors that any request may get before its operation is known."""
 
 
 def _errors(declared: Operation) -> list[type[ServiceError]]:
@@ -235,30 +253,23 @@ def _errors(declared: Operation) -> list[type[ServiceError]]:
     return list(dict.fromkeys(errors))
 
 
-def _success(answer: Success) -> dict[str, Any]:
+def _success(declared: Operation, answer: Success) -> dict[str, Any]:
     response: dict[str, Any] = {"description": answer.description}
     if answer.headers:
-        response["headers"] = {name: _header(name) for name in answer.headers}
+        response["headers"] = {name: HEADERS[name] for name in answer.headers}
     if answer.status in (204, 304):
         return response
-    schema: dict[str, Any] = {}
+    schema: dict[str, Any] = {"type": "string"}
     if answer.resource is not None:
-        schema = {"$ref": REF.format(model=answer.resource.model.__name__)}
-    if answer.is_list:
-        schema = {
-            "type": "object",
-            "required": ["items", "next_cursor"],
-            "properties": {
-                "items": {"type": "array", "items": schema},
-                "next_cursor": {"type": ["string", "null"]},
-            },
-        }
-    response["content"] = {answer.media_type: {"schema": schema}}
+        model = answer.resource.model
+        schema = page_ref(model) if answer.is_list else ref(model)
+    elif answer.media_type == JSON:
+        schema = {"type": "object"}
+    content = {"schema": schema, "example": answer_example(declared, answer)}
+    response["content"] = {answer.media_type: content}
+    if declared.id in LINKS:
+        response["links"] = _links(declared.id)
     return response
-
-
-def _header(name: str) -> dict[str, Any]:
-    return {"description": HEADERS[name], "schema": {"type": "string"}}
 
 
 def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
@@ -266,8 +277,8 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
         "description": " ".join(f"`{error.code}`: {error.title()}." for error in errors),
         "content": {
             "application/problem+json": {
-                "schema": {"$ref": REF.format(model="ProblemAnswer")},
-                "examples": {error.code: {"value": example_of(error)} for error in errors},
+                "schema": problem_of(errors),
+                "examples": {error.code: {"value": problem_example(error)} for error in errors},
             }
         },
     }
@@ -277,20 +288,30 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
     if any(error.retry_after_seconds for error in errors):
         names.append("Retry-After")
     if names:
-        response["headers"] = {name: _header(name) for name in names}
+        response["headers"] = {name: HEADERS[name] for name in names}
     return response
 
 
-def example_of(error: type[ServiceError]) -> dict[str, Any]:
-    """Return an example of an error's problem document."""
-    return {
-        "type": f"/problems/{error.code.replace('_', '-')}",
-        "title": error.title(),
-        "status": error.status,
-        "detail": error.title() + ".",
-        "instance": "/v1/reservations",
-        "code": error.code,
-        "retryable": error.retryable,
-        "same_seq": error.same_seq,
-        **EXAMPLE_FIELDS.get(error.code, {}),
-    }
+OF_A_RESERVATION = (
+    "get_reservation", "confirm_reservation", "cancel_reservation", "extend_reservation",
+    "refund_reservation", "list_refunds", "list_reservation_movements",
+)  # fmt: skip
+OF_A_STOCK_ROW = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
+OF_A_REFUND = ("get_refund",)
+LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("reserve", "confirm_reservation", "cancel_reservation", "extend_reservation"),
+        ({"id": "id"}, OF_A_RESERVATION),
+    ),
+    "refund_reservation": ({"id": "reservation_id", "refund_id": "id"}, OF_A_REFUND),
+    **dict.fromkeys(
+        ("set_stock", "adjust_stock"), ({"sku": "sku", "location": "location"}, OF_A_STOCK_ROW)
+    ),
+}
+"""For each operation the parameters of the next ones, as members of its answer, and their ids."""
+
+
+def _links(operation_id: str) -> dict[str, Any]:
+    parameters, following = LINKS[operation_id]
+    found = {name: f"$response.body#/{member}" for name, member in parameters.items()}
+    return {name: {"operationId": name, "parameters": found} for name in following}

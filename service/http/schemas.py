@@ -1,48 +1,54 @@
-"""What goes out: the answers' models, which the documentation is made from, and their making.
+"""The models of the answers, from which the OpenAPI document gets its schemas.
 
-The functions at the end build the answers as plain values, which is what is fast; a test holds them
-against the models.
+`service.http.resources` writes the answers without them.
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from db import rows
-from db.queries.audit import Audit
 from db.vocabulary import MovementKind, State
-from service.domain.errors import ERRORS_MAX
+from service.input.bodies import INT64
 
 encode = msgspec.json.Encoder().encode
 
+Integer = Annotated[int, Field(json_schema_extra=INT64)]
+"""A number that may need 64 bits."""
+
+ID = "b3258ffd-6a23-569c-b947-9d134601c30e"
+MOMENT = "2026-11-22T19:05:00.123456Z"
+
 
 class Answer(BaseModel):
-    """A part of an answer."""
+    """An answer, or a part of one."""
+
+    example: ClassVar[Any] = None
+    """A valid answer, for the OpenAPI document."""
 
 
-class LineAnswer(Answer):
-    """Units of a SKU at a location, and what became of them."""
+class ReservationLineAnswer(Answer):
+    """Units of a SKU at a location, and the part of them that was sold and given back."""
 
     sku: str
     location: str
-    quantity: int
-    confirmed: int
-    refunded: int
+    quantity: int = Field(description="The units that were asked for.")
+    confirmed: int = Field(description="The units that were sold.")
+    refunded: int = Field(description="The sold units that were given back.")
 
 
 class ShortageAnswer(Answer):
-    """A line that asked for more than there was."""
+    """A line for which there was not enough stock."""
 
     sku: str
     location: str
-    requested: int
-    available: int
+    requested: Integer
+    available: Integer
 
 
-class QuantityAnswer(Answer):
+class UnitsAnswer(Answer):
     """Units of a SKU at a location."""
 
     sku: str
@@ -50,263 +56,202 @@ class QuantityAnswer(Answer):
     quantity: int
 
 
+class StockKeyAnswer(Answer):
+    """A SKU and a location, which together identify a stock row."""
+
+    sku: str
+    location: str
+
+
 class ReservationAnswer(Answer):
-    """A reservation."""
+    """A reservation, in any of its states."""
+
+    example: ClassVar[Any] = {
+        "id": ID,
+        "source": "shop-eu",
+        "seq": "order-1001",
+        "state": "held",
+        "version": 1,
+        "lines": [
+            {"sku": "85123A", "location": "main", "quantity": 2, "confirmed": 0, "refunded": 0}
+        ],
+        "hold_seconds": 900,
+        "expires_at": "2026-11-22T19:20:00.123456Z",
+        "created_at": MOMENT,
+        "updated_at": MOMENT,
+        "metadata": {"cart": "c-77"},
+    }
 
     id: UUID
-    source: str
-    seq: str
+    source: str = Field(description="The system that created it.")
+    seq: str = Field(description="That system's serial number for the request.")
     state: State
-    version: int
-    lines: list[LineAnswer]
-    hold_seconds: int | None
-    expires_at: datetime | None
+    version: int = Field(description="It begins at 1, and each transition raises it by 1.")
+    lines: list[ReservationLineAnswer]
+    hold_seconds: int | None = Field(description="As it was asked for; null for a direct sale.")
+    expires_at: datetime | None = Field(description="The deadline of the hold.")
     created_at: datetime
     updated_at: datetime
     metadata: dict[str, str]
-    shortages: list[ShortageAnswer] | None = Field(
-        None, description="Only in state `rejected`: what was missing."
+    shortages: list[ShortageAnswer] = Field(
+        default_factory=list, description="Only in the state `rejected`: the lines that were short."
     )
 
 
 class RefundAnswer(Answer):
-    """Units given back."""
+    """Units of a sale that were given back."""
+
+    example: ClassVar[Any] = {
+        "id": "a4f6ab6b-89fa-5f79-a26d-26d007d1a4fa",
+        "reservation_id": ID,
+        "source": "shop-eu",
+        "seq": "return-1001-1",
+        "lines": [{"sku": "85123A", "location": "main", "quantity": 1}],
+        "reason": "damaged",
+        "created_at": MOMENT,
+    }
 
     id: UUID
     reservation_id: UUID
     source: str
     seq: str
-    lines: list[QuantityAnswer]
+    lines: list[UnitsAnswer]
     reason: str | None
     created_at: datetime
 
 
 class StockAnswer(Answer):
-    """A stock row; `on_hand` is `available` + `held`."""
+    """A stock row: the units of a SKU at a location."""
+
+    example: ClassVar[Any] = {
+        "sku": "85123A",
+        "location": "main",
+        "name": "White hanging heart",
+        "available": 98,
+        "held": 2,
+        "on_hand": 100,
+        "low_stock_at": 10,
+        "version": 2,
+        "updated_at": MOMENT,
+    }
 
     sku: str
     location: str
     name: str | None
-    available: int
-    held: int
-    on_hand: int
-    low_stock_at: int | None
-    version: int
+    available: Integer = Field(description="The units that can be sold.")
+    held: Integer = Field(description="The units that belong to open holds.")
+    on_hand: Integer = Field(description="`available` plus `held`.")
+    low_stock_at: Integer | None
+    version: Integer = Field(description="It begins at 1, and each change raises it by 1.")
     updated_at: datetime
 
 
 class AdjustmentAnswer(Answer):
-    """A correction of `available`; `version` is the stock row's right after it."""
+    """A correction of `available`."""
+
+    example: ClassVar[Any] = {
+        "id": "eb24e886-b3ea-5552-8c72-a068bc8e7c01",
+        "source": "shop-eu",
+        "seq": "count-7",
+        "sku": "85123A",
+        "location": "main",
+        "delta": -3,
+        "reason": "broken",
+        "version": 3,
+        "created_at": MOMENT,
+    }
 
     id: UUID
     source: str
     seq: str
     sku: str
     location: str
-    delta: int
+    delta: Integer
     reason: str
-    version: int
+    version: Integer = Field(description="The version of the stock row after the adjustment.")
     created_at: datetime
 
 
-class ImportAnswer(Answer):
-    """How many rows an import created, and how many were there already."""
+class ImportJobAnswer(Answer):
+    """The result of an import."""
+
+    example: ClassVar[Any] = {"job": "monday", "created": 2, "skipped": 1}
 
     job: str
-    created: int
-    skipped: int
+    created: int = Field(description="Rows that did not exist and were created.")
+    skipped: int = Field(description="Rows that existed and were left as they are.")
 
 
 class MovementAnswer(Answer):
-    """One line of the ledger: the change that took its stock row to `version`."""
+    """A line of the ledger: one change of a stock row."""
+
+    example: ClassVar[Any] = {
+        "sku": "85123A",
+        "location": "main",
+        "version": 2,
+        "kind": "reserve",
+        "available_delta": -2,
+        "held_delta": 2,
+        "reservation_id": ID,
+        "reservation_version": 1,
+        "reason": None,
+        "created_at": MOMENT,
+    }
 
     sku: str
     location: str
-    version: int
+    version: Integer = Field(description="The version of the stock row after the change.")
     kind: MovementKind
-    available_delta: int
-    held_delta: int
-    reservation_id: UUID | None
-    reservation_version: int | None
-    reason: str | None
+    available_delta: Integer
+    held_delta: Integer
+    reservation_id: UUID | None = Field(description="The reservation that moved the units.")
+    reservation_version: int | None = Field(description="The reservation's version after the step.")
+    reason: str | None = Field(description="The reason of an adjustment.")
     created_at: datetime
 
 
-class WrongValueAnswer(Answer):
-    """A value of the request that is wrong; the message goes on after its path."""
-
-    path: str
-    message: str
-
-
-class ProblemAnswer(Answer):
-    """A problem document (RFC 9457). Branch on `code`; each code has fields of its own besides."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    retryable: bool
-    same_seq: bool
-    errors: list[WrongValueAnswer] | None = Field(
-        None, max_length=ERRORS_MAX, description="Only of `invalid_request`."
-    )
-    truncated: Literal[True] | None = Field(
-        None, description="Only if there may be more wrong values than `errors` has."
-    )
-
-
-class BatchResultAnswer(Answer):
-    """What became of one entry: a reservation or a problem."""
-
-    status: int
-    replayed: bool
-    reservation: ReservationAnswer | None = None
-    problem: ProblemAnswer | None = None
-
-
-class BatchAnswer(Answer):
-    """What became of each entry, in order."""
-
-    results: list[BatchResultAnswer]
-
-
 class DriftAnswer(Answer):
-    """One place where the books do not agree."""
+    """A place where the books do not agree."""
 
     rule: str
-    sku: str | None = None
-    location: str | None = None
-    reservation_id: UUID | None = None
+    sku: str | None
+    location: str | None
+    reservation_id: UUID | None
     expected: str
     found: str
 
 
-class CheckedAnswer(Answer):
-    """How many rows an audit looked at."""
+class CheckedRowsAnswer(Answer):
+    """The numbers of rows that an audit read."""
 
     stock: int
     reservations: int
 
 
 class AuditAnswer(Answer):
-    """Whether the books balance."""
+    """The result of an audit of the books."""
 
-    balanced: bool
-    checked: CheckedAnswer
+    example: ClassVar[Any] = {
+        "balanced": True,
+        "checked": {"stock": 8, "reservations": 1},
+        "drift": [],
+    }
+
+    balanced: bool = Field(description="True when there is no drift.")
+    checked: CheckedRowsAnswer
     drift: list[DriftAnswer]
 
 
-class StatusAnswer(Answer):
-    """What the process says of itself."""
+class ServiceStatusAnswer(Answer):
+    """The state of the process."""
 
-    status: str
+    example: ClassVar[Any] = {"status": "ready"}
 
-
-def reservation_answer(row: rows.Reservation) -> dict[str, Any]:
-    """Return a reservation as clients see it."""
-    answer: dict[str, Any] = {
-        "id": row.id,
-        "source": row.source,
-        "seq": row.seq,
-        "state": row.state,
-        "version": row.version,
-        "lines": [
-            {
-                "sku": line.sku,
-                "location": line.location,
-                "quantity": line.quantity,
-                "confirmed": line.confirmed,
-                "refunded": line.refunded,
-            }
-            for line in row.lines
-        ],
-        "hold_seconds": row.hold_seconds,
-        "expires_at": row.expires_at,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-        "metadata": row.metadata,
-    }
-    if row.shortages is not None:
-        answer["shortages"] = row.shortages
-    return answer
+    status: Literal["live", "ready"]
 
 
-def refund_answer(row: rows.Refund) -> dict[str, Any]:
-    """Return a refund as clients see it."""
-    return {
-        "id": row.id,
-        "reservation_id": row.reservation_id,
-        "source": row.source,
-        "seq": row.seq,
-        "lines": [
-            {"sku": line.sku, "location": line.location, "quantity": line.quantity}
-            for line in row.lines
-        ],
-        "reason": row.reason,
-        "created_at": row.created_at,
-    }
+class InvalidValueAnswer(Answer):
+    """A value of the request that is not valid."""
 
-
-def stock_answer(row: rows.Stock) -> dict[str, Any]:
-    """Return a stock row as clients see it."""
-    return {
-        "sku": row.sku,
-        "location": row.location,
-        "name": row.name,
-        "available": row.available,
-        "held": row.held,
-        "on_hand": row.available + row.held,
-        "low_stock_at": row.low_stock_at,
-        "version": row.version,
-        "updated_at": row.updated_at,
-    }
-
-
-def adjustment_answer(row: rows.Adjustment) -> dict[str, Any]:
-    """Return an adjustment as clients see it."""
-    return {
-        "id": row.id,
-        "source": row.source,
-        "seq": row.seq,
-        "sku": row.sku,
-        "location": row.location,
-        "delta": row.delta,
-        "reason": row.reason,
-        "version": row.version,
-        "created_at": row.created_at,
-    }
-
-
-def movement_answer(row: Any) -> dict[str, Any]:
-    """Return a movement as clients see it."""
-    return {
-        "sku": row.sku,
-        "location": row.location,
-        "version": row.version,
-        "kind": row.kind,
-        "available_delta": row.available_delta,
-        "held_delta": row.held_delta,
-        "reservation_id": row.reservation_id,
-        "reservation_version": row.reservation_version,
-        "reason": row.reason,
-        "created_at": row.created_at,
-    }
-
-
-def audit_answer(found: Audit) -> dict[str, Any]:
-    """Return an audit's result as clients see it."""
-    return {
-        "balanced": not found.drift,
-        "checked": {"stock": found.stock, "reservations": found.reservations},
-        "drift": found.drift,
-    }
-
-
-def import_answer(row: rows.ImportJob) -> dict[str, Any]:
-    """Return an import's record as clients see it."""
-    return {"job": row.job, "created": row.created, "skipped": row.skipped}
+    path: str = Field(description="The place of the value, as `lines[0].quantity`.")
+    message: str = Field(description="The rest of a sentence that begins with the path.")

@@ -1,6 +1,9 @@
-"""What comes in: the bodies' models, validated from their bytes by `service.input.parsing`."""
+"""The models of request bodies, validated from their bytes by `service.input.parsing`.
 
-from typing import Annotated
+They are also the request schemas of the OpenAPI document, which shows each body's `example`.
+"""
+
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import (
@@ -27,17 +30,17 @@ NAME_MAX = 128
 """Characters of a SKU, location, source or seq."""
 
 CONTROL = r"\x00-\x1f\x7f-\x9f"
-INVISIBLE = (  # what Unicode has programs show as nothing, but for what emoji end in
+INVISIBLE = (  # characters that programs show as nothing, except those at the ends of emoji
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     r"\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
 )
 AT_NO_END = rf"\s{CONTROL}{INVISIBLE}"
-AT_NO_BEGINNING = rf"{AT_NO_END}\ufe00-\ufe0f"  # these choose between variants of what they follow
+AT_NO_BEGINNING = rf"{AT_NO_END}\ufe00-\ufe0f"  # these select a variant of the character before
 TEXT = rf"^[^{AT_NO_BEGINNING}]([^{CONTROL}]*[^{AT_NO_END}])?$"
-"""No control characters, no spaces or invisible characters around it."""
+"""A text without control characters, and without spaces or invisible characters at its ends."""
 
 NO_NUL = r"^[^\x00]*$"
-"""PostgreSQL takes no NUL."""
+"""A text without NUL, which PostgreSQL refuses."""
 
 
 def _no_dots(value: str) -> str:
@@ -48,6 +51,7 @@ def _no_dots(value: str) -> str:
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_MAX, pattern=TEXT)]
 NO_DOTS: JsonDict = {"not": {"enum": [".", ".."]}}
+INT64: JsonDict = {"format": "int64"}
 PathName = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
 Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=NO_NUL)]
 StockName = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
@@ -55,19 +59,17 @@ MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
-Units = Annotated[int, Field(ge=0, le=UNITS_MAX)]
+Units = Annotated[int, Field(ge=0, le=UNITS_MAX, json_schema_extra=INT64)]
+Version = Annotated[int, Field(ge=1, le=VERSION_MAX, json_schema_extra=INT64)]
 
 
 CHOSEN_ID = (
     "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[457][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 )
-ChosenId = Annotated[
-    UUID,
-    Field(
-        description="A UUID of version 4 or 7, or the one derived from the source and the seq.",
-        json_schema_extra={"pattern": CHOSEN_ID},
-    ),
-]
+ChosenId = Annotated[UUID, Field(json_schema_extra={"pattern": CHOSEN_ID})]
+
+SEQ = "The client's serial number for this request. Required, unless `Idempotency-Key` is sent."
+SOURCE = "The calling system: the key's own source, or absent."
 
 LINE_EXAMPLE: JsonDict = {"sku": "85123A", "location": "main", "quantity": 2}
 RESERVE_EXAMPLE: JsonDict = {
@@ -76,22 +78,20 @@ RESERVE_EXAMPLE: JsonDict = {
     "hold_seconds": 900,
     "metadata": {"cart": "c-77"},
 }
-REFUND_EXAMPLE: JsonDict = {
-    "seq": "return-1001-1",
-    "lines": [LINE_EXAMPLE],
-    "reason": "damaged",
-}
 
 
 class Body(BaseModel):
-    """A request's body. Other types than the named ones are refused, and so are unknown members.
+    """A request's body. Values of other types are refused, and so are unknown members.
 
-    Unknown members are not pydantic's to refuse: it makes an error of each of a million of them.
-    `service.input.parsing` compares `members` with what the JSON has, and then looks for the
-    first ones.
+    Pydantic does not refuse the unknown members itself, because it makes an error of each of a
+    million of them. `service.input.parsing` compares `members` with the number of members in the
+    JSON, and looks for the first unknown ones only if the two differ.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+    example: ClassVar[Any]
+    """A valid body, for the OpenAPI document."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -103,16 +103,20 @@ class Body(BaseModel):
         return schema
 
     def members(self) -> int:
-        """How many members the JSON had, here and below, if it has no others and none twice."""
+        """Return the number of members that the JSON had if it has no unknown or repeated ones."""
         return len(self.model_fields_set)
 
 
 class LineBody(Body):
     """Units of a SKU at a location."""
 
-    sku: PathName = Field(examples=["85123A"])
-    location: PathName = Field("main", examples=["main"])
-    quantity: Quantity = Field(examples=[2])
+    example: ClassVar[Any] = LINE_EXAMPLE
+
+    sku: PathName = Field(description="The article.", examples=["85123A"])
+    location: PathName = Field(
+        "main", description="The place; `main` if it is absent.", examples=["main"]
+    )
+    quantity: Quantity = Field(description="The number of units.", examples=[2])
 
 
 Lines = Annotated[list[LineBody], Field(min_length=1, max_length=LINES_MAX, fail_fast=True)]
@@ -129,18 +133,33 @@ class LinesBody(Body):
 
 
 class ReserveBody(LinesBody):
-    """A reservation: with `hold_seconds` a hold, without it a sale."""
+    """A reservation: with `hold_seconds` it is a hold, without it a sale."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [RESERVE_EXAMPLE]})
+    example: ClassVar[Any] = RESERVE_EXAMPLE
 
-    seq: Name | None = Field(None, examples=["order-1001"])
-    source: Name | None = Field(None, examples=["shop-eu"])
-    id: ChosenId | None = None
-    lines: Lines
-    hold_seconds: HoldSeconds | None = Field(None, examples=[900])
+    seq: Name | None = Field(None, description=SEQ, examples=["order-1001"])
+    source: Name | None = Field(None, description=SOURCE, examples=["shop-eu"])
+    id: ChosenId | None = Field(
+        None,
+        description="A UUID of version 4 or 7, or the one that is derived from source and seq."
+        " If it is absent, the reservation gets the derived one.",
+    )
+    lines: Lines = Field(
+        description="The units to take, all or none. Lines with the same SKU and location are"
+        " added up."
+    )
+    hold_seconds: HoldSeconds | None = Field(
+        None,
+        description="The time until the hold expires. If it is absent, the units are sold at once.",
+        examples=[900],
+    )
     metadata: Annotated[
         dict[MetadataKey, MetadataValue], Field(max_length=METADATA_MAX, fail_fast=True)
-    ] = Field(default_factory=dict, examples=[{"cart": "c-77"}])
+    ] = Field(
+        default_factory=dict,
+        description="Texts of the client's own, stored and shown as they are.",
+        examples=[{"cart": "c-77"}],
+    )
 
     def members(self) -> int:
         """Count the metadata's members too."""
@@ -148,66 +167,85 @@ class ReserveBody(LinesBody):
 
 
 class BatchBody(Body):
-    """Many reservations, each of which stands for itself."""
+    """Many reservations, each of which succeeds or fails by itself."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"reservations": [RESERVE_EXAMPLE]}]})
+    example: ClassVar[Any] = {"reservations": [RESERVE_EXAMPLE]}
 
     reservations: Annotated[
         list[ReserveBody], Field(min_length=1, max_length=BATCH_MAX, fail_fast=True)
-    ]
+    ] = Field(description="They are carried out in this order. Each one needs a `seq`.")
 
 
 class ConfirmBody(LinesBody):
-    """What is confirmed of a hold: all of it, or the given lines."""
+    """The part of a hold that is sold: the given lines, or everything."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"lines": [LINE_EXAMPLE]}]})
+    example: ClassVar[Any] = {"lines": [LINE_EXAMPLE]}
+
+    lines: Lines | None = Field(
+        None, description="The units to sell; everything if it is absent. The rest is released."
+    )
 
 
 class NothingBody(Body):
-    """No members at all."""
+    """An object without members."""
+
+    example: ClassVar[Any] = {}
 
 
 class ExtendBody(Body):
-    """How long a hold goes on from now."""
+    """The new deadline of a hold."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"hold_seconds": 900}]})
+    example: ClassVar[Any] = {"hold_seconds": 900}
 
-    hold_seconds: HoldSeconds = Field(examples=[900])
+    hold_seconds: HoldSeconds = Field(
+        description="The time until the hold expires, counted from now.", examples=[900]
+    )
 
 
 class RefundBody(LinesBody):
-    """What is given back of a sale: all that is left, or the given lines."""
+    """The units of a sale that are given back: the given lines, or all that are left."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [REFUND_EXAMPLE]})
+    example: ClassVar[Any] = {"seq": "return-1001-1", "lines": [LINE_EXAMPLE], "reason": "damaged"}
 
-    seq: Name | None = Field(None, examples=["return-1001-1"])
-    source: Name | None = Field(None, examples=["shop-eu"])
-    reason: Printable | None = Field(None, examples=["damaged"])
+    seq: Name | None = Field(None, description=SEQ, examples=["return-1001-1"])
+    source: Name | None = Field(None, description=SOURCE, examples=["shop-eu"])
+    lines: Lines | None = Field(
+        None, description="The units to give back; all that are left if it is absent."
+    )
+    reason: Printable | None = Field(
+        None, description="A text that is stored and shown.", examples=["damaged"]
+    )
 
 
 class StockBody(Body):
-    """A stock row as it shall be; what is left out is unset."""
+    """A stock row as it is to be. Absent members are unset."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"available": 100, "low_stock_at": 10}]}
+    example: ClassVar[Any] = {"available": 100, "low_stock_at": 10}
+
+    available: Units = Field(description="The units that can be sold.", examples=[100])
+    name: StockName | None = Field(
+        None, description="A name for people.", examples=["White hanging heart T-light holder"]
     )
-
-    available: Units = Field(examples=[100])
-    name: StockName | None = Field(None, examples=["White hanging heart T-light holder"])
-    low_stock_at: Units | None = Field(None, examples=[10])
+    low_stock_at: Units | None = Field(
+        None, description="`low=true` lists the row at or below this number.", examples=[10]
+    )
 
 
 class AdjustBody(Body):
     """A correction of `available`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"seq": "count-7", "delta": -3, "reason": "broken"}]}
-    )
+    example: ClassVar[Any] = {"seq": "count-7", "delta": -3, "reason": "broken"}
 
-    seq: Name | None = Field(None, examples=["count-2026-11-22-7"])
-    source: Name | None = Field(None, examples=["shop-eu"])
+    seq: Name | None = Field(None, description=SEQ, examples=["count-7"])
+    source: Name | None = Field(None, description=SOURCE, examples=["shop-eu"])
     delta: Annotated[int, Field(ge=-UNITS_MAX, le=UNITS_MAX)] = Field(
-        examples=[-3], json_schema_extra={"not": {"const": 0}}
+        description="The units to add, or to take away if it is negative.",
+        examples=[-3],
+        json_schema_extra={**INT64, "not": {"const": 0}},
     )
-    reason: Annotated[Printable, StringConstraints(min_length=1)] = Field(examples=["broken"])
-    expected_version: Annotated[int, Field(ge=1, le=VERSION_MAX)] | None = None
+    reason: Annotated[Printable, StringConstraints(min_length=1)] = Field(
+        description="A text that the row's movements show.", examples=["broken"]
+    )
+    expected_version: Version | None = Field(
+        None, description="Adjust the row only at this version; at any version if it is absent."
+    )

@@ -10,17 +10,14 @@ from markupsafe import Markup, escape
 
 from service.domain.errors import ServiceError
 
-TAGS = ("reservations", "stock", "imports", "audit", "operations")
-"""The sections of the page, the most wanted first."""
-
 
 def api_page(document: Mapping[str, Any]) -> str:
     """Return the OpenAPI document as a page."""
-    sections: dict[str, list[dict[str, Any]]] = {tag: [] for tag in TAGS}
+    sections: dict[str, list[dict[str, Any]]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             entry = {"path": path, "method": method, **operation}
-            sections.setdefault(operation["tags"][0], []).append(entry)
+            sections[operation["tags"][0]].append(entry)
     return _render("api.html", document=document, sections=sections)
 
 

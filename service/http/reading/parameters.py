@@ -94,7 +94,7 @@ def choice(*words: str) -> Kind:
             raise InvalidRequest.at(name, f"must be one of {', '.join(words)}")
         return text
 
-    return Kind({"enum": list(words)}, read)
+    return Kind({"type": "string", "enum": list(words)}, read)
 
 
 def _read_name(name: str, text: str) -> str:
@@ -174,4 +174,9 @@ IF_NONE_MATCH = HeaderParameter(
     "An ETag that the client has; the answer is 304 if it is still current.",
     {"type": "string"},
 )
-CREATE_ONLY = HeaderParameter("If-None-Match", "Create the row.", {"const": "*"})
+CREATE_ONLY = HeaderParameter(
+    "If-None-Match",
+    "`*`: create the row.",
+    {"type": "string", "pattern": r"^\*$"},
+    example="*",
+)

@@ -12,6 +12,7 @@ from service.http import openapi
 from service.http.call import Call
 from service.http.document.rendering import problem_page
 from service.http.operation import Found, Success, operation
+from service.http.problem_schemas import problem_example
 from service.http.resources import AUDIT, STATUS
 from service.http.responses import JSON, Response
 
@@ -101,7 +102,7 @@ async def get_problem_page(call: Call[None]) -> Response:
     code = call.segment("code").replace("-", "_")
     for error in all_errors():
         if error.code == code:
-            return Response(200, [*PAGE], problem_page(error, openapi.example_of(error)).encode())
+            return Response(200, [*PAGE], problem_page(error, problem_example(error)).encode())
     raise NotFound("There is no such problem.")
 
 
