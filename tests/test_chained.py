@@ -20,6 +20,12 @@ async def backend(transaction: Transaction) -> int:
     return driver_of(transaction.connection).get_server_pid()
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chained transaction waits longer for its caller: 50 ms are short on a busy machine."""
+    monkeypatch.setattr("db.session.database.CHAIN_SECONDS", 2.0)
+
+
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The isolation level of each BEGIN that is sent."""
@@ -104,7 +110,7 @@ async def test_a_batch_whose_chained_connection_has_died_is_run_again(database, 
     ledger = Ledger(database, Guard())
     killer = await asyncpg.connect(
         database_url
-    )  # beforehand, because a chained transaction is released soon
+    )
     await ledger.execute([SetStock("A", "main", 9, None, None, None)], lambda: True)
     assert await killer.fetchval(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
