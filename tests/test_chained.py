@@ -108,9 +108,7 @@ async def test_a_transaction_that_failed_before_its_commit_is_not_chained(databa
 
 async def test_a_batch_whose_chained_connection_has_died_is_run_again(database, database_url):
     ledger = Ledger(database, Guard())
-    killer = await asyncpg.connect(
-        database_url
-    )
+    killer = await asyncpg.connect(database_url)
     await ledger.execute([SetStock("A", "main", 9, None, None, None)], lambda: True)
     assert await killer.fetchval(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
