@@ -183,10 +183,13 @@ def _answering(
     """Return the function that answers a request: it authenticates, reads, handles and writes."""
     scope, query, body = declared.scope, declared.query, declared.body
     waits_for_space = declared.waits_for_space
+    stock_names = [name for name in ("sku", "location") if f"{{{name}}}" in declared.path]
 
     async def answer(call: Call[Any]) -> Response:
         if scope is not None:
             await _authenticate(call, scope)
+        if stock_names:
+            call.stock_names = {name: call.stock_name(name) for name in stock_names}
         if query:
             call.query = read_query(call.scope["query_string"], query)
         if waits_for_space:
