@@ -293,4 +293,4 @@ async def test_a_page_about_an_error_escapes_its_text_and_marks_code(service):
     assert "&#34;same_seq&#34;: false" in page
     described = (await service.client.get("/schema")).text
     assert "Needs a key with the scope <code>read</code>." in described
-    assert "The <code>next_cursor</code> of the page before." in described
+    assert "The <code>next_cursor</code> of the previous page." in described

@@ -20,7 +20,7 @@ T = TypeVar("T")
 UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 UNDECODED = "\ufffd"
-"""The character that a path has, before it is percent-decoded, for bytes that are not UTF-8."""
+"""The character that replaces each byte of a raw path that is not UTF-8."""
 
 
 class Call(Generic[B]):
@@ -69,7 +69,7 @@ class Call(Generic[B]):
         return value
 
     def header_list(self, name: bytes) -> bytes | None:
-        """Return a header that is a list, all of its lines; `name` in lower case."""
+        """Return the lines of a header, joined by commas; `name` in lower case."""
         values = [content for sent, content in self.scope["headers"] if sent == name]
         return b",".join(values) if values else None
 
@@ -147,8 +147,8 @@ def path_of(scope: Scope) -> str:
 
 
 def identifier(text: str, kind: str) -> UUID:
-    """Return an id from a path. Raises `NotFound` for a text that no id of ours looks like."""
+    """Return an id from a path. Raises `NotFound` for a text that is not a UUID."""
     if UUID_FORM.fullmatch(text):
         return UUID(text)
     hint = " To find one by its seq, ask /v1/reservations?seq=…" if kind == "reservation" else ""
-    raise NotFound(f"There is no such {kind}: its id would be a UUID.{hint}")
+    raise NotFound(f"There is no such {kind}: the id of a {kind} is a UUID.{hint}")
