@@ -56,7 +56,7 @@ PLANNED_SO = "PostgreSQL does the same today without it: it forbids merging the 
 OVERTAKEN = "test_guards:test_without_its_guard_it_goes_wrong"
 FENCED = "test_distributed_locks:test_without_the_fence_the_late_writer_would_write"
 LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
-LINES = "test_row_locks:test_without_its_order_a_{}_would_be_read_with_some_of_its_lines"
+LINES = "test_row_locks:test_without_order_by_a_{}_would_be_read_with_some_of_its_lines"
 
 INVENTORY = {
     "reservation_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
@@ -82,7 +82,7 @@ INVENTORY = {
         "{gate}": SPARES_WORK,
         "AND stock.version = new.version": OVERTAKEN,
         "ORDER BY stock.sku, stock.location": "test_row_locks:"
-        "test_without_the_order_by_pinned_rows_would_be_locked_in_another_order",
+        "test_without_order_by_pinned_rows_would_be_locked_in_another_order",
         "FOR NO KEY UPDATE OF stock": LOCKED,
     },
     "line_created": {"{gate}": OVERTAKEN},
@@ -91,7 +91,7 @@ INVENTORY = {
     "movement_created": {"{gate}": OVERTAKEN},
     "VERSIONS": {
         "ORDER BY index": "test_row_locks:"
-        "test_without_the_order_by_movements_would_get_the_versions_of_other_rows"
+        "test_without_order_by_movements_would_get_the_versions_of_other_rows"
     },
     "OVERDUE": {
         "WHERE reservation.state = 'held'": SPARES_ROWS,
@@ -103,12 +103,12 @@ INVENTORY = {
     },
     "LOCK_RESERVATIONS": {
         "ORDER BY reservation.id": "test_row_locks:"
-        "test_without_the_order_by_reservations_would_be_locked_in_another_order",
+        "test_without_order_by_reservations_would_be_locked_in_another_order",
         "FOR UPDATE OF reservation": LOCKED,
     },
     "LOCK_STOCK": {
         "ORDER BY stock.sku, stock.location": "test_locks:"
-        "test_without_the_order_by_rows_would_be_locked_in_another_order",
+        "test_without_order_by_rows_would_be_locked_in_another_order",
         "FOR UPDATE OF stock": LOCKED,
     },
     "FREE_RESERVATIONS": {

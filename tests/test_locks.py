@@ -106,7 +106,7 @@ async def test_rows_are_locked_in_the_order_of_their_keys(database, work):
     assert await keeps_b_free(database, work)
 
 
-async def test_without_the_order_by_rows_would_be_locked_in_another_order(database, monkeypatch):
+async def test_without_order_by_rows_would_be_locked_in_another_order(database, monkeypatch):
     await run(database, put("B"), put("A"))
     backwards = text(reads.LOCK_STOCK.text.replace("stock.sku, stock.location", "stock.sku DESC"))
     monkeypatch.setattr(reads, "LOCK_STOCK", backwards)

@@ -67,7 +67,7 @@ async def test_reservations_are_locked_in_the_order_of_their_ids(database):
     assert await large_is_free(database)
 
 
-async def test_without_the_order_by_reservations_would_be_locked_in_another_order(
+async def test_without_order_by_reservations_would_be_locked_in_another_order(
     database, monkeypatch
 ):
     await run(database, *TWO)
@@ -84,9 +84,7 @@ async def test_pinned_rows_are_locked_in_the_order_of_their_keys(database):
     assert await keeps_b_free(database, pin_both)
 
 
-async def test_without_the_order_by_pinned_rows_would_be_locked_in_another_order(
-    database, monkeypatch
-):
+async def test_without_order_by_pinned_rows_would_be_locked_in_another_order(database, monkeypatch):
     await run(database, put("B"), put("A"))
     without("stock_pinned", "stock.sku, stock.location", "stock.sku DESC")(monkeypatch)
     assert not await keeps_b_free(database, pin_both)
@@ -145,7 +143,7 @@ async def test_without_skip_locked_the_look_up_of_reservations_would_wait(
     await impatient.close()
 
 
-async def test_without_the_order_by_movements_would_get_the_versions_of_other_rows(
+async def test_without_order_by_movements_would_get_the_versions_of_other_rows(
     postgres_url, monkeypatch
 ):
     monkeypatch.setattr(writes, "VERSIONS", writes.VERSIONS.replace("index", "index DESC"))
@@ -164,7 +162,7 @@ async def lines_of(database: Database) -> dict[Any, tuple[Line, ...]]:
         return {id_: row.lines for id_, row in snapshot.reservations.items()}
 
 
-async def test_without_the_order_by_a_reservation_would_be_read_with_some_of_its_lines(
+async def test_without_order_by_a_reservation_would_be_read_with_some_of_its_lines(
     database, monkeypatch
 ):
     await run(database, *TWO)
@@ -176,7 +174,7 @@ async def test_without_the_order_by_a_reservation_would_be_read_with_some_of_its
     assert {len(lines) for lines in (await lines_of(database)).values()} == {1}
 
 
-async def test_without_the_order_by_a_refund_would_be_read_with_some_of_its_lines(
+async def test_without_order_by_a_refund_would_be_read_with_some_of_its_lines(
     database, monkeypatch
 ):
     await run(database, put("A"), put("B"))
