@@ -171,7 +171,7 @@ async def test_tables_of_another_owner_are_an_error_that_names_the_remedy(elsewh
 
 async def test_two_addresses_of_different_databases_are_refused(elsewhere, database_url):
     database = Database(database_url, pool_size=1)
-    with pytest.raises(SchemaError, match="both must name the same one"):
+    with pytest.raises(SchemaError, match="both must name the same database"):
         await upgrade(database, elsewhere.migrating_url)
     await database.close()
 

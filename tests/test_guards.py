@@ -101,9 +101,9 @@ def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.Mo
 
 def careless_net_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant: a take that the batch gives back is not guarded."""
-    change = books.Row.change
+    change = books.StockRow.change
     monkeypatch.setattr(
-        books.Row,
+        books.StockRow,
         "change",
         lambda row: change(row)._replace(lowest=min(0, row.available_delta)),
     )
@@ -116,8 +116,10 @@ def careless_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def careless_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant: absolute writes pin nothing."""
-    change = books.Row.change
-    monkeypatch.setattr(books.Row, "change", lambda row: change(row)._replace(seen_version=None))
+    change = books.StockRow.change
+    monkeypatch.setattr(
+        books.StockRow, "change", lambda row: change(row)._replace(seen_version=None)
+    )
 
 
 ON_CONFLICT = "ON CONFLICT DO NOTHING"

@@ -6,6 +6,8 @@ import pytest
 
 from tests.conftest import running_service
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 ROUNDS = 15  # without a guard, about every second round goes wrong
 
 COUNTS = pytest.mark.parametrize("count", [1, 4])  # one request alone, and several merged
