@@ -56,7 +56,7 @@ PLANNED_SO = "PostgreSQL does the same today without it: it forbids merging the 
 OVERTAKEN = "test_guards:test_without_its_guard_an_overtaken_batch_goes_wrong"
 FENCED = "test_distributed_locks:test_without_the_fence_the_late_writer_would_write"
 LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
-LINES = "test_row_locks:test_without_its_order_a_{}_would_be_read_with_some_of_its_lines"
+LINES = "test_row_locks:test_without_the_order_by_a_{}_would_be_read_with_some_of_its_lines"
 
 INVENTORY = {
     "reservation_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
