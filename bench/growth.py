@@ -34,7 +34,7 @@ EMPTY_SKUS = 10_000
 AT_LEAST = 0.85
 HOT, MANY = "one hot SKU", f"{EMPTY_SKUS:,} SKUs"
 
-GOAL_HEADINGS = ("load", "asked", "grown is, of empty")
+GOAL_HEADINGS = ("load", "goal", "grown / empty")
 HEADINGS = ("load", "database", *CELL_HEADINGS)
 SIZE_HEADINGS = ("database", "table", "rows", "MB", "MB of indexes")
 RESERVATIONS = "SELECT count(*) FROM reservation"

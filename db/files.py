@@ -17,9 +17,9 @@ def make_directory(path: Path) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file, created if it is missing, that only its owner can open from now on.
+    """Open a file that only its owner can open from now on; create it if it is missing.
 
-    A user that can open a file can also lock it.
+    Other users must not open it, because then they could also lock it.
     """
     handle = os.open(path, flags | os.O_CREAT, 0o600)
     if os.fstat(handle).st_mode & 0o077:  # made by an older version or under another umask

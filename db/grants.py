@@ -35,14 +35,15 @@ EVERY_PRIVILEGE = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENC
 
 
 class GrantError(DatabaseError):
-    """The role that serves can't be given its privileges, or has more than it needs."""
+    """The role that serves can't be given its privileges, or has more privileges than it needs."""
 
 
 async def grant(connection: AsyncConnection, role: str) -> None:
     """Grant a role the privileges for serving and revoke all others.
 
     The connection's role must own the tables. Raises `GrantError` if the role has more or fewer
-    privileges afterwards: as the owner of a table, as a superuser or as a member of another role.
+    privileges afterwards. It has more as the owner of a table, as a superuser or as a member of
+    another role.
     """
     name = '"' + role.replace('"', '""') + '"'
     statements = [f"GRANT USAGE ON SCHEMA {await _schema(connection)} TO {name}"]
@@ -67,19 +68,19 @@ async def _check(connection: AsyncConnection, role: str) -> None:
     }
     if lacking := needed - held:
         raise GrantError(
-            f"the role {role} of DATABASE_URL lacks {_name(lacking)}, which the role of"
+            f"the role {role} of DATABASE_URL lacks {_listed(lacking)}, which the role of"
             " MIGRATE_DATABASE_URL can't grant: make that role the owner of the tables, as"
             " docs/operations.md shows under Roles"
         )
     if excess := held - needed:
         raise GrantError(
-            f"the role {role} of DATABASE_URL has more than it needs to serve: {_name(excess)}."
-            " Check whether it is a superuser, the tables' owner or a member of another role, or"
-            " whether PUBLIC has these privileges. Revoke them, as docs/operations.md shows under"
-            " Roles"
+            f"the role {role} of DATABASE_URL has more privileges than it needs:"
+            f" {_listed(excess)}. Check whether it is a superuser, the tables' owner or a member of"
+            " another role, or whether PUBLIC has these privileges. Revoke them, as"
+            " docs/operations.md shows under Roles"
         )
 
 
-def _name(privileges: set[str]) -> str:
+def _listed(privileges: set[str]) -> str:
     first, more = sorted(privileges)[:4], len(privileges) - 4
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")

@@ -25,7 +25,7 @@ class SchemaError(DatabaseError):
 
 
 class Destination(NamedTuple):
-    """The server and the database of a connection, and its role."""
+    """The server and the database that a connection leads to, and its role."""
 
     role: str
     database: str
@@ -44,7 +44,8 @@ async def upgrade(database: Database, migrating_url: str | None = None) -> None:
     Raises `SchemaError`, and `UnfitDatabase` before anything is changed.
 
     With `migrating_url`, the role of that address runs the migrations and then grants the role of
-    `database` its privileges. Raises `GrantError` if that fails or if it has more privileges.
+    `database` its privileges. Raises `GrantError` if that fails or if the role has
+    more privileges.
     """
     if migrating_url is None:
         await _migrate(database, None)
@@ -65,7 +66,7 @@ async def _migrate(database: Database, serving: Destination | None) -> None:
         if serving is not None and serving[1:] != here[1:]:
             raise SchemaError(
                 f"DATABASE_URL leads to the database {serving.database} and MIGRATE_DATABASE_URL to"
-                f" {here.database}, or to another server: both must name the same one"
+                f" {here.database}, or to another server: both must name the same database"
             )
         await connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT}'"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})

@@ -1,8 +1,9 @@
-"""The tables and their constraints. CHECKs repeat the rules of the books, behind the SQL's guards.
+"""The tables and their constraints. The CHECKs repeat the rules, in case a guard in the SQL fails.
 
-Every key leads with the SKU or with the reservation's id, and no foreign key crosses the two, so
-that the tables can be sharded. Text is compared byte by byte (collation "C"). The key of a movement
-is the version that it gave its stock row, so the ledger has no gaps and no line is written twice.
+The primary keys of stock and of reservations begin with the SKU or with the reservation's id, and
+there are no foreign keys, so that the tables can be sharded. Text is compared byte by byte
+(collation "C"). The key of a movement is the version that it gave its stock row, so the ledger has
+no gaps and no line is written twice.
 
 `db.rows` has the rows of these tables as plain values.
 """
@@ -47,7 +48,11 @@ class Base(DeclarativeBase):
 
 
 class StockTable(Base):
-    """Units of a SKU at a location. Half-filled pages and unchanged indexes keep updates HOT."""
+    """Units of a SKU at a location.
+
+    Its pages are filled by half and no index has a column that changes. So updates are HOT: they
+    write no index (heap-only tuples).
+    """
 
     __tablename__ = "stock"
     __table_args__ = (
@@ -223,7 +228,7 @@ class MovementTable(Base):
 
 
 class PageSessionTable(Base):
-    """A browser that has signed in with a key; of its cookie only the SHA-256 is stored."""
+    """A browser that has signed in with a key. Only the SHA-256 of its cookie is stored."""
 
     __tablename__ = "page_session"
     __table_args__ = (Index("page_session_expires_at_idx", "expires_at"),)
@@ -235,7 +240,7 @@ class PageSessionTable(Base):
 
 
 class ApiKeyTable(Base):
-    """A credential. Of its key, which is long and random, only the SHA-256 is stored."""
+    """A credential. Only the SHA-256 of its key is stored; the key is long and random."""
 
     __tablename__ = "api_key"
     __table_args__ = (

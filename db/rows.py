@@ -1,7 +1,7 @@
-"""The contents of the database as plain values: the snapshot that a plan is made from, its writes.
+"""Plain values: the rows of the database, the snapshot for a plan, and the writes of a plan.
 
-No SQL, no driver and no clock live here, so the planner can be pure and a test can build each of
-these values by hand.
+This module uses no SQL, no driver and no clock. So the planner can be pure, and a test can build
+each of these values by hand.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Identity = tuple[str, str]
 
 
 class Stock(NamedTuple):
-    """One stock row. A row that was deleted stays, empty, so that its version goes on."""
+    """One stock row. A deleted row is kept, empty, so that its version never starts again."""
 
     sku: str
     location: str
@@ -30,7 +30,7 @@ class Stock(NamedTuple):
     updated_at: datetime
     deleted: bool = False
     created_at: datetime | None = None
-    """Known only of a row that a plan creates."""
+    """Set only in a row that a plan creates."""
 
     @property
     def key(self) -> StockKey:
@@ -82,7 +82,7 @@ Answer = TypeVar("Answer", bound=StoredAnswer)
 
 
 class Refund(NamedTuple):
-    """Units that were given back; `entire` when the request named no lines: all that was left."""
+    """Units that were given back; `entire` when the request named no lines and meant the rest."""
 
     id: UUID
     reservation_id: UUID
@@ -100,7 +100,7 @@ class Refund(NamedTuple):
 
 
 class Adjustment(NamedTuple):
-    """A correction of `available` by `delta`; `version` is the stock row's right after it."""
+    """A correction of `available` by `delta`; `version` is the one that it gave the stock row."""
 
     id: UUID
     source: str
@@ -125,7 +125,7 @@ class ImportJob(NamedTuple):
     job: str
     digest: str
     rows_in_all: int
-    """An import is carried out one part after another; this counts the rows of all parts."""
+    """The number of rows of all parts; an import is carried out one part after another."""
     created: int
     skipped: int
     created_at: datetime
@@ -161,10 +161,11 @@ class Movement(NamedTuple):
 
 
 class StockChange(NamedTuple):
-    """One guarded change of one stock row, relative to what is there.
+    """One guarded change of one stock row, relative to its current content.
 
-    It holds only if the row is not deleted and `available + lowest >= 0`. With `seen_version` it
-    holds only if the row still has that version; then name, threshold and deletion are written too.
+    It applies only if `available + lowest >= 0`. Without `seen_version` the row must not be
+    deleted. With it the row must still have that version; then name, threshold and deletion are
+    written too.
     """
 
     sku: str
@@ -172,18 +173,20 @@ class StockChange(NamedTuple):
     available_delta: int
     held_delta: int
     lowest: int
+    """The lowest value that `available_delta` had in the course of the plan, at most 0."""
     steps: int
+    """The number of versions that the row advances by."""
     seen_version: int | None
     name: str | None
     low_stock_at: int | None
     deleted: bool
     updated_at: datetime
     fence: int | None = None
-    """The token of the lock under which the change is made: a row refuses all lower ones."""
+    """The token of the lock under which the change is made: a row refuses every lower token."""
 
 
 class ReservationChange(NamedTuple):
-    """One guarded change of a reservation's state: it holds only at `seen_version`."""
+    """One guarded change of a reservation's state: it applies only at `seen_version`."""
 
     id: UUID
     seen_version: int
@@ -195,16 +198,16 @@ class ReservationChange(NamedTuple):
 
 @dataclass(slots=True)
 class Wanted:
-    """The keys of the rows that a batch of commands must see. A row may be missing."""
+    """The keys of the rows that a batch of commands must see. Some of the rows may not exist."""
 
     reservations: set[UUID] = field(default_factory=set)
     own_reservations: set[tuple[UUID, str]] = field(default_factory=set)
-    """(id, source): only if the reservation is that source's."""
+    """(id, source): loaded only if the reservation belongs to that source."""
     identities: set[Identity] = field(default_factory=set)
     """The identities of reservations."""
     stock: set[StockKey] = field(default_factory=set)
     answers: dict[type[Any], set[Identity]] = field(default_factory=dict)
-    """For each kind of stored answer the identities."""
+    """The identities of the stored answers, by the kind of answer."""
     overdue: set[StockKey] = field(default_factory=set)
     """The stock rows whose overdue holds must be seen."""
 
@@ -215,7 +218,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Snapshot:
-    """The rows that a plan is made from, as they were at `now`, the database's clock."""
+    """The rows that a plan is made from, as they were at `now` by the database's clock."""
 
     now: datetime
     stock: dict[StockKey, Stock] = field(default_factory=dict)
@@ -232,9 +235,9 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Writes:
-    """The net effect of a plan, one entry a row, every list in the order in which rows are locked.
+    """The net effect of a plan: one entry for each row, in the order in which rows are locked.
 
-    A kind of answer has a list only if there is something in it.
+    The lists of answers are never empty: a kind without answers has no list.
     """
 
     reservations_created: list[Reservation] = field(default_factory=list)
@@ -242,11 +245,11 @@ class Writes:
     lines_changed: list[tuple[UUID, Line]] = field(default_factory=list)
     answers_created: dict[type[Any], list[Any]] = field(default_factory=dict)
     answers_changed: dict[type[Any], list[tuple[Any, Any]]] = field(default_factory=dict)
-    """The answer that was seen, and the one that takes its place."""
+    """Pairs of the answer that was seen and the answer that replaces it."""
     stock_created: list[Stock] = field(default_factory=list)
     stock_changed: list[StockChange] = field(default_factory=list)
     stock_pinned: list[tuple[str, str, int]] = field(default_factory=list)
-    """Rows (sku, location, version) that are not changed but must not have changed either."""
+    """Rows (sku, location, version) that the plan leaves alone, but that must have that version."""
     movements: list[Movement] = field(default_factory=list)
     apply_before: datetime | None = None
     """The earliest deadline that the plan relied on: the writes must be complete before it."""

@@ -66,7 +66,7 @@ class StrategyName(StrEnum):
 
 
 DISTRIBUTED_STRATEGIES = (StrategyName.REDIS, StrategyName.ZOOKEEPER)
-"""The strategies whose locks are kept by a server of their own, and whose client is an extra."""
+"""The strategies whose locks another server keeps. The client of that server is an extra."""
 
 
 def sql_list(words: Iterable[str]) -> str:

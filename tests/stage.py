@@ -24,7 +24,7 @@ from db.strategies import open_strategy
 from service.domain.commands import Cancel, Confirm, Extend
 from service.domain.errors import InternalError, ServiceError
 from service.domain.planner import MICROSECOND
-from service.engine.ledger import Indivisible, Ledger
+from service.engine.ledger import Ledger, NeedsSplitting
 from service.engine.retry import RetryPolicy
 from tests.interleavings import LATER, START, Case, Clock, Order, Side, Stepped, every_order
 from tests.model import Model
@@ -98,7 +98,7 @@ class Stage:
             side.outcomes = await ledger.execute(side.commands)
         except ServiceError as error:
             side.outcomes = error
-        except Indivisible:  # no batch of ours has anything to be split for
+        except NeedsSplitting:  # no batch of ours has anything to be split for
             side.outcomes = InternalError("to be split")
         finally:
             side.end()

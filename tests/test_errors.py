@@ -128,7 +128,7 @@ async def test_a_401_says_how_to_authenticate(service):
         ("POST", "/health/live", {"GET"}),
     ],
 )
-async def test_405_lists_the_allowed_methods(service, method, path, allowed):
+async def test_a_405_lists_the_allowed_methods(service, method, path, allowed):
     response = await service.client.request(method, path)
     assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
     listed = {name.strip() for name in response.headers["Allow"].split(",")}
@@ -145,7 +145,7 @@ async def test_405_lists_the_allowed_methods(service, method, path, allowed):
         ("application/xml", 406), ("application/json;q=0.000, text/html", 406),
     ],
 )  # fmt: skip
-async def test_406_when_json_is_not_acceptable(service, accept, status):
+async def test_an_accept_header_that_excludes_json_is_406(service, accept, status):
     response = await service.client.get("/v1/stock", headers={"Accept": accept})
     assert response.status_code == status
 
@@ -155,7 +155,7 @@ async def test_406_when_json_is_not_acceptable(service, accept, status):
     ["text/plain", "application/xml", "application/json; charset=latin-1", "x", "text/csv",
      "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"],
 )  # fmt: skip
-async def test_415_for_other_media_types(service, content_type):
+async def test_other_media_types_of_a_body_are_415(service, content_type):
     for path in ("/v1/reservations", "/v1/reservations/batch", f"{NOBODY}/confirm"):
         headers = {"Content-Type": content_type}
         response = await service.client.post(path, content=b"{}", headers=headers)
@@ -293,4 +293,4 @@ async def test_a_page_about_an_error_escapes_its_text_and_marks_code(service):
     assert "&#34;same_seq&#34;: false" in page
     described = (await service.client.get("/schema")).text
     assert "Needs a key with the scope <code>read</code>." in described
-    assert "The <code>next_cursor</code> of the page before." in described
+    assert "The <code>next_cursor</code> of the previous page." in described

@@ -101,9 +101,9 @@ def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.Mo
 
 def careless_net_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant: a take that the batch gives back is not guarded."""
-    change = books.Row.change
+    change = books.StockRow.change
     monkeypatch.setattr(
-        books.Row,
+        books.StockRow,
         "change",
         lambda row: change(row)._replace(lowest=min(0, row.available_delta)),
     )
@@ -116,8 +116,10 @@ def careless_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def careless_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant: absolute writes pin nothing."""
-    change = books.Row.change
-    monkeypatch.setattr(books.Row, "change", lambda row: change(row)._replace(seen_version=None))
+    change = books.StockRow.change
+    monkeypatch.setattr(
+        books.StockRow, "change", lambda row: change(row)._replace(seen_version=None)
+    )
 
 
 ON_CONFLICT = "ON CONFLICT DO NOTHING"
@@ -288,7 +290,9 @@ async def test_an_overtaken_batch_notices(database, name):
     ("name", "mutant"),
     [(name, mutant) for name, case in INTERLEAVINGS.items() for mutant in range(len(case.mutants))],
 )
-async def test_without_its_guard_it_goes_wrong(postgres_url, monkeypatch, name, mutant):
+async def test_without_its_guard_an_overtaken_batch_goes_wrong(
+    postgres_url, monkeypatch, name, mutant
+):
     case = INTERLEAVINGS[name]
     case.mutants[mutant](monkeypatch)
     async with fresh_database(postgres_url) as url:

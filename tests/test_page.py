@@ -361,7 +361,7 @@ async def test_the_name_of_a_reservation_follows_the_rules_of_names(service, ope
         ({"hold_seconds": "-1"}, 400, "Hold, in seconds: "),
         ({"sku": ""}, 400, "SKU: "),
         ({"sku": "A\x00"}, 400, "SKU: "),
-        ({"sku": "A\u200b"}, 400, "SKU: must not end with U+200B"),
+        ({"sku": "A\u200b"}, 400, "SKU: must not end with the invisible U+200B"),
         ({"location": ".."}, 400, "Location: "),
         ({"location": "\ufeffmain"}, 400, "Location: must not begin with the invisible U+FEFF"),
         ({"sku": "<i>nothing</i>"}, 404, "&lt;i&gt;nothing&lt;/i&gt; at main"),

@@ -16,7 +16,7 @@ from service.domain.errors import (
     Unavailable,
 )
 from service.domain.identifiers import reservation_id
-from service.engine.ledger import Indivisible
+from service.engine.ledger import NeedsSplitting
 from service.engine.queue import Submission
 from service.engine.splitting import (
     FIRST_APART,
@@ -33,10 +33,10 @@ from service.engine.splitting import (
 ATTEMPTS_MAX = 4
 LAST = ATTEMPTS_MAX
 
-A_IS_LOCKED = Indivisible({("A", "main")})
-CAUSE_UNKNOWN = Indivisible(set())
-"""Rows are locked, but nobody knows which ones; or an error occurred that nobody foresaw."""
-OTHER_ROW_LOCKED = Indivisible({("no command names it", "main")})
+A_IS_LOCKED = NeedsSplitting({("A", "main")})
+CAUSE_UNKNOWN = NeedsSplitting(set())
+"""Rows are locked, but nobody knows which ones; or an unexpected error occurred."""
+OTHER_ROW_LOCKED = NeedsSplitting({("no command names it", "main")})
 FOR_THE_BATCH = [
     Contention("The budget for retries is spent.", attempts=2),
     Unavailable("The database is unreachable."),
@@ -151,7 +151,7 @@ async def test_a_submission_that_names_a_locked_reservation_is_set_apart():
     cancel = Cancel(Caller("us"), id_)
     naming = Submission([cancel], asyncio.Future(), 0.0, 1, 0.0)
     other = batch("B")[0]
-    steps = split([naming, other], Indivisible({id_}), attempt=NOT_APART, attempts_max=1)
+    steps = split([naming, other], NeedsSplitting({id_}), attempt=NOT_APART, attempts_max=1)
     assert steps == [SetApart([naming], {id_}), Run([other], NOT_APART)]
 
 

@@ -38,7 +38,7 @@ SETTINGS = {
     "full_page_writes": "on",
     "huge_pages": "off",  # so that a start does not depend on the kernel's settings
     "max_connections": "200",  # for the pools of all workers, the operator's psql and a reserve
-    "max_wal_size": "4GB",  # so that time triggers checkpoints: each one makes WAL grow
+    "max_wal_size": "4GB",  # so that only time triggers checkpoints, after which WAL grows
     "checkpoint_timeout": "15min",  # few checkpoints, and a recovery still takes a minute at most
     # Each reservation leaves a dead version of its stock row: vacuum soon and without pauses.
     "autovacuum_naptime": "5s",
@@ -59,7 +59,7 @@ def memory_bytes() -> int:
 
 
 def shared_buffers_megabytes(memory: int) -> int:
-    """Return PostgreSQL's share of that memory for pages: a sixteenth, from 128 MB to 1 GB.
+    """Return the size of PostgreSQL's page cache: a sixteenth of the memory, 128 MB to 1 GB.
 
     Ids are random, so a reservation touches a random page of each of its indexes. The indexes of
     five million reservations take about 1 GB. A larger share would only slow down a shutdown, which
@@ -76,19 +76,18 @@ class Installation:
     account: Account
 
     def choose_settings(self, cluster: Path) -> dict[str, str]:
-        """Return SETTINGS, and the settings that depend on the features of these binaries."""
+        """Return SETTINGS, and the settings that depend on the binaries and on the memory."""
         settings = {**SETTINGS, "shared_buffers": f"{shared_buffers_megabytes(memory_bytes())}MB"}
-        # Whole pages after a checkpoint are most of the WAL. lz4 compresses them at almost no cost;
+        # After a checkpoint most of the WAL is whole pages. lz4 compresses them at almost no cost;
         # pglz, which every build has, costs several times what it saves (docs/decisions.md).
         settings["wal_compression"] = "lz4" if self._has_lz4(cluster) else "off"
         if self._has_library("pg_stat_statements"):
-            settings["shared_preload_libraries"] = (
-                "pg_stat_statements"  # the time of each statement
-            )
+            # It measures the time of each statement.
+            settings["shared_preload_libraries"] = "pg_stat_statements"
         return settings
 
     def open_cluster(self, cluster: Path) -> str:
-        """Return the secret of the roles' passwords; create `cluster` if it is missing.
+        """Return the secret that passwords are derived from; create `cluster` if it is missing.
 
         If the secret was lost, or an older version made the cluster, the roles are set up again.
         Raises EmbeddedError if another version of PostgreSQL has created the cluster.
@@ -107,7 +106,7 @@ class Installation:
         return secret
 
     def _create_cluster(self, cluster: Path, secret: str) -> None:
-        """Create `cluster` with its roles and the database, durably, or not at all."""
+        """Create `cluster` with its roles and the database durably; a failure leaves no cluster."""
         aside = make_aside(cluster)
         self.account.own(aside)
         arguments = [
@@ -245,7 +244,7 @@ def _check_owner(path: Path) -> None:
     status = path.lstat()
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
         raise EmbeddedError(
-            f"{path} can be changed by others than us (uid {status.st_uid}, mode "
+            f"{path} can be changed by other users (uid {status.st_uid}, mode "
             f"{status.st_mode & 0o777:o}), so its programs are not run: remove it and start again"
         )
 

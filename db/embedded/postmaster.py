@@ -1,6 +1,6 @@
-"""PostgreSQL's programs as child processes: their user, their time limits and their traces.
+"""PostgreSQL's programs as child processes: their user, their time limits and their records.
 
-Linux only: it uses prctl(2) and /proc.
+This module works on Linux only, because it uses prctl(2) and /proc.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-# The longest one is initdb: a second on a laptop, half a minute on a starved CI disk.
+# initdb takes the longest: a second on a laptop, half a minute on an overloaded disk.
 PROGRAM_SECONDS = 120.0
 # A fast shutdown writes out the dirty part of shared_buffers, 1 GB at most.
 FAST_STOP_SECONDS = 30.0
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.01
 # postmaster.pid counts seconds and /proc counts ticks, and they are not read at the same moment.
 START_TIME_SLACK_SECONDS = 5.0
 
-# A program that is started with this library reads another file for /etc/passwd: https://cwrap.org
+# With this library a program reads another file instead of /etc/passwd: https://cwrap.org
 NSS_WRAPPER = "libnss_wrapper.so"
 NAMELESS = "could not look up effective user ID"  # the error of a program without that library
 
@@ -73,8 +73,8 @@ def choose_account(cluster: Path) -> Account:
     if os.geteuid() != 0:
         if owner and owner.st_uid != os.geteuid():
             raise EmbeddedError(
-                f"{cluster} belongs to uid {owner.st_uid} and we are uid {os.geteuid()}: start as "
-                "that user or as root, or choose another --data-dir"
+                f"{cluster} belongs to uid {owner.st_uid} and this process to uid"
+                f" {os.geteuid()}: start as that user or as root, or choose another --data-dir"
             )
         return Account()
     if owner:
@@ -102,7 +102,7 @@ def launch(
 
     The program gets the cluster as an open directory, because the path may lead through a parent
     that only root may enter. /proc/self/fd/N opens the directory without that path, and every
-    backend inherits it. The program reads the open file `names` for /etc/passwd. Raises
+    backend inherits it. It reads the open file `names` instead of /etc/passwd. Raises
     EmbeddedError if the program can't be started.
     """
     # The kernel sends PDEATHSIG when the *thread* that forked ends, and only the main thread lives
@@ -303,12 +303,12 @@ def name_cluster(cluster: Path) -> str:
 def find_processes(cluster: Path) -> list[int]:
     """Return the PostgreSQL processes on `cluster` that a running or dead service has launched."""
     mark = name_cluster(cluster).encode()
-    # A process without a command line is ending, and until then its cluster is unknown.
+    # A process without a command line is ending. Its cluster is unknown, so it counts.
     return [pid for pid in _list_postgres() if mark in (_read_process(pid, "cmdline") or mark)]
 
 
 def ask_to_stop(cluster: Path) -> None:
-    """Request a fast shutdown of the postmaster that a dead process of ours has left."""
+    """Request a fast shutdown of the postmaster that a dead service has left running."""
     record = read_record(cluster)
     if record is not None and record.pid in find_processes(cluster):
         os.kill(record.pid, signal.SIGINT)

@@ -12,7 +12,7 @@ from db.grants import PRIVILEGES
 
 DATABASE = "holdfast"
 BOOTSTRAP = 10  # the id of the superuser that initdb has created
-# Tables of ours that a superuser may own. People who connected as it have made the other tables.
+# Our tables that a superuser may own. People who connected as the superuser made the others.
 OLDER_TABLES = (
     "stock", "reservation", "reservation_line", "refund", "refund_line", "adjustment", "import_job",
     "movement", "api_key", "page_session", "page_token", "alembic_version",

@@ -54,7 +54,7 @@ PORT_ATTEMPTS_MAX = 5
 # Below the ports that the kernel gives to outgoing connections (32768 and up): while PostgreSQL is
 # down, a connection of a client must not occupy the port that PostgreSQL needs again.
 PORTS = range(20_000, 32_768)
-# Days of messages, and small enough to be copied between two checks of the server.
+# Enough for days of messages, and small enough to be copied between two checks of the server.
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
@@ -238,7 +238,7 @@ class EmbeddedPostgres:
         stranger = find_stranger(self._cluster)
         if stranger is not None:
             raise EmbeddedError(
-                f"process {stranger} is a PostgreSQL that somebody else has started on "
+                f"process {stranger} is a PostgreSQL that another program has started on "
                 f"{self._cluster}: stop it and start again"
             )
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A separate session that watches the services of an experiment, disturbs them."""
+"""A separate session that watches the services of an experiment and disturbs them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ WRITER_ENDED = """
         AND backend_xid IS NOT NULL
     LIMIT 1
 """
-EVERYBODY_ENDED = """
+SESSIONS_ENDED = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'holdfast'
 """
@@ -75,7 +75,7 @@ async def kill_writer(observer: Observer) -> None:
 
 async def drop_connections(observer: Observer) -> None:
     """End every session of the services."""
-    await observer.fetch(EVERYBODY_ENDED)
+    await observer.fetch(SESSIONS_ENDED)
 
 
 @asynccontextmanager

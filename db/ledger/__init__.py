@@ -1,1 +1,1 @@
-"""The two statements of every change of stock: load a batch's rows, apply its writes."""
+"""The two statements that change stock: one loads a batch's rows, one applies its writes."""

@@ -1,4 +1,4 @@
-"""The kinds of stored answers: how each is looked up, loaded and written. One entry for a kind.
+"""The kinds of stored answers: how each is looked up, loaded and written, in one entry each.
 
 A stored answer is found by its identity, so that the same request gets the same answer again. To
 add a kind: a row in `db.rows` with the property `identity`, a table in `db.models`, and an entry
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from db.ledger.arrays import unnest
-from db.ledger.part import Part, insertion, line_insertion, names_of
+from db.ledger.part import Part, column_names, insertion, line_insertion
 from db.rows import Adjustment, ImportJob, Line, Refund, StoredAnswer, Writes
 
 Rows = list[tuple[Any, ...]]
@@ -33,16 +33,16 @@ class AnswerLines:
 
 @dataclass(frozen=True)
 class AnswerChange:
-    """How a stored answer goes on to a later state of itself."""
+    """The update that replaces a stored answer by its next state."""
 
     part: Part
     row: Callable[[Any, Any], tuple[Any, ...]]
-    """The part's row, from the answer that was seen and the answer that takes its place."""
+    """Returns the part's row for the answer that was seen and the answer that replaces it."""
 
 
 @dataclass(frozen=True)
 class AnswerKind:
-    """A kind of stored answer: its row, its table, and what more it has."""
+    """A kind of stored answer: its row and its table, and its lines and changes if it has any."""
 
     row: type[Any]
     table: str
@@ -109,11 +109,11 @@ def _selects(kind: AnswerKind) -> dict[str, str]:
         f"{unnest(f'{kind.table}_firsts text', f'{kind.table}_seconds text')}"
         f" AS wanted({first}, {second}) JOIN {kind.table} USING ({first}, {second})"
     )
-    columns = ", ".join(f"{kind.table}.{name}" for name in names_of(kind.columns))
+    columns = ", ".join(f"{kind.table}.{name}" for name in column_names(kind.columns))
     selects = {kind.table: f"SELECT ROW({columns}) FROM {found}"}
     if kind.lines is not None:
         line, owner = kind.lines.table, f"{kind.lines.table}.{kind.lines.owner}"
-        units = names_of(kind.lines.columns)[-1]
+        units = column_names(kind.lines.columns)[-1]
         selects[f"{line}s"] = (
             f"SELECT ROW({owner}, sku, location, {units}) FROM {found}"
             f" JOIN {line} ON {kind.lines.join} ORDER BY {owner}, sku, location"
@@ -137,13 +137,13 @@ LINE_PARTS = [line_insertion(kind.lines.table, kind.lines.columns) for kind in K
 
 
 def answer_from(kind: AnswerKind, record: Any, lines: tuple[Line, ...]) -> StoredAnswer:
-    """Return an answer as it was loaded."""
+    """Return the answer of a kind that a loaded record and its lines make up."""
     answer: StoredAnswer = kind.row(*record, lines) if kind.lines else kind.row(*record)
     return answer
 
 
 def answer_rows(writes: Writes) -> dict[str, Rows]:
-    """Return the rows of `PARTS` for a plan, without the parts that have none."""
+    """Return the rows of `PARTS` for a plan, without the parts that have no rows."""
     rows: dict[str, Rows] = {}
     if not (writes.answers_created or writes.answers_changed):
         return rows
@@ -157,7 +157,7 @@ def answer_rows(writes: Writes) -> dict[str, Rows]:
 
 
 def answer_line_rows(writes: Writes) -> dict[str, Rows]:
-    """Return the rows of `LINE_PARTS` for a plan, without the parts that have none."""
+    """Return the rows of `LINE_PARTS` for a plan, without the parts that have no rows."""
     if not writes.answers_created:
         return {}
     return {

@@ -12,13 +12,13 @@ from typing import Any
 from db.ledger import answers
 from db.ledger.arrays import json_text
 from db.ledger.load import CLOCK
-from db.ledger.part import Part, by_part, insertion
+from db.ledger.part import Part, by_name, insertion
 from db.rows import StockKey, Writes
 from db.session.configuration import IDENTITY
 from db.session.database import Conflict, Transaction
 from db.session.engine import Statement
 
-PARTS = by_part(
+PARTS = by_name(
     [
         insertion(
             "reservation",
@@ -220,9 +220,9 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
 def _movements(writes: Writes) -> list[tuple[Any, ...]]:
     """Movements with the version that each gave its stock row.
 
-    A row that is changed relative to what is there gets its version only in the statement. Its
-    movement has the row's index among the changed ones, and how many versions it comes before the
-    last.
+    A row that is changed relative to its current content gets its version only in the statement.
+    So its movement has the index of the row among the changed rows, and the difference from the
+    row's last version: 0, -1, ….
     """
     indexes: dict[StockKey, int] = {}
     steps: dict[StockKey, int] = {}

@@ -1,8 +1,8 @@
-"""Columns of rows as the text of PostgreSQL's arrays, which costs both sides least.
+"""Columns of rows as the text of PostgreSQL's arrays, the cheapest form for both sides.
 
 asyncpg inspects each element of an array to find its depth, and PostgreSQL takes JSON apart row by
 row and name by name (docs/decisions.md, 16). The text of an array differs from a list in JSON only
-by its brackets and by its escapes of control characters, and there is a fast encoder for JSON.
+by its brackets and by its escapes of control characters, so a fast encoder for JSON writes it.
 """
 
 import re
@@ -20,8 +20,8 @@ _CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 def array(values: Iterable[Any]) -> str:
     """Return the values as the text of a one-dimensional array, None as NULL.
 
-    It takes values that JSON has a word for, and those that JSON writes as strings: text, moments,
-    UUIDs.
+    A value is None, a boolean, a number, or one that JSON writes as a string: a text, a moment or a
+    UUID.
     """
     text = _encode(list(values)).decode()[1:-1]
     if "\\" in text:
@@ -35,7 +35,7 @@ def arrays(rows: Iterable[tuple[Any, ...]], width: int) -> list[str]:
 
 
 def unnest(*columns: str) -> str:
-    """Return the FROM item of such arrays, each given as a parameter and a type: `"seqs text"`."""
+    """Return the FROM item for such arrays; each is a parameter and a type: `"seqs text"`."""
     pairs = (column.split(" ", 1) for column in columns)
     return (
         f"unnest({', '.join(f'CAST(CAST(:{name} AS text) AS {kind}[])' for name, kind in pairs)})"
@@ -48,7 +48,7 @@ def json_text(value: Any) -> str | None:
 
 
 def _unescaped(escape: re.Match[str]) -> str:
-    """A control character as itself; a quote or a backslash stays escaped, as arrays need it."""
+    """Return a control character as itself; keep the escapes of quotes and backslashes."""
     sign = escape[1]
     if len(sign) > 1:
         return chr(int(sign[1:], 16))

@@ -14,7 +14,7 @@ from db.session.engine import Statement
 
 CLOCK = "clock_timestamp()"
 """The clock of every deadline. `now()` stands still from BEGIN on: a confirm that waits for a lock
-until after its deadline would go through."""
+until after its deadline would succeed."""
 
 FOUND = f"""
     SELECT id FROM {unnest("ids uuid")} AS wanted(id) JOIN reservation USING (id)
@@ -29,7 +29,7 @@ OWN = f"""
     SELECT id FROM {unnest("own_ids uuid", "own_sources text")} AS wanted(id, source)
     JOIN reservation USING (id, source)
 """
-"""Another source's reservation costs as much as one that does not exist: its lines are not read."""
+"""The lines of another source's reservation are not read: it costs as much as a missing one."""
 
 OVERDUE = f"""
     UNION
@@ -69,7 +69,7 @@ ROWS = {
 async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
     """Return the wanted rows, the stock rows of the wanted reservations, and the clock.
 
-    With `wanted.overdue`, also every overdue hold that lies on one of those stock rows.
+    With `wanted.overdue` it also has every overdue hold on those stock rows.
     """
     (row,) = await _statement(wanted).fetch(connection, _parameters(wanted))
     lines = _grouped(row["lines"])

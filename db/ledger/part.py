@@ -8,7 +8,7 @@ from typing import Any
 from db.ledger.arrays import arrays, unnest
 
 
-def names_of(columns: str) -> list[str]:
+def column_names(columns: str) -> list[str]:
     """Return the names of typed columns: `"id uuid, seq text"` → `["id", "seq"]`."""
     return [column.split()[0] for column in columns.split(", ")]
 
@@ -28,13 +28,13 @@ class Part:
     @cached_property
     def parameter_names(self) -> list[str]:
         """The names of the parameters, one for each column."""
-        return [f"{self.name}_{column}" for column in names_of(self.columns)]
+        return [f"{self.name}_{column}" for column in column_names(self.columns)]
 
     @property
     def source(self) -> str:
         """The rows as a FROM item with named columns."""
         typed = (f"{self.name}_{column}" for column in self.columns.split(", "))
-        return f"{unnest(*typed)} AS new({', '.join(names_of(self.columns))})"
+        return f"{unnest(*typed)} AS new({', '.join(column_names(self.columns))})"
 
     @property
     def is_complete(self) -> str:
@@ -49,12 +49,12 @@ class Part:
 
 
 def insertion(table: str, columns: str) -> Part:
-    """Return the part that inserts rows under unique keys: one that is taken leaves a row out."""
+    """Return the part that inserts rows with unique keys, except rows whose key exists."""
     return Part(
         f"{table}_created",
         columns,
         f"""
-        INSERT INTO {table} ({", ".join(names_of(columns))})
+        INSERT INTO {table} ({", ".join(column_names(columns))})
         SELECT * FROM {{rows}}
         ON CONFLICT DO NOTHING
         RETURNING 1
@@ -69,7 +69,7 @@ def line_insertion(table: str, columns: str) -> Part:
         f"{table}_created",
         columns,
         f"""
-        INSERT INTO {table} ({", ".join(names_of(columns))})
+        INSERT INTO {table} ({", ".join(column_names(columns))})
         SELECT * FROM {{rows}}
         WHERE {{gate}}
         RETURNING 1
@@ -77,6 +77,6 @@ def line_insertion(table: str, columns: str) -> Part:
     )
 
 
-def by_part(parts: Iterable[Part]) -> dict[str, Part]:
+def by_name(parts: Iterable[Part]) -> dict[str, Part]:
     """Return the parts by their names."""
     return {part.name: part for part in parts}

@@ -1,4 +1,4 @@
-"""Lists: filtered, in order of creation, a page at a time from a cursor on; and overdue holds."""
+"""Lists, filtered and in order of creation, one page from a cursor on; and overdue holds."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -204,7 +204,7 @@ async def reservation_movements(
     limit: int,
     after: tuple[int, str, str] | None = None,
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Return at most `limit` movements of a reservation, step by step."""
+    """Return at most `limit` movements of a reservation, in the order of its steps."""
     order = (MovementTable.reservation_version, MovementTable.sku, MovementTable.location)
     statement = (
         _movements()

@@ -46,6 +46,7 @@ OUR_PARAMETERS = (
     "servicefile",
     "target_session_attrs",
 )
+"""Parameters that this module and the connector handle."""
 
 IGNORED_PARAMETERS = (
     "application_name",  # the service sets its own
@@ -102,7 +103,7 @@ ENCODE = (
     "If the user or the password has one of / @ : ? # % [ ] or a space in it, percent-encode it:"
     " %2F for /, %40 for @, %25 for %."
 )
-QUOTE = "A value with spaces in it goes in single quotes, and \\' stands for a quote in it."
+QUOTE = "Put a value with spaces in it into single quotes, and write \\' for a quote in it."
 
 Host = tuple[str | None, int | None]
 """A host: its name, its address or a socket's directory, and a port; None is the default."""
@@ -146,7 +147,8 @@ class Address:
         """A sentence for each demand of the address that the driver can't fulfil."""
         return [
             f"The database's address asks for {name}={self.parameters[name]}, which is not"
-            " enforced: the driver can't do that. sslmode=verify-full protects the connection."
+            " enforced, because the driver does not support it. Protect the connection with"
+            " sslmode=verify-full."
             for name, harmless in UNENFORCED_PARAMETERS.items()
             if self.parameters.get(name, "") not in {"", *harmless}
         ]

@@ -1,7 +1,7 @@
 """The configuration of a session with PostgreSQL: its timeouts and its settings.
 
 A session is either exclusive or shared. A shared session comes from a pooler in transaction mode:
-it is ours from BEGIN to COMMIT and serves other clients in between. In an exclusive session the
+it serves us from BEGIN to COMMIT and other clients in between. In an exclusive session the
 settings hold from its start, and each statement is prepared once. In a shared session each BEGIN
 sends the settings along, in the same round trip, and statements are prepared without a name, which
 a pooler could lose (docs/decisions.md, 27).
@@ -37,10 +37,10 @@ HISTORY = """
 """
 """The cluster, its timeline and its last crash: a transaction's id is only valid within them.
 
-A promotion begins another timeline, on which the same id can belong to another transaction. So it
-can after a crash: PostgreSQL assigns an id again if nothing of its transaction had reached the
-disk. PostgreSQL resets its statistics after a crash, but not at an orderly restart. A standby has
-no history, because it may be promoted while it is connected.
+A promotion begins another timeline, on which the same id can belong to another transaction. The
+same can happen after a crash: PostgreSQL assigns an id again if nothing of its transaction had
+reached the disk. PostgreSQL resets its statistics after a crash, but not at an orderly restart. A
+standby has no history, because it may be promoted while it is connected.
 """
 
 NOTED_HISTORY = "current_setting('holdfast.history', true)"
@@ -51,8 +51,8 @@ IDENTITY = f"CAST(pg_current_xact_id() AS text) AS transaction_id, {NOTED_HISTOR
 
 INTRODUCTION = {
     "application_name": "holdfast",
-    # A firewall between us forgets a silent connection after minutes, often five. PostgreSQL
-    # probes the connection before that, and so notices a service that is gone.
+    # A firewall on the way forgets a silent connection after minutes, often five. PostgreSQL
+    # probes the connection before that, and so it also notices when a service is gone.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -65,14 +65,14 @@ def relied_on(timeouts: Timeouts) -> dict[str, str]:
     return {
         "client_encoding": "UTF8",  # the encoding of the driver's texts
         "TimeZone": "UTC",  # for timestamps that are compared with a date alone
-        "array_nulls": "on",  # rows travel as arrays in text, where NULL must not be a word
+        "array_nulls": "on",  # rows are sent as text of arrays: NULL is no text there
         "standard_conforming_strings": "on",  # a backslash in a literal is a backslash
         "exit_on_error": "off",  # a lost race must not end the session
         "lock_timeout": milliseconds(timeouts.lock),
         "statement_timeout": milliseconds(timeouts.statement),
         "idle_in_transaction_session_timeout": milliseconds(timeouts.transaction),
         "jit": "off",  # compiling costs more than any statement of ours
-        "plan_cache_mode": "force_generic_plan",  # planning costs more than execution, too
+        "plan_cache_mode": "force_generic_plan",  # planning costs more than executing, too
         "enable_nestloop": "on",  # see NEVER_SCANS
         "enable_indexscan": "on",
         **dict.fromkeys(NEVER_SCANS, "off"),
@@ -80,7 +80,7 @@ def relied_on(timeouts: Timeouts) -> dict[str, str]:
 
 
 RELIED_ON_SINCE = {"transaction_timeout": "0"}
-"""Settings that older versions lack; a connection that requests them there would be refused."""
+"""Settings that older versions lack. They would refuse a connection that requests one of them."""
 
 
 def settings_put(settings: Mapping[str, str], *, for_session: bool) -> str:

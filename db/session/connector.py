@@ -21,7 +21,7 @@ from db.session.failures import sqlstate
 SETTINGS_REFUSED = ("08P01", "0A000")
 """SQLSTATEs with which poolers refuse settings that come with the request for a connection."""
 
-ATTEMPTS_MAX = 3  # one with an outdated assumption, one corrected, one more if it changed again
+ATTEMPTS_MAX = 3  # with a wrong assumption, with the right one, and once more if it changes
 
 
 class Connector:
@@ -45,8 +45,8 @@ class Connector:
     async def open(self) -> Driver:
         """Return a connection in an open transaction, which the caller must commit.
 
-        Its settings hold from then on, or come with each BEGIN. Raises one of `FAILURES`, or
-        `AddressError`.
+        Its settings hold from then on; in a shared session each BEGIN sends them along. Raises one
+        of `FAILURES`, or `AddressError`.
         """
         hosts = self.address.hosts
         for number, host in enumerate(hosts, start=1):
@@ -65,15 +65,14 @@ class Connector:
             try:
                 if await self._settle(driver, host, as_shared=as_shared):
                     return driver
-                await driver.execute(
-                    "ROLLBACK"
-                )  # else a pooler closes its connection to the server
+                # Without a ROLLBACK a pooler closes its own connection to the server.
+                await driver.execute("ROLLBACK")
                 await driver.close()
             except BaseException:
                 driver.terminate()
                 raise
         raise OSError(
-            "the database is reached through a pooler at one time and without it at another"
+            "the address leads now to a pooler and now to PostgreSQL: let it lead to one of them"
         )
 
     async def _connect(self, host: Host, *, as_shared: bool) -> Driver:
@@ -127,13 +126,15 @@ class Connector:
         if found.is_standby and self.address.needs_primary:
             raise TargetServerAttributeNotMatched("the server is a standby")
         if found.is_read_only and self.address.needs_writable:
-            raise TargetServerAttributeNotMatched("its default_transaction_read_only is on")
+            raise TargetServerAttributeNotMatched(
+                "the server's default_transaction_read_only is on"
+            )
 
     def _is_shared(self, driver: Driver, found: Findings, host: Host) -> bool:
         """Return whether a pooler stands between us and PostgreSQL.
 
-        A pooler answers before it has a backend for us, so it invents a process id; or it has
-        accepted settings that the session does not have.
+        A pooler answers before it has a backend for us, so it reports an invented process id; or it
+        has accepted settings and not applied them.
         """
         if found.process_id != driver.get_server_pid():
             return True

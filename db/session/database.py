@@ -2,8 +2,8 @@
 
 `transact` runs one unit of work in one transaction. After a `Conflict`, `LockTimeout` or
 `ConnectionLost` nothing was written. If the connection dies at COMMIT, a fresh connection asks
-PostgreSQL for the outcome of the transaction. The answer counts only if the server is still the one
-of that transaction, and only when its standby has the transaction too.
+PostgreSQL for the outcome of the transaction. The answer counts only if the same server gives it
+and has not crashed since, and only when its standby has the transaction too.
 """
 
 import asyncio
@@ -147,7 +147,7 @@ class Database:
     ) -> Transaction | None:
         """Begin on a connection; None if the connection died while it was idle.
 
-        Then all older connections count as dead, instead of each one being tried.
+        In that case all older connections count as dead, so that none of them is tried.
         """
         transaction = Transaction(connection)
         used_at = transaction.driver.used_at
@@ -290,7 +290,7 @@ class Database:
         return status == "committed"
 
     async def _ask(self, lost: Transaction) -> str | None:
-        """Ask for the status until the database answers; the caller sets a limit."""
+        """Ask for the status until the database answers; the caller limits the time."""
         while True:
             try:
                 transaction = await self._begin("READ COMMITTED")

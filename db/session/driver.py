@@ -1,4 +1,4 @@
-"""The driver's connection, with what is known about the session at its other end."""
+"""The driver's connection with facts about its session, and the query that finds them."""
 
 import time
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Driver(asyncpg.Connection):
         super().__init__(*arguments, **named)
         self.made_at = time.monotonic()
         self.used_at: float | None = None
-        """When its last use ended; None before the first."""
+        """The time at which its last use ended (`time.monotonic`); None before its first use."""
         self.history: str | None = None
         """The history of the database, in an exclusive session."""
         self.preamble = ""
@@ -57,9 +57,9 @@ class Findings:
     is_read_only: bool
     history: str | None
     known: frozenset[str]
-    """The wanted settings that this version has."""
+    """The wanted settings that this version of PostgreSQL has."""
     different: frozenset[str]
-    """Those of them that have another value."""
+    """The wanted settings that have another value in the session."""
 
 
 async def examine(driver: Driver, wanted: Mapping[str, str]) -> Findings:

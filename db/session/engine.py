@@ -33,14 +33,14 @@ def create_engine(connector: Connector) -> AsyncEngine:
             return dialect.dbapi.connect(async_creator_fn=opened)
         return dialect.dbapi.connect(
             async_creator_fn=opened,
-            prepared_statement_cache_size=0,  # it may belong to another session by now
+            prepared_statement_cache_size=0,  # each transaction may get another session
             prepared_statement_name_func=lambda: "",
         )
 
     engine = create_async_engine(
         "postgresql+asyncpg://",
         creator=connect,
-        isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are `Transaction`'s
+        isolation_level="AUTOCOMMIT",  # `Transaction` sends BEGIN and COMMIT
         poolclass=NullPool,
     )
     event.listen(engine.sync_engine, "connect", _commit)

@@ -18,15 +18,14 @@ FAILURES = (
 """The exceptions that connecting or a statement can raise, through SQLAlchemy or directly."""
 
 POOL_IS_DEAD = ("25006", "57P01", "57P02", "57P03")
-"""SQLSTATEs of a server that became a standby or shuts down, which ends all of the pool."""
+"""SQLSTATEs of a server that became a standby or shuts down: no connection of the pool works."""
 
 CONFLICTS = {"40001": "serialization", "40P01": "deadlock"}
 DEFINITE_AT_COMMIT = ("40", "23", "25", "53")  # classes in which PostgreSQL has rolled back
-UNREACHABLE = ("08", "57P", "53", "25006", "25P03", "25P04", "58", "28", "3D", "XX")
-LOST_IN_POOLER = (
-    "26000",
-    "42P05",
-)  # the name of a prepared statement, although our statements there have none
+LOST = ("08", "57P", "53", "25006", "25P03", "25P04", "58", "28", "3D", "XX")
+LOST_IN_POOLER = ("26000", "42P05")
+"""SQLSTATEs about the name of a prepared statement. Through a pooler our statements have none, so
+the error is about the session of another client."""
 
 
 class DatabaseError(Exception):
@@ -56,9 +55,10 @@ class ConnectionLost(Conflict):
 
 
 class StoreUnavailable(DatabaseError):
-    """The database is unreachable, full or read-only, or no connection was free.
+    """No work is possible at the moment; nothing was written.
 
-    Nothing was written.
+    The database or a lock service is unreachable, the database is full or read-only, or no
+    connection was free.
     """
 
 
@@ -87,7 +87,7 @@ def meaning_of(error: Exception) -> DatabaseError:
     if state is None:
         is_bug = isinstance(error, asyncpg.DataError)  # a value that the driver can't send
         return DatabaseError("the driver can't send a value") if is_bug else ConnectionLost()
-    if state.startswith((*UNREACHABLE, *LOST_IN_POOLER)) or _has_outdated_plan(error):
+    if state.startswith((*LOST, *LOST_IN_POOLER)) or _has_outdated_plan(error):
         return ConnectionLost()
     return DatabaseError(f"unexpected database error {state}")
 
@@ -95,7 +95,7 @@ def meaning_of(error: Exception) -> DatabaseError:
 def _has_outdated_plan(error: Exception) -> bool:
     """True when a migration changed the types of a prepared statement's result: run it again.
 
-    Features that a server does not support have the same SQLSTATE.
+    The class of the exception decides, because unsupported features have the same SQLSTATE.
     """
     cause = getattr(error, "orig", error)
     return any(
@@ -110,6 +110,6 @@ def has_rolled_back(error: Exception) -> bool:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of an error, SQLAlchemy's or the driver's, or None."""
+    """Return the SQLSTATE of an error of SQLAlchemy or of the driver; None if it has none."""
     code = getattr(getattr(error, "orig", error), "sqlstate", None)
     return None if code is None else str(code)

@@ -52,7 +52,7 @@ async def refuse_unfit(connection: AsyncConnection) -> None:
 
 
 async def concerns(database: Database) -> list[str]:
-    """Return the warnings about a database that can be used, a sentence each."""
+    """Return the warnings about a usable database, each a sentence."""
     found = (await database.read(lambda connection: connection.execute(DURABILITY))).one()
     warnings = list(database.connector.address.warnings)
     if database.connector.is_shared:

@@ -8,13 +8,13 @@ from collections import deque
 class Gate:
     """Admits callers in the order of their arrival, up to a limit.
 
-    Readers may use half of the limit at most, so that the other callers are always admitted.
+    Readers may use half of the limit at most, so that they can't keep the others out.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room
         self._inside = {False: 0, True: 0}
-        """The number of callers inside; the key says whether they are readers."""
+        """The number of callers inside: under True the readers, under False the others."""
         self._queues: dict[bool, deque[tuple[int, asyncio.Future[None]]]] = {
             False: deque(),
             True: deque(),
@@ -38,7 +38,7 @@ class Gate:
 
     @property
     def has_queue(self) -> bool:
-        """True when a caller waits that can be admitted as soon as another one leaves."""
+        """True when a caller waits and can enter as soon as another one leaves."""
         return self._next_is_reader() is not None
 
     async def enter(self, *, is_reader: bool, seconds_max: float) -> None:
@@ -68,7 +68,7 @@ class Gate:
             admission.set_result(None)
 
     def _next_is_reader(self) -> bool | None:
-        """Return whether the next caller to be admitted is a reader; None when no caller can be."""
+        """Return whether the next caller to be admitted is a reader; None when none can enter."""
         first: dict[bool, int] = {}
         for is_reader, queue in self._queues.items():
             while queue and queue[0][1].done():  # given up

@@ -1,7 +1,7 @@
 """The pool: keeps connections, as many as the server grants.
 
-A connection that died in the meantime is replaced when it is needed. After a server has refused a
-connection it gets no new request for a while: callers wait for the existing connections.
+A connection that died in the meantime is replaced when it is needed. After the server has refused a
+connection, the pool requests none for a while, and callers wait for the existing connections.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from db.session.transaction import discard
 
 TOO_MANY = "53300"  # too many connections of the server, of the database or of the role
 GROW_SECONDS = 5.0  # between a refusal and the next request for a connection
-REFUSED_SECONDS = 0.1  # about; between two attempts when we have no connection at all
+REFUSED_SECONDS = 0.1  # on average, between two attempts while there is no connection at all
 
 
 class Pool:
-    """Connections of an engine that are used again: the latest first, which keeps a few warm."""
+    """An engine's connections for reuse. The last one used comes first, so that a few stay warm."""
 
     def __init__(self, engine: AsyncEngine, size: int, timeouts: Timeouts) -> None:
         self._engine = engine
@@ -33,7 +33,7 @@ class Pool:
         self._open = 0
         """The number of connections, idle or in use."""
         self._trusted_since = 0.0
-        """Connections opened before that may lead to a server that hangs or is a standby now."""
+        """Connections that were opened earlier may lead to a hanging server or to a standby."""
         self._grow_at = 0.0
         self._is_closed = False
 
@@ -61,7 +61,7 @@ class Pool:
             await self._enter(is_read)
             connection = None
             try:
-                connection = await self._find_or_make_do()
+                connection = await self._find_unless_refused()
             finally:
                 if connection is None:
                     self._gate.leave(is_reader=is_read)
@@ -116,16 +116,16 @@ class Pool:
         raise StoreUnavailable("the database grants too few connections")
 
     def _grow(self) -> None:
-        """Make room for one more connection than was granted, now and then, if the pool is full."""
-        has_grown_up = self._gate.room >= self._size
-        if self._gate.is_full and not has_grown_up and time.monotonic() >= self._grow_at:
+        """From time to time, allow a full pool one more connection than the server granted."""
+        is_reduced = self._gate.room < self._size
+        if self._gate.is_full and is_reduced and time.monotonic() >= self._grow_at:
             self._gate.room += 1
 
-    async def _find_or_make_do(self) -> AsyncConnection | None:
+    async def _find_unless_refused(self) -> AsyncConnection | None:
         """Return a connection, or None if the server refuses a new one.
 
-        Then the existing connections have to suffice. If there are none at all, only one caller at
-        a time requests one, now and then.
+        After a refusal the existing connections have to suffice. If there are none at all, one
+        caller at a time requests one, after a pause.
         """
         try:
             return await self._find()
@@ -146,9 +146,8 @@ class Pool:
             await self._discard(connection, cancel_seconds=0)  # no statement is running
         connection = await self._engine.connect()
         self._open += 1
-        self._gate.room = max(
-            self._gate.room, self._open
-        )  # another connection was refused in the meantime
+        # The room is too small if another connection was refused in the meantime.
+        self._gate.room = max(self._gate.room, self._open)
         return connection
 
     async def _discard(self, connection: AsyncConnection, **more: float) -> None:

@@ -27,7 +27,7 @@ IDENTIFY = Statement(f"""
 
 @dataclass(slots=True)
 class Transaction:
-    """An open transaction. A statement that writes can also return its id, to save a round trip."""
+    """An open transaction. Statements that write can return its id, which saves a round trip."""
 
     connection: AsyncConnection
     id: int | None = None
@@ -65,7 +65,7 @@ class Transaction:
 
     async def roll_back(self) -> bool:
         """Undo it; False when the connection is dead or does not answer."""
-        if self.connection.invalidated:  # SQLAlchemy saw it die
+        if self.connection.invalidated:  # SQLAlchemy has noticed that it died
             return False
         try:
             async with asyncio.timeout(ROLL_BACK_SECONDS):

@@ -1,7 +1,7 @@
 """The strategies that keep concurrent transactions apart: a module each, one interface for all.
 
 The default needs no lock at all. The others exist for comparison, for migrations and for databases
-that call for them. Nothing outside this folder asks which strategy is on.
+that need them. No code outside this folder depends on which strategy is active.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None
 
 @contextmanager
 def _explaining_extra(name: StrategyName) -> Iterator[None]:
-    """Say how to install the client of a strategy where its import fails."""
+    """Explain how to install the client of a strategy if its import fails."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -4,6 +4,6 @@ from db.strategies.strategy import Strategy
 
 
 class Guard(Strategy):
-    """Optimistic, by condition: an accepted take holds as long as there are enough units."""
+    """Optimistic, by condition: an accepted take succeeds if there are still enough units."""
 
     name = "guard"

@@ -97,7 +97,7 @@ class Redis(Strategy):
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
         """Hold the locks of every key.
 
-        Raises `LockTimeout`, or `StoreUnavailable` without Redis.
+        Raises `LockTimeout`, or `StoreUnavailable` if Redis is unreachable.
         """
         keys = await keys_to_lock(database, wanted)
         names = [f"holdfast:{lock_name(key)}" for key in keys]

@@ -1,4 +1,4 @@
-"""`serializable`: PostgreSQL watches all reads and makes one transaction retry (40001)."""
+"""`serializable`: PostgreSQL watches all reads and aborts one where two conflict (40001)."""
 
 from db.strategies.strategy import Strategy
 

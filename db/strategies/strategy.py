@@ -36,7 +36,7 @@ class Strategy:
 
     @asynccontextmanager
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:  # noqa: ARG002
-        """Hold locks from before the transaction until after it; here there are none."""
+        """Hold locks from before the transaction until after it; by default there are none."""
         yield HeldLocks()
 
     async def load(self, connection: AsyncConnection, wanted: Wanted, *, locked: bool) -> Snapshot:
@@ -57,4 +57,4 @@ class Strategy:
         await apply(transaction, writes)
 
     async def close(self) -> None:
-        """Close the connections that the strategy keeps open; here there are none."""
+        """Close the connections that the strategy keeps open; by default there are none."""

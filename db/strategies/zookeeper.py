@@ -70,7 +70,7 @@ class ZooKeeper(Strategy):
     async def hold(self, database: Database, wanted: Wanted) -> AsyncIterator[HeldLocks]:
         """Hold the locks of every key.
 
-        Raises `LockTimeout`, or `StoreUnavailable` without ZooKeeper.
+        Raises `LockTimeout`, or `StoreUnavailable` if ZooKeeper is unreachable.
         """
         await self._connect()
         keys = await keys_to_lock(database, wanted)

@@ -45,10 +45,10 @@ def _value(flag: str, kind: Any, text: str, name: str | None = None) -> Callable
     "strategies",
     multiple=True,
     type=click.Choice([*STRATEGIES, "all"]),
-    help="Strategy to run; may be repeated. Default: guard; with `claims`, all that it compares.",
+    help="Strategy to run; may be repeated. Default: guard; all with `--preset claims`.",
 )
 @click.option(
-    "--preset", type=click.Choice([*PRESETS, "claims"]), help="Named set of values, see the docs."
+    "--preset", type=click.Choice([*PRESETS, "claims"]), help="Named set of values (docs/lab.md)."
 )
 @click.option("--check", is_flag=True, help="Run the checks for CI; exit 1 if a rule was broken.")
 @_value("clients", NUMBER, "Number of clients that send at the same time.")

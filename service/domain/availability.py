@@ -1,4 +1,4 @@
-"""Enough stock or not: the rows of a request, its shortages, and overdue holds that cover them."""
+"""Availability: a request's stock rows, its shortages, and overdue holds that can cover them."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias

@@ -4,11 +4,11 @@ A verdict is only as good as the rows it was made from, and other transactions m
 before the plan is applied. So each method here also notes the guard that its use of a row needs:
 
 - `move`, a relative change, holds while `available + lowest >= 0` and the row is not deleted,
-  whatever else happened to the row;
+  even if other transactions have changed the row;
 - `put`, `adjust` and `delete`, absolute changes, hold only at the version that was seen;
 - a refusal relies on every row that its rule looked at. If the batch changes one of them, all of
-  them must still have the versions that were seen. If it changes none of them, the refusal was
-  true when the snapshot was taken, and that is its moment;
+  them must still have the versions that were seen. If it changes none of them, there is no guard:
+  the refusal was true when the snapshot was taken;
 - `step`, a new state of a reservation, holds only at the version that was seen; a step out of a
   hold, other than `expire`, holds only before its deadline;
 - `create` and `remember` hold only if nothing is stored under the identity yet.
@@ -43,7 +43,7 @@ AnyCommand = TypeVar("AnyCommand")
 
 
 class StockView(Protocol):
-    """A stock row as the batch has changed it so far, to be read only."""
+    """A stock row as the batch has changed it so far, for reading only."""
 
     @property
     def available(self) -> int:
@@ -58,7 +58,7 @@ class StockView(Protocol):
         """The version after the changes so far."""
 
 
-class Row:
+class StockRow:
     """A stock row as the batch changes it."""
 
     __slots__ = (
@@ -116,7 +116,7 @@ class Books:
         """The stock rows whose overdue holds a rule needs, but which were not loaded."""
         self._snapshot = snapshot
         self._pins_rows = pins_rows
-        self._rows: dict[StockKey, Row] = {}
+        self._rows: dict[StockKey, StockRow] = {}
         self._reservations: dict[UUID, Reservation] = dict(snapshot.reservations)
         self._ids: dict[Identity, UUID] = {
             (row.source, row.seq): row.id for row in snapshot.reservations.values()
@@ -158,7 +158,7 @@ class Books:
         held_delta: int,
         reservation: Reservation | None = None,
     ) -> None:
-        """Change a stock row relative to what is there, and write the ledger's line about it.
+        """Change a stock row relative to its content, and write the ledger's line about it.
 
         The row and the ledger never change without each other.
         """
@@ -202,7 +202,7 @@ class Books:
         """Set a stock row's units, name and threshold, create it if it is missing; return it."""
         row = self._row(key)
         if row is None:
-            row = self._rows[key] = Row(Stock(*key, None, 0, 0, None, 0, self.at), is_new=True)
+            row = self._rows[key] = StockRow(Stock(*key, None, 0, 0, None, 0, self.at), is_new=True)
         row.pinned, row.deleted = True, False
         row.name, row.low_stock_at = name, low_stock_at
         self.move(key, kind, available - row.available, 0)
@@ -224,8 +224,8 @@ class Books:
     def overdue_holds(self, key: StockKey) -> list[Reservation]:
         """Return the overdue holds on a stock row, in the order of their ids.
 
-        If they were not loaded, the row is noted in `lacking`: they must be loaded and the plan be
-        made again.
+        If they were not loaded, the row is noted in `lacking`: the caller must load them and plan
+        again.
         """
         row = self._row(key)
         if row is None or not row.held:
@@ -275,12 +275,12 @@ class Books:
         return changed
 
     def recall(self, kind: type[Answer], identity: Identity) -> Answer | None:
-        """Return the answer of this kind that is stored under an identity; None if none is."""
+        """Return the answer of this kind that is stored under an identity, or None."""
         answer: Answer | None = self._answers.get(kind, {}).get(identity)
         return self._snapshot.answer(kind, identity) if answer is None else answer
 
     def remember(self, answer: StoredAnswer) -> None:
-        """Store an answer under its identity, in the place of an earlier state of the same."""
+        """Store an answer under its identity; it replaces an earlier state of the answer."""
         self._answers.setdefault(type(answer), {})[answer.identity] = answer
 
     def writes(self) -> Writes:
@@ -300,17 +300,17 @@ class Books:
                 writes.stock_pinned.append((row.sku, row.location, row.seen_version))
         return writes
 
-    def _row(self, key: StockKey) -> Row | None:
+    def _row(self, key: StockKey) -> StockRow | None:
         """The stock row as the batch has changed it, even deleted; None if there never was one."""
         row = self._rows.get(key)
         if row is None:
             seen = self._snapshot.stock.get(key)
             if seen is not None:
-                row = self._rows[key] = Row(seen)
+                row = self._rows[key] = StockRow(seen)
                 row.pinned = self._pins_rows
         return row
 
-    def _pinned(self, key: StockKey) -> Row:
+    def _pinned(self, key: StockKey) -> StockRow:
         row = self._row(key)
         if row is None or row.deleted:
             raise AssertionError(f"a plan changes stock row {key}, which does not exist")

@@ -24,7 +24,7 @@ from service.domain.errors import ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The sender of a command: its source, and if it may change every source's reservations."""
+    """The sender of a command: its source, and whether it may change any source's reservations."""
 
     source: str
     every_source: bool = False
@@ -50,7 +50,7 @@ R_co = TypeVar("R_co", covariant=True)
 """The type of the result of a command."""
 
 Effect: TypeAlias = Literal["created", "changed", "unchanged"]
-"""The effect of a command on the database. `unchanged`: it had its effect before, or has none."""
+"""The effect of a command on the database. `unchanged`: an earlier request had it, or none has."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Done(Generic[R_co]):
 
     @property
     def replayed(self) -> bool:
-        """True when an earlier request had this effect."""
+        """True when an earlier request had the effect, or there was nothing to do."""
         return self.effect == "unchanged"
 
 

@@ -1,4 +1,4 @@
-"""All errors that clients see: the code of each, its status, and if and how to retry.
+"""All errors that clients see: the code of each, its status, and whether and how to retry.
 
 A `ServiceError` is first of all a value: rules return refusals, and routes raise one only where
 they have nothing else to return. Its docstring is the title of its problem document (RFC 9457) and
@@ -297,13 +297,16 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The database is unreachable."""
+    """The service is temporarily unavailable."""
 
     code = "unavailable"
     status = 503
     retryable = True
     retry_after_seconds = 1
-    advice = "Nothing was written. After `Retry-After` seconds send the same request again."
+    advice = (
+        "Nothing was written, except the rows of an import that `detail` counts. After"
+        " `Retry-After` seconds send the same request again."
+    )
 
 
 class OutcomeUnknown(ServiceError):

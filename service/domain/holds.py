@@ -1,4 +1,4 @@
-"""The rules of holds: confirm, cancel, extend, expire. Each step is one of the lifecycle's."""
+"""The rules of holds: confirm, cancel, extend, expire. Each one takes a step of the lifecycle."""
 
 from datetime import timedelta
 from typing import Literal
@@ -77,7 +77,7 @@ def find(books: Books, caller: Caller, id_: UUID) -> Reservation | NotFound:
 def without_a_step(
     reservation: Reservation, step: Step, *, is_same: bool = True
 ) -> Outcome[Reservation] | None:
-    """Return the answer to a step that leads nowhere; None if it leads to a state.
+    """Return the answer to a step that can't be taken; None if it can.
 
     A repeated step is answered again if it asks for the same as the first one.
     """

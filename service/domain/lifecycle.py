@@ -22,7 +22,7 @@ Step: TypeAlias = Literal["confirm", "cancel", "extend", "refund", "refund_rest"
 CLIENT_STEPS: tuple[Step, ...] = ("confirm", "cancel", "extend", "refund")
 
 REPEATED: Final = "repeated"
-"""The verdict on a step that the state is the result of: it is answered again and moves nothing.
+"""The verdict on a step that has led to the present state: it is answered again, without effect.
 
 A confirm must ask for the lines that were confirmed; else it is an illegal transition.
 """
@@ -31,7 +31,7 @@ NOTHING_DUE: Final = "nothing due"
 """The verdict on `expire` where there is no hold: nothing happens."""
 
 Verdict: TypeAlias = State | Literal["repeated", "nothing due"] | type[IllegalTransition]
-"""The state that a step leads to, or the reason why it leads nowhere."""
+"""The state that a step leads to, or the reason why the step can't be taken."""
 
 
 class Verdicts(NamedTuple):
@@ -53,7 +53,7 @@ ENDED = Verdicts(
     refund_rest=IllegalTransition,
     expire=NOTHING_DUE,
 )
-"""The verdicts where no step leads on."""
+"""The verdicts in a final state."""
 
 LIFECYCLE: Mapping[str, Verdicts] = {
     State.HELD: Verdicts(

@@ -1,4 +1,4 @@
-"""Units of stock rows, as rules compare them and as refusals tell them."""
+"""Units of stock rows, as rules compare them and as refusals report them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -11,7 +11,7 @@ from service.domain.quantities import by_key, entry, exceeds, quantities_of
 
 
 def refund(books: Books, command: RefundUnits) -> Outcome[Refund]:
-    """Give units of a sale back; with the last unit it is `refunded`."""
+    """Give units of a sale back; with its last unit the sale becomes `refunded`."""
     stored = books.recall(Refund, command.identity)
     if stored is not None:
         return _mismatch(command, stored) or Done("unchanged", stored)

@@ -1,4 +1,4 @@
-"""The rules of reservations: reserve, and the answer to a request that has reserved before."""
+"""The rules of reservations: reserve, and the answer to a request that is sent again."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from service.domain.quantities import quantities_of
 
 
 def reserve(books: Books, command: Reserve) -> Outcome[Reservation]:
-    """Answer as before if the identity is known; else take all lines or refuse for good."""
+    """Answer as before if the identity is known; else take all lines or refuse permanently."""
     stored = _stored(books, command)
     if stored is not None:
         return stored
@@ -84,7 +84,7 @@ def _other_identity(
 ) -> IdempotencyMismatch | None:
     """The refusal of an id or a seq that belongs to another reservation.
 
-    An id that was not chosen but derived counts only for the first request with its seq.
+    A derived id is compared only for the first request with its seq; a chosen id always is.
     """
     is_asked = command.id is not None or by_seq is None
     if by_id is not None and by_id.source != command.source and is_asked:

@@ -83,7 +83,7 @@ def _refuse_adjustment(books: Books, command: AdjustStock, row: StockView) -> Se
 
 
 def delete_stock(books: Books, command: DeleteStock) -> Outcome[None]:
-    """Empty the row and mark it deleted; to delete twice is to delete once."""
+    """Empty the row and mark it deleted; a second deletion changes nothing."""
     row = books.look(command.key)
     if row is None:
         return Done("unchanged", None)
@@ -96,7 +96,7 @@ def delete_stock(books: Books, command: DeleteStock) -> Outcome[None]:
 
 
 def import_stock(books: Books, command: ImportStock) -> Outcome[ImportJob]:
-    """Look which rows are missing, then create those, once for each job name.
+    """Create the rows that are missing, once for each job name.
 
     Rows that the job's record counts as done are skipped. An import that was interrupted and is
     sent again continues where it stopped.

@@ -12,7 +12,7 @@ SECONDS_MAX = 60  # for one audit; `holdfast audit` may take longer
 
 
 class SharedAudits:
-    """Runs the audits that are asked of a worker, each for many callers."""
+    """Runs the audits of a worker; each one answers all callers that wait for it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

@@ -1,6 +1,6 @@
 """Background services: the work that a worker does besides answering requests.
 
-All of them have one contract, and a worker starts and stops them as one list (after the maintenance
+All of them have one contract, and a worker starts and stops them as one list (as do the maintenance
 services of riverqueue/river). To add a service, write a class with a `name` and a `run`, and append
 it to the list that the application builds.
 """

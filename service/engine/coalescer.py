@@ -16,16 +16,16 @@ from typing import Any, assert_never
 from service import metrics
 from service.domain.commands import Command, Outcome, R_co, weight_of
 from service.domain.errors import OutcomeUnknown, Overloaded, ServiceError, Unavailable
-from service.engine.ledger import Indivisible, Ledger
+from service.engine.ledger import Ledger, NeedsSplitting
 from service.engine.queue import Queue, Submission
 from service.engine.splitting import (
     FIRST_APART,
     NOT_APART,
+    BatchStep,
     Refuse,
     Run,
     RunInParts,
     SetApart,
-    Step,
     split,
     split_commands,
 )
@@ -33,7 +33,7 @@ from service.engine.splitting import (
 
 @dataclass(frozen=True, slots=True)
 class CoalescerLimits:
-    """How much may wait, how long it may wait and how much is merged; all for one worker."""
+    """The limits of one worker: on waiting commands, on waiting times and on batches."""
 
     lanes: int = 1  # transactions under way at once
     queued_commands_max: int = 2_000  # about one second of work; more would only add delay
@@ -41,9 +41,7 @@ class CoalescerLimits:
     batch_lines_max: int = 64  # the next request waits for the whole batch
     lane_lines_max: int = 500  # a larger submission would delay the others, so it runs beside lanes
     large_submissions_max: int = 2  # at once; each occupies a connection for a second
-    full_wait_seconds: float = (
-        0.5  # for space in a full queue; clients refused at once retry at once
-    )
+    full_wait_seconds: float = 0.5  # for space in a full queue: early refusals bring early retries
     full_wait_seconds_max: float = 2.0  # the same when many requests wait for space
     refusals_per_second: int = 1_000  # by a full queue; more requests than that wait longer
     queued_seconds_max: float = 5.0  # until a submission starts to run
@@ -88,7 +86,7 @@ class Coalescer:
 
         The time that the request has already waited, `waited_seconds`, is deducted from the time in
         which it must be answered. Raises `Overloaded` when the queue is full or when the commands
-        were queued for too long, `OutcomeUnknown` when the answer is not there in time, and the
+        were queued for too long, `OutcomeUnknown` when there is no answer in time, and the
         errors that hold for a batch as a whole: `Contention`, `Unavailable`, `OutcomeUnknown`.
         """
         if self._closing:
@@ -205,7 +203,7 @@ class Coalescer:
         commands = [command for submission in batch for command in submission.commands]
         try:
             outcomes = await self.ledger.execute(commands, self._more_wait)
-        except (ServiceError, Indivisible) as failure:
+        except (ServiceError, NeedsSplitting) as failure:
             attempts_max = self.limits.lock_attempts_max
             steps = split(batch, failure, attempt=attempt, attempts_max=attempts_max)
         else:
@@ -214,7 +212,7 @@ class Coalescer:
         for step in steps:
             await self._carry_out(step)
 
-    async def _carry_out(self, step: Step) -> None:
+    async def _carry_out(self, step: BatchStep) -> None:
         match step:
             case Refuse(submissions, error):
                 for submission in submissions:
@@ -244,7 +242,7 @@ class Coalescer:
         """Run commands of one submission; if they fail together, in parts and in order."""
         try:
             return await self.ledger.execute(commands)
-        except (ServiceError, Indivisible) as failure:
+        except (ServiceError, NeedsSplitting) as failure:
             parts = split_commands(commands, failure, attempt=attempt)
         outcomes: dict[int, Outcome[Any]] = {}
         for part in parts:

@@ -20,7 +20,7 @@ from service.engine.coalescer import Coalescer
 from service.input.import_file import Row, lines_of
 from service.input.pace import Pace
 
-ROWS_AT_ONCE = 64  # the size of a full batch: a part delays others no more than they do each other
+ROWS_AT_ONCE = 64  # a full batch: a part delays other requests no longer than a batch of them
 JOBS_MAX = 2  # at once, in each worker
 SLOT_SECONDS_MAX = 5.0  # to wait until one of them ends
 RETRY_SECONDS_MAX = 10.0  # during which a failed part is retried before the client is told

@@ -1,6 +1,6 @@
 """The ledger: load → plan → apply in one transaction, repeated when a race was lost.
 
-It raises a `ServiceError` that holds for the whole batch, or `Indivisible` if parts of it may
+It raises a `ServiceError` that holds for the whole batch, or `NeedsSplitting` if parts of it may
 succeed. In both cases nothing was written, except after `OutcomeUnknown`.
 """
 
@@ -34,7 +34,7 @@ LARGE_ROWS = 5_000  # stock rows that a batch names; only imports and the larges
 LARGE_SECONDS_MAX = 60.0  # for a transaction of that size; one of 4 MiB of CSV took 16
 
 
-class Indivisible(Exception):
+class NeedsSplitting(Exception):
     """The batch can't be carried out as a whole, but parts of it may."""
 
     def __init__(self, blocked: set[Any]) -> None:
@@ -60,14 +60,14 @@ class Ledger:
     ) -> list[Outcome[Any]]:
         """Carry the commands out, in order, and return the outcome of each once it is durable.
 
-        `more_wait` tells if the caller has more commands waiting and will be back at once.
+        `more_wait` is called before COMMIT; it returns True if the caller calls again at once.
         """
         started = time.monotonic()
         metrics.BATCH_SIZE.observe(len(commands))
         try:
             give_up_at = started + self.policy.seconds_max
             outcomes = await self._retry(commands, more_wait, give_up_at)
-        except (ServiceError, Indivisible):
+        except (ServiceError, NeedsSplitting):
             raise
         except db.StoreUnavailable as error:
             raise Unavailable(str(error)) from error
@@ -75,7 +75,7 @@ class Ledger:
             raise OutcomeUnknown("The connection to the database broke at COMMIT.") from error
         except Exception as error:
             if len(commands) > 1:
-                raise Indivisible(set()) from error
+                raise NeedsSplitting(set()) from error
             log.exception("command_failed", command=type(commands[0]).__name__)
             raise InternalError("The service failed while it carried out the request.") from error
         metrics.TRANSACTION_SECONDS.observe(time.monotonic() - started)
@@ -94,7 +94,7 @@ class Ledger:
                 lost = conflict.kind, self.lost_rows.classify(wanted_by(commands).stock)
                 metrics.CONFLICTS.labels(*lost).inc()
                 if isinstance(conflict, db.LockTimeout) and len(commands) > 1:
-                    raise Indivisible(await self._blocked(commands)) from conflict
+                    raise NeedsSplitting(await self._blocked(commands)) from conflict
             if attempt == self.policy.attempts_max or time.monotonic() > give_up_at:
                 break
             if not self.budget.spend():
@@ -162,7 +162,7 @@ class Ledger:
 
 
 def _relies_on_a_commit(outcome: Outcome[Any]) -> bool:
-    """True if the outcome tells of an earlier transaction, which the standby may not have yet."""
+    """True if the outcome shows an earlier transaction, which the standby may not have yet."""
     return isinstance(outcome, Done) or outcome.replayed
 
 

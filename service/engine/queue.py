@@ -51,9 +51,9 @@ class Queue:
     def __init__(self, commands_max: int, crowd_min: int) -> None:
         self.commands_max = commands_max
         self.crowd_min = crowd_min
-        """Commands that wait for a stock row when the next submission for it joins the crowd."""
+        """The number of commands that must wait for a stock row before one more joins the crowd."""
         self.commands = 0
-        """Commands that wait, including those of large submissions, which wait elsewhere."""
+        """The number of waiting commands, with those of large submissions, which wait elsewhere."""
         self._calm: deque[Submission] = deque()
         self._crowd: deque[Submission] = deque()
         self._crowd_max = commands_max - commands_max // QUEUE_SHARE

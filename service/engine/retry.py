@@ -21,7 +21,7 @@ class RetryPolicy:
     seconds_max: float = 5.0  # after that the answer is `contention`
     wait_first_seconds: float = 0.002  # about one COMMIT
     wait_max_seconds: float = 0.2
-    share_max: float = 0.1  # of the commands carried out; more would be load without use
+    share_max: float = 0.1  # of the commands carried out; more would only add load
     burst_max: int = 100  # for a sudden rush, or after a failover of the database
     spare_per_second: float = 10.0  # so that a service with little traffic can retry, too
 

@@ -23,9 +23,9 @@ Commands of one submission that is split into parts:
     anything else           run each half
 
 A failure that holds for the whole batch is a `ServiceError`: contention, an unreachable database,
-an unknown outcome. Every other failure is `Indivisible`: another session holds rows locked, and the
-ledger may know which ones; or an error occurred that nobody foresaw, and halving finds its cause.
-The ledger never calls a single command indivisible, so splitting always ends.
+an unknown outcome. Every other failure is `NeedsSplitting`: another session holds rows locked, and
+the ledger may know which ones; or an unexpected error occurred, and halving finds the command. The
+ledger never raises `NeedsSplitting` for a single command, so splitting always ends.
 
 The functions here are pure; `Coalescer` carries their decisions out.
 """
@@ -36,15 +36,15 @@ from typing import Any, TypeAlias
 
 from service.domain.commands import Command, names_of
 from service.domain.errors import Contention, ServiceError
-from service.engine.ledger import Indivisible
+from service.engine.ledger import NeedsSplitting
 from service.engine.queue import Submission
 
 NOT_APART = 0
 """The attempt of a batch that was not set apart."""
 FIRST_APART = 1
-"""The attempt of a batch that has just been set apart; it counts from there."""
+"""The attempt of a batch that has just been set apart; each later attempt adds 1."""
 
-Failure: TypeAlias = ServiceError | Indivisible
+Failure: TypeAlias = ServiceError | NeedsSplitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,12 @@ class RunInParts:
     attempt: int
 
 
-Step: TypeAlias = Refuse | Run | SetApart | RunInParts
+BatchStep: TypeAlias = Refuse | Run | SetApart | RunInParts
 
 
 def split(
     submissions: list[Submission], failure: Failure, *, attempt: int, attempts_max: int
-) -> list[Step]:
+) -> list[BatchStep]:
     """Return the steps that replace a failed batch, in the order in which to take them.
 
     Each submission is in one of the steps.
@@ -98,7 +98,7 @@ def split(
     blocked = [each for each in submissions if not locked.isdisjoint(each.names())]
     if blocked:
         free = [each for each in submissions if locked.isdisjoint(each.names())]
-        run_free: list[Step] = [Run(free, attempt)] if free else []
+        run_free: list[BatchStep] = [Run(free, attempt)] if free else []
         if attempt == NOT_APART:
             return [SetApart(blocked, locked), *run_free]
         return run_free + _retry_locked(blocked, attempt + 1, attempts_max)
@@ -108,7 +108,7 @@ def split(
     return [RunInParts(submissions[0], attempt)]
 
 
-def _retry_locked(blocked: list[Submission], attempt: int, attempts_max: int) -> list[Step]:
+def _retry_locked(blocked: list[Submission], attempt: int, attempts_max: int) -> list[BatchStep]:
     """Run the submissions again; after the last attempt, run the commands that can still be run."""
     if attempt <= attempts_max:
         return [Run(blocked, attempt)]
@@ -121,7 +121,7 @@ def _retry_locked(blocked: list[Submission], attempt: int, attempts_max: int) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CommandPart:
     """Some of the commands that failed together: to be run again, or to be given an answer."""
 
     positions: Sequence[int]
@@ -132,22 +132,22 @@ class Part:
 
 def split_commands(
     commands: Sequence[Command[Any]], failure: Failure, *, attempt: int
-) -> list[Part]:
+) -> list[CommandPart]:
     """Return the parts that replace a failed run of commands, in the order in which to run them.
 
     Each command is in one of the parts, and within a part they keep their order.
     """
     positions = range(len(commands))
     if isinstance(failure, ServiceError):
-        return [Part(positions, failure.as_value())]
+        return [CommandPart(positions, failure.as_value())]
     is_free = [failure.blocked.isdisjoint(names_of(command)) for command in commands]
     if all(is_free):
         middle = len(positions) // 2
-        return [Part(positions[:middle]), Part(positions[middle:])]
+        return [CommandPart(positions[:middle]), CommandPart(positions[middle:])]
     free = [position for position in positions if is_free[position]]
     blocked = [position for position in positions if not is_free[position]]
-    answered = Part(blocked, _contention(attempt))
-    return [Part(free), answered] if free else [answered]
+    answered = CommandPart(blocked, _contention(attempt))
+    return [CommandPart(free), answered] if free else [answered]
 
 
 def _contention(attempts: int) -> Contention:

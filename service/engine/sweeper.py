@@ -15,7 +15,7 @@ from service.domain.errors import ServiceError, Unavailable
 from service.engine.coalescer import Coalescer
 from service.engine.outages import Outage
 
-INTERVAL_SECONDS = 0.5  # a quarter of the promised time, so that one failed round is no delay
+INTERVAL_SECONDS = 0.5  # a quarter of the promised time, so that a failed round does not break it
 HOLDS_MAX = 500  # in a round; after a full round the next one begins at once
 
 

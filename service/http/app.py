@@ -31,7 +31,7 @@ NOWHERE = "/-"
 NO_METHOD = "NONE"
 """A method that no route has: the router refuses it and lists the methods of the address."""
 ONCE = (b"host", b"authorization", b"idempotency-key")
-"""Headers that may have one line only: a second line would be ambiguous."""
+"""Headers that a request has at most once: a second line would make it ambiguous."""
 
 
 class Application(Litestar):
@@ -63,7 +63,7 @@ class Application(Litestar):
 
 
 def _refuse_head(headers: list[Header]) -> InvalidRequest | None:
-    """The refusal of a head without Host, or with two lines of a header that may have one."""
+    """The error for a request without Host, or with two lines of a header in `ONCE`."""
     names = [name for name, _ in headers if name in ONCE]
     for name in ONCE:
         if names.count(name) > 1:
@@ -160,7 +160,7 @@ def build_worker(settings: Settings) -> WorkerState:
 
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
-    """Return the list of all that a worker does besides answering requests."""
+    """Return the services that a worker runs in the background."""
     listed: list[BackgroundService] = []
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
@@ -168,7 +168,7 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """Return how a worker with these settings runs lost races again."""
+    """Return the policy by which a worker with these settings retries lost races."""
     return RetryPolicy(
         attempts_max=settings.retry_attempts,
         wait_first_seconds=settings.retry_wait_seconds,

@@ -23,7 +23,7 @@ from service.domain.errors import Forbidden, Unauthenticated, Unavailable
 from service.http.limits.rate_limit import RateLimit
 
 BELIEVED_SECONDS = 0.5
-RENEWED_SECONDS = 0.2  # a key that was looked up earlier is looked up again in the background
+RENEWED_SECONDS = 0.2  # an older look-up is repeated in the background
 LOOKUP_SECONDS_MAX = 2.0  # a frozen database must not use up the time that the request has
 KNOWN_MAX = 10_000  # credentials remembered; unknown keys are not
 PREFIX = "hf_"  # lets secret scanners recognise a key
@@ -81,7 +81,7 @@ class Credentials:
     def _finish_lookup(self, key: bytes, lookup: asyncio.Task[Credential | None]) -> None:
         del self._lookups[key]
         if not lookup.cancelled():
-            lookup.exception()  # the callers that wait have it; if none waits, it is ignored
+            lookup.exception()  # the waiting callers get the error; without any, it is ignored
 
     async def _look_up_once(self, key: bytes) -> Credential | None:
         try:
@@ -148,9 +148,9 @@ async def ensure_admin_key(database: Database, key: str) -> None:
 
 
 async def end_other_first_keys(database: Database, key: str, before: str | None) -> bool:
-    """Revoke the admin keys that services were started with before, and the key `before`.
+    """Revoke all first admin keys but `key`, and the key `before`.
 
-    True when there was one.
+    Returns whether any key was revoked.
     """
     others = [] if before is None else [digest(before.encode())]
 

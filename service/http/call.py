@@ -20,21 +20,32 @@ T = TypeVar("T")
 UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 UNDECODED = "\ufffd"
-"""The character that a path has, before it is percent-decoded, for bytes that are not UTF-8."""
+"""The character that replaces each byte of a raw path that is not UTF-8."""
 
 
 class Call(Generic[B]):
     """A request, the state of the worker that serves it, and the values that were read from it.
 
-    The route fills in `caller`, `query` and `body` as its operation declares them.
+    The route fills in `caller`, `stock_names`, `query` and `body` as its operation declares them.
     """
 
-    __slots__ = ("body", "caller", "query", "receive", "scope", "waited_seconds", "worker")
+    __slots__ = (
+        "body",
+        "caller",
+        "query",
+        "receive",
+        "scope",
+        "stock_names",
+        "waited_seconds",
+        "worker",
+    )
 
     caller: Caller
     body: B
     query: Mapping[str, Any]
     """The value of each query parameter that the operation declares; None for an absent one."""
+    stock_names: Mapping[str, str]
+    """The SKU and the location in the path, as far as it has them."""
     waited_seconds: float
     """The time for which the request has waited for space in the queue already."""
 
@@ -58,7 +69,7 @@ class Call(Generic[B]):
         return value
 
     def header_list(self, name: bytes) -> bytes | None:
-        """Return a header that is a list, all of its lines; `name` in lower case."""
+        """Return the lines of a header, joined by commas; `name` in lower case."""
         values = [content for sent, content in self.scope["headers"] if sent == name]
         return b",".join(values) if values else None
 
@@ -78,13 +89,13 @@ class Call(Generic[B]):
 
     @property
     def sku(self) -> str:
-        """The SKU in the path. Raises `InvalidRequest`."""
-        return self._decoded("sku")
+        """The SKU in the path."""
+        return self.stock_names["sku"]
 
     @property
     def stock_key(self) -> tuple[str, str]:
-        """The SKU and the location in the path. Raises `InvalidRequest`."""
-        return self._decoded("sku"), self._decoded("location")
+        """The SKU and the location in the path."""
+        return self.stock_names["sku"], self.stock_names["location"]
 
     def seq(self, in_body: str | None) -> str:
         """Return the request's seq, from its body or from the header Idempotency-Key."""
@@ -121,7 +132,8 @@ class Call(Generic[B]):
         """Return the result of a query."""
         return await self.worker.database.read(work)
 
-    def _decoded(self, name: str) -> str:
+    def stock_name(self, name: str) -> str:
+        """Return the SKU or the location in the path, decoded. Raises `InvalidRequest`."""
         try:
             text = unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
         except UnicodeDecodeError:
@@ -135,8 +147,8 @@ def path_of(scope: Scope) -> str:
 
 
 def identifier(text: str, kind: str) -> UUID:
-    """Return an id from a path. Raises `NotFound` for a text that no id of ours looks like."""
+    """Return an id from a path. Raises `NotFound` for a text that is not a UUID."""
     if UUID_FORM.fullmatch(text):
         return UUID(text)
     hint = " To find one by its seq, ask /v1/reservations?seq=…" if kind == "reservation" else ""
-    raise NotFound(f"There is no such {kind}: its id would be a UUID.{hint}")
+    raise NotFound(f"There is no such {kind}: the id of a {kind} is a UUID.{hint}")

@@ -26,11 +26,11 @@ from service.input.headers import quality
 log = structlog.get_logger()
 
 API = (b"v1", b"health", b"metrics", b"schema", b"problems")
-"""The first segments of the API's addresses. All other addresses are the page's."""
+"""The first segments of the API's addresses. All others belong to the operator's page."""
 
 
 def error_of(failure: Exception, path: str) -> ServiceError:
-    """Return the error that a client is told of after a failure at an address."""
+    """Return the error that reports a failure at an address to the client."""
     match failure:
         case ServiceError():
             return failure
@@ -50,7 +50,7 @@ def error_of(failure: Exception, path: str) -> ServiceError:
 
 
 def show_failure(request: Request[Any, Any, Any], failure: Exception) -> Response:
-    """Return the response to a failed request: a page for a browser at an address of the page's."""
+    """Return the response to a failed request: a page if `wants_page`, else a problem document."""
     call: Call[Any] = Call(request.scope, request.receive)
     return _render(show_page if wants_page(call) else show_problem, call, failure)
 
@@ -73,7 +73,7 @@ def show_page(call: Call[Any], error: ServiceError, *headers: Header) -> Respons
 
 
 def wants_page(call: Call[Any]) -> bool:
-    """True when a browser asks for an address of the page's, even one that has nothing."""
+    """True when a browser asks for an address outside the API, even an unknown one."""
     room = call.scope["raw_path"].lstrip(b"/").partition(b"/")[0]
     if room in API:
         return False
@@ -97,7 +97,7 @@ def _render(show: Callable[..., Response], call: Call[Any], failure: Exception) 
 
 
 def _note(call: Call[Any], error: ServiceError) -> None:
-    """Note a refusal for the lack of a key or of a right, with the address of the client."""
+    """Log a refusal for a missing key or scope, with the address of the client."""
     if error.status in (401, 403):
         client = call.scope.get("client")
         call.worker.refusals.note(client[0] if client else "unknown", error.code)

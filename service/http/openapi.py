@@ -219,7 +219,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _request_body(body: BodyKind[Any]) -> dict[str, Any]:
     if body.model is None:
-        # The format has makers of clients send the bytes of a file as they are.
+        # With this format, generated clients send the bytes of a file unchanged.
         content = {"schema": {"type": "string", "format": "binary"}, "example": body.example}
     else:
         content = {"schema": ref(body.model), "example": body.model.example}
@@ -241,7 +241,7 @@ TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarg
 
 
 def _errors(declared: Operation) -> list[type[ServiceError]]:
-    """The operation's own errors and those that come with HTTP, a scope, a body or a change."""
+    """The operation's own errors and those of all operations with a scope, a body or a change."""
     errors = [*declared.errors, InvalidRequest, *TRANSPORT_ERRORS]
     if declared.scope is not None:
         errors += [Unauthenticated, Forbidden, NotAcceptable, RateLimited]
@@ -308,7 +308,8 @@ LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         ("set_stock", "adjust_stock"), ({"sku": "sku", "location": "location"}, OF_A_STOCK_ROW)
     ),
 }
-"""For each operation the parameters of the next ones, as members of its answer, and their ids."""
+"""For each operation: the members of its answer that are parameters of the operations that may
+follow it, and the ids of those operations."""
 
 
 def _links(operation_id: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""An operation says once what it is: its declaration reads, answers and documents its requests.
+"""Declares operations: one declaration reads, answers and documents the requests of each.
 
-`operation` is the only way to declare one. What it declares authenticates the caller, reads the
-parameters and the body, turns the handler's result into a response, and is what the OpenAPI
-document is made from.
+`operation` is the only way to declare one. The declaration authenticates the caller, reads the
+parameters and the body, and turns the handler's result into a response. The OpenAPI document is
+made from the same declaration.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -61,17 +61,17 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that the API does, as it was declared."""
+    """A declared operation of the API."""
 
     method: str
     path: str
-    """With its parameters in braces, as OpenAPI has it."""
+    """The path, with its parameters in braces as in OpenAPI."""
     id: str
     summary: str
     description: str
     answers: tuple[Success, ...]
     scope: Scope | None = None
-    """The scope that a key needs; None for an operation that is open to everybody."""
+    """The scope that a key needs; None for an operation that needs no key."""
     body: BodyKind[Any] | None = None
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[type[ServiceError], ...] = ()
@@ -123,7 +123,7 @@ def operation(
 def operation(
     method: str, path: str, summary: str, *answers: Success, **declared: Any
 ) -> Callable[[Callable[[Call[Any]], Awaitable[Result]]], HTTPRouteHandler]:
-    """Return a decorator that makes a route of a handler: the operation of the handler's name.
+    """Return a decorator that turns a handler into the route of an operation with its name.
 
     The handler's docstring is the operation's description.
     """
@@ -154,9 +154,8 @@ def route(
 ) -> HTTPRouteHandler:
     """Return a route whose requests `answer` answers, or `refuse` if that raises an error.
 
-    To Litestar it is a handler without parameters that returns an ASGI application: it validates
-    nothing and serializes nothing, which is done here, and is spared the time for both
-    (docs/decisions.md, 6).
+    Litestar sees a handler without parameters that returns an ASGI application, so it spends no
+    time on validation and serialization. Both are done here (docs/decisions.md, 6).
     """
 
     async def respond(scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -181,13 +180,16 @@ def route(
 def _answering(
     declared: Operation, handler: Callable[[Call[Any]], Awaitable[Result]]
 ) -> Callable[[Call[Any]], Awaitable[Response]]:
-    """Return the way of a request: authenticate, read, handle, write."""
+    """Return the function that answers a request: it authenticates, reads, handles and writes."""
     scope, query, body = declared.scope, declared.query, declared.body
     waits_for_space = declared.waits_for_space
+    stock_names = [name for name in ("sku", "location") if f"{{{name}}}" in declared.path]
 
     async def answer(call: Call[Any]) -> Response:
         if scope is not None:
             await _authenticate(call, scope)
+        if stock_names:
+            call.stock_names = {name: call.stock_name(name) for name in stock_names}
         if query:
             call.query = read_query(call.scope["query_string"], query)
         if waits_for_space:
@@ -204,7 +206,7 @@ def _answering(
 async def _authenticate(call: Call[Any], scope: Scope) -> None:
     """Find the caller, then check that JSON is acceptable.
 
-    The key is checked before everything else: without one, the rest is not worth a look.
+    The key is checked first: a request without a valid key must cost little.
     """
     authorization, is_choosy = None, False
     for name, value in call.scope["headers"]:

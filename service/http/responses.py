@@ -48,7 +48,7 @@ class Response:
         """It is never compressed: its length would give away its content (BREACH, 2013)."""
 
     def to_asgi_response(self, *_: Any, **__: Any) -> "Response":
-        """Return itself, which is all that Litestar asks of an exception handler's response."""
+        """Return itself: Litestar calls this method on the response of an exception handler."""
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002

@@ -88,7 +88,7 @@ class ReservationAnswer(Answer):
     state: State
     version: int = Field(description="It begins at 1, and each transition raises it by 1.")
     lines: list[ReservationLineAnswer]
-    hold_seconds: int | None = Field(description="As it was asked for; null for a direct sale.")
+    hold_seconds: int | None = Field(description="As requested; null for a direct sale.")
     expires_at: datetime | None = Field(description="The deadline of the hold.")
     created_at: datetime
     updated_at: datetime

@@ -30,7 +30,7 @@ NAME_MAX = 128
 """Characters of a SKU, location, source or seq."""
 
 CONTROL = r"\x00-\x1f\x7f-\x9f"
-INVISIBLE = (  # characters that programs show as nothing, except those at the ends of emoji
+INVISIBLE = (  # characters without a visible form, except those that can end an emoji
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     r"\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
 )
@@ -97,7 +97,7 @@ class Body(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonDict:
-        """Say in the schema, too, that unknown members are refused."""
+        """State in the schema, too, that unknown members are refused."""
         schema = handler(core_schema)
         handler.resolve_ref_schema(schema)["additionalProperties"] = False
         return schema
@@ -218,7 +218,7 @@ class RefundBody(LinesBody):
 
 
 class StockBody(Body):
-    """A stock row as it is to be. Absent members are unset."""
+    """The new content of a stock row. A name or threshold that is absent is removed."""
 
     example: ClassVar[Any] = {"available": 100, "low_stock_at": 10}
 

@@ -78,7 +78,7 @@ def idempotency_key(sent: bytes) -> str:
 
 
 def version(path: str, sent: bytes) -> int:
-    """Return the single version that a precondition names: the ETag of a GET, perhaps made weak.
+    """Return the single version that a precondition names: an ETag of a GET, strong or weak.
 
     A proxy that compresses an answer makes its ETag weak. Empty items of the list are ignored.
     """

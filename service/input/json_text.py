@@ -1,4 +1,4 @@
-"""Splits JSON text one level at a time, without building a tree of the values below.
+"""Splits JSON text one level at a time, without building a tree of all its values.
 
 Four megabytes of JSON can contain two million values, and a tree of them takes fifty times as many
 bytes. The parts that are not split are only skipped, in C, at about 5 ns a byte.

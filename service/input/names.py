@@ -11,12 +11,12 @@ _path_name = TypeAdapter(PathName)
 
 
 def name_at(path: str, value: str) -> str:
-    """Check a source, a seq or a job's name. Raises `InvalidRequest` that names the path."""
+    """Return a valid source, seq or job name. Raises `InvalidRequest` with the path."""
     return _checked(_name, path, value)
 
 
 def path_name_at(path: str, value: str) -> str:
-    """Check a SKU or a location. Raises `InvalidRequest` that names the path."""
+    """Return a valid SKU or location. Raises `InvalidRequest` with the path."""
     return _checked(_path_name, path, value)
 
 

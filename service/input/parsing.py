@@ -1,8 +1,8 @@
 """Parses bodies: valid ones in one step, invalid ones member by member up to a number of errors.
 
-Pydantic reads a valid body in one step. Any other body is split and checked member by member.
-Parsing stops after a hundred errors, so a body with a million errors costs about as much as a valid
-one (docs/decisions.md, 28).
+Pydantic reads a valid body. Any other body is split into its members, and each is checked. Parsing
+stops after a hundred errors, so a body with a million errors costs about as much as a valid one
+(docs/decisions.md, 28).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ SMALL = 256 * 1024
 """Bytes of a body that is cheap to read, whatever it contains."""
 
 VALUES_MAX = 10_000
-"""More commas and brackets than any valid body but a batch has outside of strings."""
+"""More commas and brackets outside of strings than a valid body has, except a batch."""
 
 LEAF_MAX = 16 * 1024
 """Bytes of a value other than an object; 1,000 characters with two escapes each have 12,000."""

@@ -78,7 +78,7 @@ async def _hold(experiment: Experiment, url: str, is_held: Event, may_go: Event)
     key = experiment.sku_names[0], LOCATION
     try:
         while not may_go.is_set():
-            with suppress(LockTimeout):  # the clients want it too
+            with suppress(LockTimeout):  # a client holds the lock
                 await _hold_once(strategy, database, key, is_held, may_go)
     finally:
         await strategy.close()

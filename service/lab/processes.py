@@ -14,7 +14,7 @@ from service.lab.experiment import Experiment
 from service.lab.worker import ProcessReport, work
 
 READY_SECONDS_MAX = 60.0
-"""Until every process has its connections: a busy machine needs seconds to start Python."""
+"""Time for every process to connect: a busy machine needs seconds to start Python."""
 
 _shared: dict[str, Any] = {}
 """In a child process: the counters and the barrier that it was started with."""
@@ -72,7 +72,7 @@ def quiet() -> None:
 
 
 def _run_share(experiment: Experiment, url: str, process: int) -> ProcessReport:
-    """In a child process: run its share. Waiting for the others keeps each to one share."""
+    """Run one share in a child process, which waits for the others and so runs only one."""
 
     async def ready() -> None:
         await asyncio.to_thread(_shared["barrier"].wait)

@@ -57,7 +57,7 @@ class LabReport:
     def title(self) -> str:
         """Return the title of the report."""
         if self.claims is not None:
-            return "What the literature says, measured"
+            return "Claims of the literature, measured"
         titles = list(self._groups)
         return titles[0] if len(titles) == 1 else f"{len(self.results)} runs"
 

@@ -150,12 +150,12 @@ def _history(
         for sku, units, available in one.shortages:
             refused = Refused(units, available, one.called, one.confirmed_at)
             refusals.setdefault(sku, []).append(refused)
-    nobody = _Identity(called=-inf)
+    unasked = _Identity(called=-inf)
     findings = []
     for sku in moves.keys() | refusals.keys():
         history = []
         for move in moves.get(sku, ()):
-            one = asked.get((move.kind, move.reservation), nobody)
+            one = asked.get((move.kind, move.reservation), unasked)
             history.append(Moved(move.delta, one.called, one.confirmed_at))
         found = check_counter(experiment.stock, history, refusals.get(sku, []))
         findings += [f"{sku}: {finding}" for finding in found]

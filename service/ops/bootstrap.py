@@ -35,7 +35,7 @@ async def ensure_first_key(database: Database, settings: Settings) -> None:
     """Ensure that there is an admin key: the operator's, the data directory's, or a new one.
 
     If the database already has an admin key and there is no key file, no second key is made.
-    A key that the operator chooses replaces the previous first key, which then ends.
+    A key that the operator chooses replaces the previous first key, which is revoked.
     """
     file = settings.data_dir / KEY_FILE
     chosen, stored = settings.first_admin_key(), _read(file)
@@ -47,14 +47,14 @@ async def ensure_first_key(database: Database, settings: Settings) -> None:
     try:
         _write(file, key)
     except OSError as error:
-        if chosen is None:  # no person could read the key anywhere
+        if chosen is None:  # the new key would be lost: the file is its only copy
             raise
         log.warning("admin_key_not_written", file=str(file), error=str(error))
     await ensure_admin_key(database, key)
     if chosen is not None and await end_other_first_keys(database, key, stored):
         log.warning(
             "admin_key_replaced",
-            reason="the operator chose another key; the previous one has ended",
+            reason="the operator chose another key; the previous one was revoked",
         )
 
 

@@ -2,7 +2,7 @@
 
 import gc
 
-NEW_OBJECTS_MAX = 10_000  # between two collections: requests under way are no garbage
+NEW_OBJECTS_MAX = 10_000  # between two collections: most new objects belong to requests under way
 
 
 def relax_garbage_collection() -> None:

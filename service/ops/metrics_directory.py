@@ -49,7 +49,7 @@ def _choose_parent() -> Path:
 
 def _remove_abandoned(parent: Path) -> None:
     for directory in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's, in use, or removed meanwhile
+        with suppress(OSError):  # it is another user's, in use, or already removed
             if time.time() - directory.stat().st_mtime > NEW_SECONDS:
                 lock = os.open(directory, os.O_RDONLY | os.O_NOFOLLOW)
                 try:

@@ -12,7 +12,7 @@ KEEP_ALIVE_SECONDS = 75.0  # longer than proxies keep idle connections: the prox
 DRAINING_KEEP_ALIVE_SECONDS = 1.0  # a busy client sends its next request sooner than that
 DESCRIPTORS_RESERVED = 64  # for listeners, lock servers, the log and connections just accepted
 CONNECTIONS_MAX = 10_000  # about 200 MB, if all of them are in use
-EVICTED_SHARE = 20  # one in 20 is closed at once, so that the search pays off
+EVICTED_SHARE = 20  # one search closes up to one connection in 20, because a search is slow
 
 
 class OpenConnection(Protocol):

@@ -113,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Append a part of the URL. Raises `UriTooLong`."""
         super().on_url(url)
         if len(self.url) > URL_BYTES_MAX:
-            raise UriTooLong(f"A URL may have {URL_BYTES_MAX} bytes.")
+            raise UriTooLong(f"The URL is longer than {URL_BYTES_MAX} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header. A trailer, which comes after the body, is only counted."""
@@ -179,9 +179,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_discarding or not (self._in_head or self._in_body):
             self.transport.close()
         elif self._in_head:
-            self._refuse(RequestTimeout(f"A request's head may take {HEAD_SECONDS_MAX:g} s."))
+            self._refuse(RequestTimeout(f"The head did not arrive within {HEAD_SECONDS_MAX:g} s."))
         else:
-            self._refuse(RequestTimeout(f"A request's body may take {BODY_SECONDS_MAX:g} s."))
+            self._refuse(RequestTimeout(f"The body did not arrive within {BODY_SECONDS_MAX:g} s."))
 
     def refuse(self, error: ServiceError) -> None:
         """Answer with an error, without reading a request, and close at once."""
@@ -212,9 +212,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Count bytes of the head or of the trailers. Raises `HeadersTooLarge`."""
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
-            raise HeadersTooLarge(f"A request's headers may have {HEAD_BYTES_MAX} bytes in all.")
+            raise HeadersTooLarge(f"The headers have more than {HEAD_BYTES_MAX} bytes in all.")
         if len(self.headers) >= HEAD_LINES_MAX:
-            raise HeadersTooLarge(f"A request may have {HEAD_LINES_MAX} header lines.")
+            raise HeadersTooLarge(f"The request has more than {HEAD_LINES_MAX} header lines.")
 
     def _await_rest(self) -> None:
         """Set the deadline for the rest of a request that has arrived in part."""

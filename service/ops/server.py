@@ -1,4 +1,4 @@
-"""`holdfast serve`: brings up PostgreSQL unless an address is given, the schema and the workers.
+"""`holdfast serve`: starts PostgreSQL unless an address is given, migrates, starts the workers.
 
 The supervisor never serves. This module starts PostgreSQL, migrates and opens the listening
 socket; then the supervisor forks the workers and watches all processes. It restarts each one that
@@ -67,7 +67,7 @@ async def _prepare(settings: Settings, *, demo: bool) -> tuple[bool, int]:
 
 
 def fair_pool_size(settings: Settings, granted: int | None) -> int:
-    """Return the connections of each worker, so that no worker takes all that the role may have.
+    """Return the pool size of each worker: at most its share of the role's connections.
 
     One connection is left for commands like `holdfast key create`.
     """

@@ -80,7 +80,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._renew)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for workers; a new one must survive it
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for workers, even one that just starts
         try:
             self._start_missing()
             if not self._await_first_answer(answers):

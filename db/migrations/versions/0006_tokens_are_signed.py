@@ -1,4 +1,4 @@
-"""Drop the one-time tokens: each is signed by its session, and its seq identifies its result.
+"""Drop the table of one-time tokens: sessions sign them now, and a seq identifies the result.
 
 Revision ID: 0006
 Revises: 0005

@@ -35,8 +35,8 @@ def component_schemas(
 class _Schemas(GenerateJsonSchema):
     """Pydantic's generator, without titles and defaults.
 
-    Some makers of clients take a member that has a default for a required one, and a default of
-    null is no value that a client would send.
+    Some generators of clients treat a member with a default as required. A default of null would
+    also make their clients send null where they should leave the member out.
     """
 
     def normalize_name(self, name: str) -> str:
@@ -48,7 +48,7 @@ class _Schemas(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
-        """Say that the name of a member is enough."""
+        """Return False: the name of a member is enough."""
         return False
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
@@ -74,7 +74,7 @@ def page_name(model: type[BaseModel]) -> str:
 
 
 def problem_of(errors: Sequence[type[ServiceError]]) -> dict[str, Any]:
-    """Return the schema of a problem document of one of these errors, told apart by its code."""
+    """Return the schema of a problem document of any of these errors; `code` tells which."""
     refs = {error.code: ref(PROBLEMS[error])["$ref"] for error in errors}
     if len(refs) == 1:
         return {"$ref": refs[errors[0].code]}
@@ -104,7 +104,7 @@ def _page(model: type[Answer]) -> dict[str, Any]:
 
 
 def _tell_apart(problem: dict[str, Any]) -> None:
-    """Say that any problem document is that of one of the errors."""
+    """Declare that each problem document has the schema of one of the errors."""
     problem["properties"]["code"] = {"$ref": REF.format(model="ErrorCode")}
     problem["oneOf"] = [ref(PROBLEMS[error]) for error in all_errors()]
 

@@ -33,7 +33,7 @@ BY_OPERATION: dict[str, Any] = {
     "get_openapi_page": "<!doctype html>…",
     "get_problem_page": "<!doctype html>…",
 }
-"""Answers that say more than the example of their model, by the ids of their operations."""
+"""By operation id, the answers that differ from the example of their model."""
 
 
 def answer_example(declared: Operation, answer: Success) -> Any:

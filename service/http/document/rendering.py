@@ -1,4 +1,4 @@
-"""From the OpenAPI document and the errors to pages, which run no script and load nothing."""
+"""Renders the OpenAPI document and the errors as pages without scripts or other files."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Return a text as HTML: backticks mark code, and an empty line begins a new line."""
+    """Return a text as HTML: backticks mark code, and an empty line becomes a line break."""
     html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(html.replace("\n\n", "<br>"))  # noqa: S704 - the text was escaped above
 

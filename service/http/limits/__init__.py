@@ -1,1 +1,1 @@
-"""Limits for one caller, so that all others are served: rate, memory, and a log of refusals."""
+"""Limits on the rate and the memory of one caller, which protect all others."""

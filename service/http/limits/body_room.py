@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from service.domain.errors import Overloaded
 
 SMALL = 64 * 1024
-"""Bytes of a body that needs no room: the server reads as much before a handler asks for it."""
+"""A body of at most so many bytes needs no room: the server reads that much in advance anyway."""
 BYTES_MAX = 32 * 1024 * 1024
 BYTES_OF_A_KEY_MAX = 8 * 1024 * 1024
 """Two of the largest bodies: a key gains nothing from sending more of them at once."""
@@ -22,7 +22,7 @@ WAIT_SECONDS_MAX = 5.0
 REST_FACTOR = 10
 """A key rests this many times as long as its body took to process.
 
-The rest delays no good body: to carry out its commands takes longer still.
+The rest delays no client whose bodies are valid: it takes longer to carry out their commands.
 """
 REST_SECONDS_MAX = 1.0
 

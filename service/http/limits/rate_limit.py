@@ -6,7 +6,7 @@ from uuid import UUID
 
 from service.domain.errors import RateLimited
 
-KEYS_MAX = 10_000  # more keys reset all buckets: the memory is bounded, the limit is then loose
+KEYS_MAX = 10_000  # one more key empties the table, so that its memory stays bounded
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""A log of refused callers by address: a client may have an old key, or guess keys."""
+"""Logs refused callers by address, since a client may use an old key or guess keys."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""From the fields of a form to values and to commands, under the rules of the API."""
+"""Turns the fields of a form into values and commands, under the rules of the API."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ B = TypeVar("B", bound=Body)
 
 
 async def read_form(call: Call[Any]) -> Form:
-    """Return the form that was sent. Raises `InvalidRequest` and what `read_bytes` raises."""
+    """Return the form that was sent. Raises `InvalidRequest` and the errors of `read_bytes`."""
     raw = await read_bytes(call, "application/x-www-form-urlencoded", FORM_MAX)
     try:
         fields = parse_qsl(raw.decode("ascii"), errors="strict", max_num_fields=FIELDS_MAX)
@@ -61,7 +61,7 @@ def reserve_of(session: Session, form: Form, seq: str) -> Reserve:
 
 
 def refund_of(session: Session, form: Form, reservation: Reservation, seq: str) -> RefundUnits:
-    """Return the refund that a form asks for: all that is left, or a quantity of one line."""
+    """Return the refund that a form asks for: all units left, or a quantity of one line."""
     lines = [_line(_named_line(form, reservation))] if "quantity" in form else None
     body = _validated(RefundBody, {"lines": lines, "reason": form.get("reason")})
     return RefundUnits(

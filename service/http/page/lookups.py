@@ -41,7 +41,7 @@ async def stock_of(call: Call[Any], session: Session, query: Query) -> dict[str,
 
 
 async def named_reservation(call: Call[Any], session: Session, form: Form) -> Reservation:
-    """Return the reservation that a form names by its id or its seq, if the caller may move it.
+    """Return the reservation that a form names by its id or its seq, if the caller may change it.
 
     Raises `InvalidRequest` and `NotFound`.
     """
@@ -81,7 +81,7 @@ async def reservation_of(call: Call[Any], session: Session) -> Reservation:
 
 
 def check_may_look(session: Session, row: Reservation | Refund) -> None:
-    """Raise `Forbidden` without the scope read, unless a form of the caller's has made the row."""
+    """Raise `Forbidden` unless the key has the scope read or the caller's form made the row."""
     is_result = row.source == session.caller.source and row.seq.startswith(SEQ_PREFIX)
     if not (is_result and session.allows("reserve")):
         session.require("read")

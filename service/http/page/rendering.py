@@ -1,4 +1,4 @@
-"""From values to pages: escaping templates, and headers that restrict the page."""
+"""Renders values as pages: templates that escape them, and headers that restrict the page."""
 
 import hashlib
 from datetime import datetime
@@ -15,7 +15,7 @@ POLICY = (
     b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
     b" base-uri 'none'; frame-ancestors 'none'"
 )
-"""Nothing from other hosts, no script, no frame around the page, forms to this host only."""
+"""Allows forms to this host only, and no script, no frame and nothing from other hosts."""
 
 HEADERS: tuple[Header, ...] = (
     HTML,
@@ -44,7 +44,8 @@ def page(template: str, status: int, *headers: Header, **values: Any) -> Respons
 def error_page(error: ServiceError, *headers: Header, may_sign_in: bool) -> Response:
     """Return an error as a page. A visitor without a session gets the sign-in page.
 
-    `may_sign_in` redirects the browser to it. A form that was sent gets an answer with its error.
+    With `may_sign_in` the browser is redirected to that page. Without it, as after a form was sent,
+    the answer is that page with the error.
     """
     if isinstance(error, Unauthenticated):
         if may_sign_in:

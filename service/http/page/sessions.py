@@ -1,7 +1,7 @@
 """Sessions of the operator's page, and the one-time tokens of their forms.
 
-The database stores only the digest of a session, and nothing of a token: a token is signed with
-the session's secret, and the seq of its effect is derived from it. The seq is a unique key, so
+The database stores only the digest of a session's secret, and nothing of a token: a token is
+signed with that secret, and the seq of its effect is derived from it. The seq is a unique key, so
 making the effect consumes the token in the same transaction, and a form that is sent again shows
 the first result.
 """
@@ -53,7 +53,8 @@ class Session:
     def issue_token(self, *actions: str) -> str:
         """Return a new token, which each of these actions accepts once.
 
-        It contains its moment and its actions, signed with the session's secret. Nothing is stored.
+        It contains the time of issue and the actions, signed with the session's secret. Nothing is
+        stored.
         """
         content = f"{int(time.time()):x}.{secrets.token_urlsafe(16)}.{'+'.join(actions)}"
         return f"{content}.{self._sign(content)}"
@@ -76,7 +77,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class FormToken:
-    """A one-time token: the seq of the only effect that it can have."""
+    """A one-time token that was read: the seq of the only effect that it can have."""
 
     seq: str
     is_expired: bool

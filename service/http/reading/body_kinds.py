@@ -25,12 +25,12 @@ CSV = "text/csv"
 BODY_MAX = 1024 * 1024
 LARGE_BODY_MAX = 4 * 1024 * 1024
 LENGTH_DIGITS_MAX = 15
-"""Digits of a Content-Length that are looked at: more are too many."""
+"""A Content-Length with more digits counts as too large and is not converted."""
 
 
 @dataclass(frozen=True, slots=True)
 class BodyKind(Generic[B]):
-    """A kind of body: its reader, and what the OpenAPI document says of it."""
+    """A kind of body: its reader, and its description in the OpenAPI document."""
 
     read: Callable[[Call[Any]], Awaitable[B]]
     media_type: str = JSON
@@ -40,7 +40,7 @@ class BodyKind(Generic[B]):
 
 
 def json_body(model: type[M]) -> BodyKind[M]:
-    """Return the kind of body that must be there."""
+    """Return the kind of body that is required."""
     return BodyKind(partial(_read_json, model), model=model)
 
 
@@ -121,7 +121,7 @@ async def read_bytes(call: Call[Any], media_type: str, limit: int) -> bytes:
 
 @asynccontextmanager
 async def large_body(call: Call[Any], media_type: str, limit: int) -> AsyncIterator[bytes]:
-    """Wait for room, read a body, and hold the room until the body was processed, and some longer.
+    """Wait for room, read a body, and hold the room until the body is processed.
 
     A small body needs no room. Raises `Overloaded` and the errors of `read_bytes`.
     """
@@ -139,7 +139,7 @@ async def large_body(call: Call[Any], media_type: str, limit: int) -> AsyncItera
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"A body here may have {limit:,} bytes.")
+    return TooLarge(f"The body is longer than the {limit:,} bytes that are allowed here.")
 
 
 def _announced(call: Call[Any], limit: int) -> int:

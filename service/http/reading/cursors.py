@@ -16,9 +16,9 @@ from service.http.reading.parameters import LIMIT, Kind, QueryParameter, text_at
 from service.input.bodies import NAME_MAX, VERSION_MAX
 
 CURSOR_MAX = 2_048
-"""Characters; a SKU and a location of four bytes a character come to 1,450."""
+"""Characters. The longest cursor has 1,450, for names of four bytes a character."""
 
-# The parts of a position. PostgreSQL accepts no other values, so no cursor of ours has any.
+# The parts of a position, with the limits of PostgreSQL: it would fail on any other value.
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Ordinal = Annotated[int, msgspec.Meta(ge=1, le=VERSION_MAX)]
 Step = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -74,7 +74,7 @@ def listed(order: Order) -> tuple[QueryParameter, QueryParameter]:
     """Return the parameters of a list in this order: the length of a page and its cursor."""
     cursor = QueryParameter(
         "cursor",
-        "The `next_cursor` of the page before.",
+        "The `next_cursor` of the previous page.",
         Kind(
             {"type": "string", "minLength": 1, "maxLength": CURSOR_MAX},
             partial(read_cursor, order),
@@ -96,7 +96,7 @@ def read_cursor(order: Order, name: str, text: str) -> Any:
         pass
     raise InvalidRequest.at(
         name,
-        "is not a cursor of this list: send the next_cursor of the page before without a change",
+        "is not a cursor of this list: send the next_cursor of the previous page unchanged",
     )
 
 

@@ -1,4 +1,4 @@
-"""The parameters of operations: how each one is read, and what the OpenAPI document says of it."""
+"""The parameters of operations: their readers, and their descriptions in the OpenAPI document."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class QueryParameter:
-    """A parameter of the query string, and what it does."""
+    """A parameter of the query string, and its effect."""
 
     name: str
     description: str
@@ -47,7 +47,7 @@ class QueryParameter:
 
 @dataclass(frozen=True, slots=True)
 class HeaderParameter:
-    """A header that an operation heeds, and what it does; the handler asks its `Call` for it."""
+    """A header that an operation reads, and its effect; the handler gets it from its `Call`."""
 
     name: str
     description: str

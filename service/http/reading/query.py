@@ -34,7 +34,7 @@ class Query:
             self._values[key] = text
 
     def take(self, name: str, read: Callable[[str, str], T]) -> T | None:
-        """Return a parameter, which `read` makes of its name and text; None if it is absent."""
+        """Return the value that `read` makes from a parameter's name and text; None if absent."""
         self._taken.append(name)
         text = self._values.pop(name, None)
         return None if text is None else read(name, text)

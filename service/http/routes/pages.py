@@ -83,7 +83,7 @@ async def end_session(call: Call[Any]) -> Response:
 
 @_page_route("GET", "/")
 async def home(call: Call[Any]) -> Response:
-    """Show stock and the forms; the query searches, and may fill a form in."""
+    """Show stock and the forms; the query filters the stock and may fill in a form."""
     return await _home(call, await session_of(call))
 
 
@@ -189,7 +189,8 @@ def _page(session: Session, template: str, *, status: int = 200, **values: Any) 
 async def _read_submission(call: Call[Any], action: str) -> tuple[Session, Form, str]:
     """The session, the values and the seq of a form that changes stock.
 
-    Raises `Forbidden` and the other refusals of a form. An expired token still shows its effect.
+    Raises `Forbidden` and the other refusals of a form. The result of a used token is shown
+    even after the token has expired.
     """
     check_same_site(call)
     session = await session_of(call)

@@ -47,7 +47,7 @@ from service.input.bodies import (
 )
 from service.input.parsing import InvalidEntry
 
-CHOSEN_VERSIONS = (4, 7)  # random and time-ordered; derived ones have version 5
+CHOSEN_VERSIONS = (4, 7)  # random or time-ordered; the ids that the service derives have 5
 
 CREATED = ("Location", "ETag")
 REPLAYED = ("Location", "ETag", "Idempotency-Replayed")
@@ -190,7 +190,7 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation
     "GET",
     "/v1/reservations/{id}/movements",
     "List a reservation's movements",
-    Success(200, "A page, step by step.", MOVEMENT, is_list=True),
+    Success(200, "A page, in order of the steps.", MOVEMENT, is_list=True),
     scope=Scope.READ,
     parameters=listed(BY_STEP),
     errors=(NotFound,),

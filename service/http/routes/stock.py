@@ -95,7 +95,7 @@ async def adjust_stock(call: Call[AdjustBody]) -> Outcome[rows.Adjustment]:
     "DELETE",
     "/v1/stock/{sku}/{location}",
     "Delete stock",
-    Success(204, "The row is gone, now or since an earlier request."),
+    Success(204, "The row does not exist any more."),
     scope=Scope.STOCK,
     parameters=(IF_MATCH,),
     errors=(StockInUse, VersionMismatch),
