@@ -6,6 +6,7 @@ brokers, browsers, faults. It is slow as well if it plays thousands of cases.
 
 SLOW = {
     "faults": "breaks servers, connections, disks and clocks",
+    "test_application.py": "runs each command with foreign modules in its path",
     "test_bench.py": "measures running servers",
     "test_body_room.py": "fills the memory of a server",
     "test_clients.py": "starts a server, nginx and a JVM",
@@ -15,9 +16,12 @@ SLOW = {
     "test_grants.py": "starts servers with the roles of another database",
     "test_guards.py": "plays each interleaving with and without its guard",
     "test_histories.py": "kills workers and checks the histories of their clients",
+    "test_hostile_headers.py": "sends each hostile value in each header",
     "test_interleavings.py": "plays thousands of orders of steps",
+    "test_json_text.py": "parses hundreds of generated texts",
     "test_lab.py": "plays the laboratory's campaigns",
     "test_nameless.py": "starts PostgreSQL as other users",
+    "test_openapi.py": "sends hundreds of generated requests",
     "test_page_browser.py": "drives Chromium",
     "test_parsing_agrees.py": "compares hundreds of generated bodies",
     "test_planner.py": "plans hundreds of generated batches",

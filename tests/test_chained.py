@@ -20,6 +20,12 @@ async def backend(transaction: Transaction) -> int:
     return driver_of(transaction.connection).get_server_pid()
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chained transaction waits longer for its caller: 50 ms are short on a busy machine."""
+    monkeypatch.setattr("db.session.database.CHAIN_SECONDS", 2.0)
+
+
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The isolation level of each BEGIN that is sent."""
@@ -102,9 +108,7 @@ async def test_a_transaction_that_failed_before_its_commit_is_not_chained(databa
 
 async def test_a_batch_whose_chained_connection_has_died_is_run_again(database, database_url):
     ledger = Ledger(database, Guard())
-    killer = await asyncpg.connect(
-        database_url
-    )  # beforehand, because a chained transaction is released soon
+    killer = await asyncpg.connect(database_url)
     await ledger.execute([SetStock("A", "main", 9, None, None, None)], lambda: True)
     assert await killer.fetchval(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"

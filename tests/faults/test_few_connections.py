@@ -69,6 +69,7 @@ async def ask_for_everything(service: Service, round_: str) -> set[int]:
     return {answer.status_code for answer in answers}
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("granted", [1, 2, 4])
 async def test_a_role_with_fewer_connections_than_the_pool_asks_for_costs_no_request(
     database_url, granted

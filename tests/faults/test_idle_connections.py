@@ -76,6 +76,7 @@ async def statuses(service: Service, round_: str) -> set[int]:
     return {answer.status_code for answer in answers}
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("how", ["the server", "an administrator"])
 async def test_sessions_that_end_while_idle_cost_no_request(database_url, how):
     """They cost no error and no retry, since the budget for retries is for lost races."""
