@@ -385,7 +385,7 @@ def test_a_server_that_another_program_started_is_left_alone(data_dir: Path) -> 
     with postmaster.launch([binaries / "postgres", *settings], account, cluster) as theirs:
         try:
             assert wait_until(postmaster.Postmaster(theirs, cluster).is_ready, SECONDS)
-            with pytest.raises(EmbeddedError, match=rf"process {theirs.pid} .* somebody else"):
+            with pytest.raises(EmbeddedError, match=rf"process {theirs.pid} .* another program"):
                 EmbeddedPostgres(data_dir).start()
             assert theirs.poll() is None
         finally:
@@ -553,7 +553,7 @@ def test_binaries_that_others_can_change_are_not_run(owner: str, mode: int, open
     assert installation.copy_wheel(package, open_dir) == planted
     shutil.chown(planted, owner)
     planted.chmod(mode)
-    with pytest.raises(EmbeddedError, match=f"{planted} can be changed by others"):
+    with pytest.raises(EmbeddedError, match=f"{planted} can be changed by other users"):
         installation.copy_wheel(package, open_dir)
 
 

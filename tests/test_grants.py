@@ -148,7 +148,7 @@ async def test_a_serving_role_with_privileges_that_cannot_be_revoked_is_refused(
     await elsewhere.upgrade()
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, excess.format(owner=elsewhere.owner, app=app))
-    with pytest.raises(GrantError, match="more than it needs to serve") as refusal:
+    with pytest.raises(GrantError, match="more privileges than it needs") as refusal:
         await elsewhere.upgrade()
     assert told in str(refusal.value)
 
