@@ -78,7 +78,7 @@ class StoredAnswer(Protocol):
         """The identity of the request."""
 
 
-Answer = TypeVar("Answer", bound=StoredAnswer)
+AnyAnswer = TypeVar("AnyAnswer", bound=StoredAnswer)
 
 
 class Refund(NamedTuple):
@@ -227,9 +227,9 @@ class Snapshot:
     overdue: frozenset[StockKey] = frozenset()
     """The stock rows whose overdue holds are among `reservations`."""
 
-    def answer(self, kind: type[Answer], identity: Identity) -> Answer | None:
+    def answer(self, kind: type[AnyAnswer], identity: Identity) -> AnyAnswer | None:
         """Return the stored answer to a request; None when there is none."""
-        answer: Answer | None = self.answers.get(kind, {}).get(identity)
+        answer: AnyAnswer | None = self.answers.get(kind, {}).get(identity)
         return answer
 
 

@@ -158,6 +158,6 @@ def test_every_link_within_the_page_leads_somewhere():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/idempotency.md"])
-def test_other_pages_lead_to_it(name):
+def test_other_pages_link_to_the_api_page(name):
     text = (api_page.PAGE.parent.parent / name).read_text(encoding="utf-8")
     assert re.search(r"\]\((docs/)?api\.md[#)]", text)

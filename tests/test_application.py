@@ -72,7 +72,7 @@ def test_modules_of_the_caller_do_not_replace_ours(installed, hostile, option):
 
 
 @pytest.mark.parametrize("module", ["db", "service", "click"])
-def test_without_protection_they_would(installed, hostile, module):
+def test_without_protection_modules_of_the_caller_would_replace_ours(installed, hostile, module):
     command = [installed, "-c", f"import {module}"]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, **started_in(hostile)
@@ -80,7 +80,9 @@ def test_without_protection_they_would(installed, hostile, module):
     assert "is not of Holdfast" in done.stderr
 
 
-def test_the_service_starts_beside_them(installed, hostile, database_url, tmp_path):
+def test_the_service_starts_beside_modules_of_the_caller(
+    installed, hostile, database_url, tmp_path
+):
     log = tmp_path / "log"
     options = ["--port", "0", "--workers", "2", "--data-dir", str(tmp_path / "data")]
     with log.open("wb") as output:
@@ -97,7 +99,9 @@ def test_the_service_starts_beside_them(installed, hostile, database_url, tmp_pa
         assert process.wait(60) == 0, log.read_text()
 
 
-def test_the_processes_of_the_lab_start_beside_them(installed, hostile, postgres_url):
+def test_the_processes_of_the_lab_start_beside_modules_of_the_caller(
+    installed, hostile, postgres_url
+):
     options = ["--seconds", "0.5", "--clients", "2", "--processes", "2"]
     command = [command_of(installed), "lab", *options, "--database-url", postgres_url]
     assert "guard" in run(command, **started_in(hostile))

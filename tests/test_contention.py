@@ -25,14 +25,14 @@ def lost(clock):
     return LostRows(clock)
 
 
-def test_a_row_that_is_lost_three_times_in_a_second_is_hot(lost, clock):
+def test_a_row_for_which_three_races_in_a_second_are_lost_is_hot(lost, clock):
     classes = []
     for clock.now in (0.0, 0.3, 0.6):
         classes.append(lost.classify({A}))
     assert classes == ["cold", "cold", "hot"]
 
 
-def test_a_hot_row_turns_cold_when_it_is_no_longer_lost(lost, clock):
+def test_a_hot_row_turns_cold_when_no_more_races_for_it_are_lost(lost, clock):
     for clock.now in (0.0, 0.3, 0.6, 1.5):
         last = lost.classify({A})
     assert last == "cold"

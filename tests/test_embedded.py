@@ -126,7 +126,7 @@ def is_deserted(data_dir: Path) -> bool:
     return not find_processes(data_dir / "postgresql")
 
 
-def test_it_is_durable_private_and_complete(data_dir: Path) -> None:
+def test_the_server_is_durable_private_and_complete(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         for setting, value in {
             "fsync": "on",
@@ -163,7 +163,7 @@ def test_only_our_user_may_read_the_file_with_the_address(data_dir: Path) -> Non
     assert not file.exists()  # never the address of another server
 
 
-def test_with_any_umask_only_our_user_may_read_its_files(tmp_path: Path) -> None:
+def test_with_any_umask_only_our_user_may_read_the_server_s_files(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     before = os.umask(0)
     try:
@@ -185,7 +185,7 @@ def test_files_that_an_older_version_left_readable_for_others_are_protected(
 
 
 @as_root
-def test_another_user_can_not_stop_it_from_starting(data_dir: Path, open_dir: Path) -> None:
+def test_another_user_can_not_stop_the_server_from_starting(data_dir: Path, open_dir: Path) -> None:
     shown = shutil.move(data_dir, open_dir / "data")
     (shown / "lock").chmod(0o644)  # as an older version left it
     with EmbeddedPostgres(shown):
@@ -228,7 +228,7 @@ def test_settings_can_be_overridden(data_dir: Path) -> None:
         assert ask(postgres.url, "SHOW fsync") == "off"
 
 
-def test_it_is_restarted_on_the_same_port_after_a_kill(data_dir: Path) -> None:
+def test_the_server_is_restarted_on_the_same_port_after_a_kill(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres:
         url = postgres.url
         for n in (1, 2):
@@ -245,7 +245,7 @@ def test_a_ctrl_c_reaches_the_service_only(data_dir: Path) -> None:
         assert os.getpgid(postmaster_of(data_dir)) != os.getpgid(0)
 
 
-def test_it_is_restarted_on_another_port_if_its_port_is_in_use(data_dir: Path) -> None:
+def test_the_server_is_restarted_on_another_port_if_its_port_is_in_use(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as postgres, socket.socket() as squatter:
         old = postgres.url
         kill(postmaster_of(data_dir))
@@ -385,7 +385,7 @@ def test_a_server_that_another_program_started_is_left_alone(data_dir: Path) -> 
     with postmaster.launch([binaries / "postgres", *settings], account, cluster) as theirs:
         try:
             assert wait_until(postmaster.Postmaster(theirs, cluster).is_ready, SECONDS)
-            with pytest.raises(EmbeddedError, match=rf"process {theirs.pid} .* somebody else"):
+            with pytest.raises(EmbeddedError, match=rf"process {theirs.pid} .* another program"):
                 EmbeddedPostgres(data_dir).start()
             assert theirs.poll() is None
         finally:
@@ -481,7 +481,9 @@ def test_a_frozen_server_is_stopped_in_bounded_time(
     assert wait_until(lambda: is_deserted(data_dir), SECONDS)
 
 
-def test_the_size_of_its_log_is_limited(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_the_server_s_log_is_limited(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = data_dir / "postgresql.log"
     with EmbeddedPostgres(data_dir) as postgres:
         monkeypatch.setattr(embedded, "LOG_BYTES_MAX", log.stat().st_size - 1)
@@ -495,7 +497,7 @@ def test_the_size_of_its_log_is_limited(data_dir: Path, monkeypatch: pytest.Monk
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_it_cannot_be_started_from_a_thread_because_it_would_end_with_the_thread(
+def test_the_server_cannot_be_started_from_a_thread_because_it_would_end_with_the_thread(
     data_dir: Path,
 ) -> None:
     refusals: list[BaseException] = []
@@ -551,7 +553,7 @@ def test_binaries_that_others_can_change_are_not_run(owner: str, mode: int, open
     assert installation.copy_wheel(package, open_dir) == planted
     shutil.chown(planted, owner)
     planted.chmod(mode)
-    with pytest.raises(EmbeddedError, match=f"{planted} can be changed by others"):
+    with pytest.raises(EmbeddedError, match=f"{planted} can be changed by other users"):
         installation.copy_wheel(package, open_dir)
 
 
@@ -569,7 +571,7 @@ def test_binaries_without_an_open_directory_for_their_copy_are_an_error(
 
 
 @as_root
-def test_an_ordinary_user_can_run_it(open_dir: Path) -> None:
+def test_an_ordinary_user_can_run_the_server(open_dir: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     account = Account(nobody.pw_uid, nobody.pw_gid)
     for path in (REPOSITORY, installation.locate_wheel()):

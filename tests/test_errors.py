@@ -128,7 +128,7 @@ async def test_a_401_says_how_to_authenticate(service):
         ("POST", "/health/live", {"GET"}),
     ],
 )
-async def test_405_lists_the_allowed_methods(service, method, path, allowed):
+async def test_a_405_lists_the_allowed_methods(service, method, path, allowed):
     response = await service.client.request(method, path)
     assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
     listed = {name.strip() for name in response.headers["Allow"].split(",")}
@@ -145,7 +145,7 @@ async def test_405_lists_the_allowed_methods(service, method, path, allowed):
         ("application/xml", 406), ("application/json;q=0.000, text/html", 406),
     ],
 )  # fmt: skip
-async def test_406_when_json_is_not_acceptable(service, accept, status):
+async def test_an_accept_header_that_excludes_json_is_406(service, accept, status):
     response = await service.client.get("/v1/stock", headers={"Accept": accept})
     assert response.status_code == status
 
@@ -155,7 +155,7 @@ async def test_406_when_json_is_not_acceptable(service, accept, status):
     ["text/plain", "application/xml", "application/json; charset=latin-1", "x", "text/csv",
      "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"],
 )  # fmt: skip
-async def test_415_for_other_media_types(service, content_type):
+async def test_other_media_types_of_a_body_are_415(service, content_type):
     for path in ("/v1/reservations", "/v1/reservations/batch", f"{NOBODY}/confirm"):
         headers = {"Content-Type": content_type}
         response = await service.client.post(path, content=b"{}", headers=headers)

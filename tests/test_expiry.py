@@ -56,7 +56,7 @@ async def test_a_dead_sweeper_never_makes_stock_look_sold_out(service_without_sw
     assert (await service.on_hand("A"), await service.on_hand("B")) == ((1, 0), (1, 0))
 
 
-async def test_a_reservation_that_is_refused_all_the_same_counts_the_units_taken_back(
+async def test_a_reservation_that_is_still_refused_counts_the_units_taken_back(
     service_without_sweeper,
 ):
     service = service_without_sweeper

@@ -148,12 +148,12 @@ async def test_a_serving_role_with_privileges_that_cannot_be_revoked_is_refused(
     await elsewhere.upgrade()
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, excess.format(owner=elsewhere.owner, app=app))
-    with pytest.raises(GrantError, match="more than it needs to serve") as refusal:
+    with pytest.raises(GrantError, match="more privileges than it needs") as refusal:
         await elsewhere.upgrade()
     assert told in str(refusal.value)
 
 
-async def test_tables_of_another_owner_are_an_error_that_says_what_to_do(elsewhere):
+async def test_tables_of_another_owner_are_an_error_that_names_the_remedy(elsewhere):
     """They exist when one role has migrated and served until now."""
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, f"GRANT CREATE ON SCHEMA public TO {app}")

@@ -53,7 +53,7 @@ SPARES_ROWS = "the planner checks each hold again: the condition only loads fewe
 NEVER_WAITS = "a statement that skips locked rows can't deadlock: the order is for the reader"
 PLANNED_SO = "PostgreSQL does the same today without it: it forbids merging the two SELECTs"
 
-OVERTAKEN = "test_guards:test_without_its_guard_it_goes_wrong"
+OVERTAKEN = "test_guards:test_without_its_guard_an_overtaken_batch_goes_wrong"
 FENCED = "test_distributed_locks:test_without_the_fence_the_late_writer_would_write"
 LOCKED = "test_row_locks:test_rows_that_a_verdict_relies_on_stay_locked"
 LINES = "test_row_locks:test_without_order_by_a_{}_would_be_read_with_some_of_its_lines"

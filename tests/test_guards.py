@@ -290,7 +290,9 @@ async def test_an_overtaken_batch_notices(database, name):
     ("name", "mutant"),
     [(name, mutant) for name, case in INTERLEAVINGS.items() for mutant in range(len(case.mutants))],
 )
-async def test_without_its_guard_it_goes_wrong(postgres_url, monkeypatch, name, mutant):
+async def test_without_its_guard_an_overtaken_batch_goes_wrong(
+    postgres_url, monkeypatch, name, mutant
+):
     case = INTERLEAVINGS[name]
     case.mutants[mutant](monkeypatch)
     async with fresh_database(postgres_url) as url:

@@ -47,7 +47,7 @@ def test_a_confirm_of_everything_releases_nothing_and_is_repeated_by_either_spel
     ("step", "kind", "state"),
     [(Cancel(US, of("hold")), "cancel", "cancelled"), (Expire(of("hold")), "expire", "expired")],
 )
-def test_what_is_released_goes_back_line_by_line(step, kind, state):
+def test_released_units_go_back_line_by_line(step, kind, state):
     deadline = {"expires_at": START} if kind == "expire" else {}
     planned = plan(snapshot(*two_held(**deadline)), [step])
     assert moves(planned) == [("A", kind, 2, -2), ("B", kind, 3, -3)]
@@ -76,7 +76,7 @@ def test_an_extended_hold_has_a_new_deadline_and_its_units():
 
 
 @pytest.mark.parametrize("step", [Confirm(US, of("hold"), None), Extend(US, of("hold"), 9)])
-def test_at_its_deadline_a_hold_is_expired_first(step):
+def test_at_its_deadline_a_hold_expires_first(step):
     planned = plan(snapshot(*two_held(expires_at=START)), [step])
     assert moves(planned) == [("A", "expire", 2, -2), ("B", "expire", 3, -3)]
     assert only(planned).fields == {"state": "expired", "allowed": []}
@@ -110,7 +110,7 @@ def test_a_row_without_held_units_has_no_overdue_ones():
 
 
 @pytest.mark.parametrize("asked", [reserve("1", A=8), adjust("1", -8)])
-def test_a_shortage_that_overdue_units_do_not_fill_tells_what_there_is_with_them(asked):
+def test_a_shortage_that_overdue_units_do_not_fill_counts_them_as_available(asked):
     seen = snapshot(*two_held(expires_at=START))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [asked])
@@ -132,7 +132,7 @@ def test_held_units_of_which_none_are_overdue_stay_held():
     assert (only(planned).code, moves(planned)) == ("insufficient_stock", [])
 
 
-def test_a_row_that_is_not_in_the_hold_has_not_a_single_unit_to_confirm():
+def test_a_row_that_is_not_in_the_hold_has_no_units_to_confirm():
     planned = plan(snapshot(*two_held()), [Confirm(US, of("hold"), (Line("C", "main", 1),))])
     assert (only(planned).code, moves(planned)) == ("exceeds_held", [])
 
@@ -157,13 +157,13 @@ def test_the_steps_of_several_holds_add_up_on_a_row_and_are_written_each():
     ]
 
 
-def test_a_new_hold_is_as_old_as_its_last_change():
+def test_a_new_hold_is_created_and_changed_at_the_same_moment():
     (created,) = plan(snapshot(stock()), [reserve("1", 60, A=1)]).writes.reservations_created
     assert (created.created_at, created.updated_at) == (START, START)
 
 
 @pytest.mark.parametrize(("hold", "units"), [(60, (0, 2)), (None, (2, 0))])
-def test_what_is_taken_is_held_until_the_deadline_or_gone_at_once(hold, units):
+def test_reserved_units_are_held_until_the_deadline_or_sold_at_once(hold, units):
     planned = plan(snapshot(stock()), [reserve("1", hold, A=2)])
     sold, held = units
     row = reservation(

@@ -234,7 +234,7 @@ def test_json_anywhere_in_accept_is_enough(accept):
     [b"text/html", b"application/json;q=0", b"application/json;q=0.000,*/*", b"application/problem",
      b"json", b"\xff"],
 )  # fmt: skip
-def test_without_json_in_accept_it_is_406(accept):
+def test_an_accept_header_without_json_is_406(accept):
     with pytest.raises(NotAcceptable):
         check_acceptable(accept)
 

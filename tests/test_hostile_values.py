@@ -65,7 +65,7 @@ PATHLESS = [
 ]  # fmt: skip
 
 
-def test_the_table_of_values_is_sound():
+def test_each_body_of_the_table_differs_from_a_valid_one():
     assert json.loads(RESERVE % "") == {"seq": "1", "lines": [{"sku": "A", "quantity": 1}]}
     assert all(body != RESERVE % "" for body, _ in TABLE)
 

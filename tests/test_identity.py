@@ -168,7 +168,7 @@ async def test_the_seq_decides_before_the_id(service):
     assert (problem["stored"], problem["sent"]) == (first.json()["id"], second.json()["id"])
 
 
-async def test_another_source_s_id_is_refused_and_says_no_more(service):
+async def test_another_source_s_id_is_refused_without_details(service):
     await service.stock("A", 10)
     taken = (await send(service, {**MINE, "id": OTHER})).json()["id"]
     other = await service.key("shop-us", "reserve")
@@ -220,7 +220,7 @@ async def test_any_other_id_is_400_before_anything_is_looked_up(service, chosen)
     assert len(await service.sql("TABLE reservation")) == 2
 
 
-async def test_nobody_can_take_the_id_that_another_source_will_derive(service):
+async def test_no_caller_can_take_the_id_that_another_source_will_derive(service):
     await service.stock("A", 10)
     squatter = await service.key("shop-us", "reserve")
     entries = [{"seq": f"{n}", "lines": LINES, "id": derived("shop-eu", f"{n}")} for n in range(9)]
@@ -270,7 +270,7 @@ async def test_a_replay_shows_the_reservation_as_it_is_now(service_without_sweep
     assert await service.on_hand("A") == before
 
 
-async def test_64_at_once_have_one_effect_and_one_answer(service):
+async def test_64_equal_requests_at_once_have_one_effect_and_one_answer(service):
     await service.stock("A", 100)
     answers = await asyncio.gather(*(send(service, MINE) for _ in range(64)))
     assert sorted(r.status_code for r in answers) == [200] * 63 + [201]

@@ -22,12 +22,12 @@ from tests.test_rules import held, only, reservation, snapshot, sold, stock
         ),
     ],
 )
-def test_a_mismatch_tells_both_contents(field, asked, stored, sent):
+def test_a_mismatch_reports_both_contents(field, asked, stored, sent):
     problem = only(plan(snapshot(*held()), [asked])).fields
     assert problem == {"field": field, "stored": stored, "sent": sent}
 
 
-def test_another_id_is_told_and_another_sources_is_not():
+def test_another_id_is_reported_unless_another_source_has_it():
     asked = reserve("hold", 60, A=2)
     asked.id = asked.effective_id = of("other")
     problem = only(plan(snapshot(*held()), [asked])).fields
@@ -38,14 +38,14 @@ def test_another_id_is_told_and_another_sources_is_not():
     assert problem == {"field": "id", "stored": None, "sent": str(of("other"))}
 
 
-def test_another_seq_for_an_id_is_told():
+def test_another_seq_for_an_id_is_a_mismatch():
     asked = reserve("new", 60, A=2)
     asked.id = asked.effective_id = of("hold")
     problem = only(plan(snapshot(*held()), [asked])).fields
     assert problem == {"field": "seq", "stored": "hold", "sent": "new"}
 
 
-def test_other_metadata_is_told():
+def test_other_metadata_is_a_mismatch():
     asked = reserve("hold", 60, A=2)
     asked.metadata = {"cart": "1"}
     problem = only(plan(snapshot(*held()), [asked])).fields
@@ -62,20 +62,20 @@ def test_a_refusal_names_the_reservation_that_remembers_it():
         assert {outcome.fields["reservation_id"] for outcome in outcomes} == {str(of("1"))}
 
 
-def test_a_derived_id_that_another_source_has_chosen_is_refused_and_no_more_is_told():
+def test_a_derived_id_that_another_source_has_chosen_is_refused_without_details():
     theirs = reservation("1", State.HELD, source="them", seq="theirs")
     problem = only(plan(snapshot(stock(held=2), theirs), [reserve("1", 60, A=2)])).fields
     assert problem == {"field": "id", "stored": None, "sent": str(of("1"))}
 
 
-def test_a_derived_id_no_longer_matters_to_a_request_whose_first_chose_its_own():
+def test_a_repetition_without_its_chosen_id_ignores_that_another_source_has_the_derived_id():
     ours = reservation("1", State.HELD, id=of("chosen"))
     theirs = reservation("1", State.HELD, source="them", seq="theirs")
     planned = plan(snapshot(stock(held=4), ours, theirs), [reserve("1", 60, A=2)])
     assert planned.outcomes == [Done("unchanged", ours)]
 
 
-def test_of_another_sources_id_nothing_is_told_to_a_request_that_is_known_either():
+def test_a_repeated_request_with_another_sources_id_gets_no_details_of_it():
     theirs = reservation("other", State.HELD, source="them", seq="theirs")
     asked = reserve("hold", 60, A=2)
     asked.id = asked.effective_id = of("other")
@@ -91,7 +91,7 @@ def test_a_reservation_that_is_asked_for_again_is_answered_as_it_is_now():
 
 
 @pytest.mark.parametrize(("asked", "kind"), [(refund("r"), Refund), (adjust("r", 2), Adjustment)])
-def test_what_is_asked_for_twice_is_written_once_and_answered_with_what_was_written(asked, kind):
+def test_a_request_that_is_sent_twice_is_written_once_and_answered_with_the_stored_row(asked, kind):
     planned = plan(snapshot(*sold()), [asked, asked])
     first, second = planned.outcomes
     assert first == Done("created", first.value)

@@ -218,7 +218,7 @@ async def test_too_many_imports_at_once_are_refused(service, monkeypatch):
     assert (await send(service, FILE)).status_code == 201
 
 
-async def test_other_requests_have_their_turn_between_the_parts_of_an_import(service):
+async def test_other_requests_are_carried_out_between_the_parts_of_an_import(service):
     """A reservation during an import of thousands of rows does not wait for the whole import."""
     await service.stock("A", 10)
     content = "".join(f"SKU{n},main,{n}\n" for n in range(20_000))

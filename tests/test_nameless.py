@@ -92,7 +92,7 @@ def test_the_private_postgresql_starts_and_starts_again(open_dir, wrapper):
     assert {path.stat().st_uid for path in data.iterdir()} == {UID}
 
 
-def test_without_the_library_the_error_says_what_to_install(open_dir, monkeypatch):
+def test_without_the_library_the_error_names_the_package_to_install(open_dir, monkeypatch):
     monkeypatch.setattr(postmaster, "NSS_WRAPPER", "libnowhere.so")
     account = Account(UID, 0)
     binaries = find_binaries(None, open_dir, account)
@@ -128,7 +128,7 @@ def test_every_command_works_with_another_server_and_any_home_directory(
         assert (ended.returncode, ended.stderr.count("holdfast:")) == (0, 0), ended.stderr
 
 
-def test_it_serves_from_a_read_only_root_with_another_server(open_dir, database_url):
+def test_the_service_runs_from_a_read_only_root_with_another_server(open_dir, database_url):
     root = open_dir / "root"
     root.mkdir()
     before = ["unshare", "--mount", "sh", "-ec", WITH_READ_ONLY_ROOT, open_dir / "data", root]

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the service does, and the service does what it says."""
+"""The OpenAPI document describes the service, and the service keeps to it."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from service.domain.errors import all_errors
 
-EXAMPLES = 20  # of each operation, good and bad ones; enough to reach every kind of value
+EXAMPLES = 20  # for each operation, valid and invalid ones: enough for every kind of value
 
 
 async def document(service):
@@ -192,7 +192,7 @@ def validate(described, schema, value):
 
 
 async def conversation(service):
-    """Every operation with each of its good answers: (operation's path, response)."""
+    """Get each good answer of every operation: (operation's path, response)."""
     client, create = service.client, {"If-None-Match": "*"}
     hold = {"seq": "1", "lines": [{"sku": "A", "quantity": 2}], "hold_seconds": 900}
     item, csv = "/v1/stock/{sku}/{location}", {"Content-Type": "text/csv"}
@@ -344,11 +344,11 @@ async def test_every_generated_request_is_answered_as_documented(service, mode):
             case.validate_response(response, checks=CHECKS)
 
         with suppress(Unsatisfiable if mode is GenerationMode.NEGATIVE else ()):
-            check()  # nothing can be wrong about a request without parameters
+            check()  # a request without parameters has no invalid form
 
     for result in schemathesis.openapi.from_dict(await document(service)).get_all_operations():
         await asyncio.to_thread(explore, result.ok())
-    # Generated SKUs hardly ever exist: that each good answer is given is the test above's part.
+    # Generated SKUs hardly ever exist; the test above gets each good answer.
     assert statuses >= ({200, 204, 404} if mode is GenerationMode.POSITIVE else {400, 404})
     audit = (await service.client.get("/v1/audit")).json()
     assert audit["balanced"]

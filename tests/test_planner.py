@@ -41,7 +41,7 @@ def assert_same(tables: Tables, model: Model) -> None:
 
 @given(shelves, histories, batches)
 @MANY
-def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(shelf, history, batch):
+def test_a_batch_has_the_same_result_as_its_commands_one_by_one(shelf, history, batch):
     tables, model, now = lived(shelf, history)
     alone = tables.copy()
     planned = tables.plan(batch, now)
@@ -58,9 +58,7 @@ def test_a_batch_comes_to_what_its_commands_come_to_one_by_one(shelf, history, b
 
 @given(shelves, histories, batches, batches)
 @MANY
-def test_guards_that_hold_make_the_plan_right_whatever_happened_since(
-    shelf, history, batch, others
-):
+def test_guards_that_hold_make_the_plan_right_despite_changes_since(shelf, history, batch, others):
     """Some order of the commands explains every answer, the batch's and the others'.
 
     Those that changed nothing else (a refusal, a replay) may have been carried out when the rows

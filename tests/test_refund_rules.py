@@ -15,7 +15,7 @@ from tests.test_rules import held, only, reservation, snapshot, sold, stock
 QUANTITY_OF_A = [{"sku": "A", "location": "main", "quantity": 1}]
 
 
-def test_a_refund_of_other_content_is_told():
+def test_a_refund_of_other_content_is_a_mismatch():
     done = plan(snapshot(*sold()), [refund("r")])
     seen = snapshot(*sold())
     seen.answers = {Refund: {("us", "r"): only(done).value}}
@@ -68,7 +68,7 @@ def test_after_a_refund_of_a_part_the_sale_is_still_a_sale():
     assert planned.writes.lines_changed == [(of("sale"), line)]
 
 
-def test_more_than_is_left_tells_what_is():
+def test_refunding_more_than_is_left_reports_the_units_left():
     for asked in (partly("r", B=3), partly("r", C=1)):
         problem = only(plan(snapshot(*sold_two()), [asked])).fields["refundable"]
         assert problem == [
@@ -106,7 +106,7 @@ def test_a_refund_of_a_part_is_the_same_only_with_the_same_lines():
         (partly("r", A=9), "The request refunds more units than the reservation has left."),
     ],
 )
-def test_a_refused_refund_says_in_a_sentence_what_is_wrong(asked, detail):
+def test_a_refused_refund_explains_the_error_in_a_sentence(asked, detail):
     rows = [*held(), sold()[1]]
     assert str(only(plan(snapshot(*rows), [asked]))) == detail
 
@@ -117,6 +117,6 @@ def test_every_movement_of_a_refund_names_the_sale_and_its_step():
     assert names == [("A", of("sale"), 2), ("B", of("sale"), 2)]
 
 
-def test_what_only_gives_units_back_relies_on_none():
+def test_a_refund_relies_on_no_units_of_its_row():
     (change,) = plan(snapshot(*sold()), [refund("r")]).writes.stock_changed
     assert (change.available_delta, change.lowest, change.seen_version) == (2, 0, None)

@@ -94,7 +94,7 @@ async def test_confirming_after_a_part_was_refunded_is_still_a_repetition(servic
 
 
 @pytest.mark.parametrize("lines", [[("A", 3)], [("A", 1), ("B", 3)], [("A", 1), ("A", 2)]])
-async def test_more_than_is_left_is_409_and_tells_what_is(service, lines):
+async def test_refunding_more_than_is_left_is_409_and_reports_the_units_left(service, lines):
     await service.stock("A", 10)
     await service.stock("B", 10)
     await service.stock("C", 10)
@@ -107,7 +107,7 @@ async def test_more_than_is_left_is_409_and_tells_what_is(service, lines):
     assert await service.on_hand("A") == (8, 0)
 
 
-async def test_a_sku_that_was_not_sold_exceeds_what_is_refundable(service):
+async def test_a_sku_that_was_not_sold_exceeds_the_refundable_units(service):
     await service.stock("A", 10)
     await service.stock("B", 10)
     address = await sale(service, ("A", 3))
@@ -115,7 +115,7 @@ async def test_a_sku_that_was_not_sold_exceeds_what_is_refundable(service):
     assert (response.status_code, response.json()["code"]) == (409, "exceeds_refundable")
 
 
-async def test_only_what_was_confirmed_can_be_refunded(service):
+async def test_only_confirmed_units_can_be_refunded(service):
     await service.stock("A", 10)
     address = (await service.reserve("1", ("A", 3), hold_seconds=60)).headers["Location"]
     await service.client.post(f"{address}/confirm", json={"lines": [{"sku": "A", "quantity": 1}]})
@@ -155,7 +155,7 @@ async def test_other_content_is_422_and_names_the_first_field(service):
     assert await service.on_hand("A") == (6, 0)
 
 
-async def test_lines_that_list_all_differ_from_no_lines(service):
+async def test_lines_that_name_all_units_differ_from_no_lines(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     await refund(service, address, "r1")
@@ -184,7 +184,7 @@ async def test_the_idempotency_key_stands_in_for_seq(service):
     assert (both.status_code, neither.status_code) == (400, 400)
 
 
-async def test_nothing_listed_is_400(service):
+async def test_an_empty_list_of_lines_is_400(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     response = await refund(service, address, "r1", lines=[])
@@ -210,7 +210,7 @@ async def test_an_unknown_reservation_is_404(service):
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-async def test_64_at_once_give_back_once(service):
+async def test_64_equal_refunds_at_once_give_units_back_once(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 10))
     answers = await asyncio.gather(*(refund(service, address, "r1", ("A", 2)) for _ in range(64)))

@@ -54,7 +54,7 @@ async def test_without_hold_seconds_the_units_are_gone_at_once(service):
     assert await movements(service, response.headers["Location"]) == [("reserve", "A", -2, 0)]
 
 
-async def test_all_lines_or_none(service):
+async def test_a_reservation_takes_all_lines_or_none(service):
     await service.stock("A", 10)
     await service.stock("B", 1)
     response = await service.reserve("1", ("A", 2), ("B", 2))
@@ -102,7 +102,7 @@ async def test_the_last_unit_goes_to_exactly_one_of_many(service):
 
 
 @pytest.mark.parametrize("sent", [{}, {"json": {}}, {"json": {"lines": None}}])
-async def test_confirm_sells_what_is_held(service, sent):
+async def test_confirm_sells_the_held_units(service, sent):
     await service.stock("A", 10)
     address = await hold(service, ("A", 3))
     response = await service.client.post(f"{address}/confirm", **sent)
@@ -173,7 +173,7 @@ async def test_confirming_more_than_is_held_is_422(service, lines):
     assert await service.on_hand("A") == (7, 3)
 
 
-async def test_confirming_nothing_is_400(service):
+async def test_confirming_no_lines_is_400(service):
     await service.stock("A", 10)
     address = await hold(service, ("A", 3))
     response = await confirm(service, address)
@@ -279,7 +279,7 @@ async def test_of_confirm_and_cancel_at_once_exactly_one_wins(service):
         assert sorted((confirmed.status_code, cancelled.status_code)) == [200, 409]
 
 
-async def test_what_a_request_has_waited_for_room_counts(service, monkeypatch):
+async def test_the_time_that_a_request_has_waited_for_room_counts(service, monkeypatch):
     await service.stock("A", 1)
     coalescer, told = service.app.worker.coalescer, []
     submit = coalescer.submit

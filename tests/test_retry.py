@@ -82,7 +82,7 @@ async def test_when_the_budget_is_spent_a_lost_race_is_answered_at_once():
     assert (await loser.lose(), loser.attempts) == (1, 5)
 
 
-async def test_a_process_that_serves_nobody_retries_nothing_more():
+async def test_a_process_whose_requests_all_fail_retries_nothing_more():
     """Requests that failed are no traffic: an outage must not pay for its own retries."""
     loser = Loser(burst_max=1, spare_per_second=0.0, share_max=1.0)
     assert [await loser.lose() for _ in range(3)] == [2, 1, 1]

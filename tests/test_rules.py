@@ -53,7 +53,7 @@ def only(planned: Plan) -> Any:
     return outcome
 
 
-def test_more_than_is_held_tells_what_is():
+def test_confirming_more_than_is_held_reports_the_held_units():
     asked = Confirm(US, of("hold"), (Line("A", "main", 3),))
     problem = only(plan(snapshot(*held()), [asked])).fields
     assert problem == {"held": [{"sku": "A", "location": "main", "quantity": 2}]}
@@ -62,18 +62,18 @@ def test_more_than_is_held_tells_what_is():
 @pytest.mark.parametrize(
     "step", [Confirm(US, of("hold"), None), Cancel(US, of("hold")), Extend(US, of("hold"), 90)]
 )
-def test_what_a_client_asks_of_a_hold_must_be_written_before_its_deadline(step):
+def test_a_client_s_step_of_a_hold_must_be_written_before_its_deadline(step):
     assert plan(snapshot(*held()), [step]).writes.apply_before == START + MINUTE
 
 
-def test_of_many_deadlines_the_first_binds():
+def test_the_earliest_of_many_deadlines_applies():
     early = reservation("early", State.HELD, expires_at=START + MINUTE / 2)
     rows = [stock(held=6), early, *held()[1:], reservation("last", State.HELD)]
     steps = [Cancel(US, of(seq)) for seq in ("hold", "early", "last")]
     assert plan(snapshot(*rows), steps).writes.apply_before == START + MINUTE / 2
 
 
-def test_what_needs_no_deadline_is_bound_by_none():
+def test_an_expiry_a_refund_and_an_unchanged_hold_have_no_deadline():
     overdue = held(expires_at=START)
     assert plan(snapshot(*overdue), [Expire(of("hold"))]).writes.apply_before is None
     assert plan(snapshot(*sold()), [refund("r")]).writes.apply_before is None
@@ -97,7 +97,7 @@ def test_with_pinned_rows_each_change_is_guarded_by_the_version():
     assert not plan(snapshot(stock("A")), asked[:1]).writes.stock_changed[0].seen_version
 
 
-def test_a_row_that_was_only_asked_for_is_pinned_beside_a_change_alone():
+def test_a_row_of_a_refused_request_is_pinned_only_if_the_batch_changes_a_row():
     refused = [reserve("1", A=9, B=1)]
     assert plan(snapshot(stock("A"), stock("B")), refused).writes.stock_pinned == []
     both = [*refused, reserve("2", B=1)]
@@ -124,7 +124,7 @@ def test_moments_are_a_microsecond_apart_and_written_down():
     assert planned.outcomes[2].value.created_at == third
 
 
-def test_what_is_created_carries_its_identity_and_moment():
+def test_a_created_row_carries_its_identity_and_moment():
     planned = plan(snapshot(*sold()), [refund("r"), adjust("a", 2)])
     given, adjusted = (outcome.value for outcome in planned.outcomes)
     assert (given.id, given.source, given.seq) == (refund_id("us", "r"), "us", "r")
@@ -155,7 +155,7 @@ def test_a_reservation_of_another_source_is_not_there():
         ),
     ],
 )
-def test_a_refusal_says_in_a_sentence_what_is_wrong(asked, detail):
+def test_a_refusal_explains_the_error_in_a_sentence(asked, detail):
     rows = [*held(), sold()[1]]
     assert str(only(plan(snapshot(*rows), [asked]))) == detail
 

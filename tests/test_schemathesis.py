@@ -1,6 +1,6 @@
-"""Schemathesis with all of its checks against a real server, also along the document's links.
+"""Schemathesis runs all of its checks against a real server, and follows the document's links.
 
-`make schemathesis` runs it as long as you like (`ARGS="--seed 7 -n 500"`).
+`make schemathesis` runs it for longer (`ARGS="--seed 7 -n 500"`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ ARGUMENTS = ("--seed", "1", "-n", "10")
 
 
 async def run_schemathesis(server: Server, *arguments: str) -> tuple[int, str]:
-    """Run it to its end; return its exit code and what it printed."""
+    """Run schemathesis to its end; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "schemathesis"),
         "--config-file", str(CONFIGURATION), "run", f"{server.url}/schema/openapi.json",

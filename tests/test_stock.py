@@ -155,7 +155,7 @@ async def test_stock_in_use_is_not_deleted(service):
     assert (await service.client.delete("/v1/stock/A/main")).status_code == 204
 
 
-async def test_a_deleted_row_is_an_unknown_sku_to_everyone(service):
+async def test_a_deleted_row_is_an_unknown_sku_to_all_requests(service):
     await service.stock("A", 10)
     await service.client.delete("/v1/stock/A/main")
     reserved, adjusted = await service.reserve("1", ("A", 1)), await adjust(service, "1", 1)
@@ -176,7 +176,7 @@ async def test_an_adjustment_changes_available_once(service):
     assert await service.on_hand("A") == (7, 0)
 
 
-async def test_64_adjustments_at_once_have_one_effect(service):
+async def test_64_equal_adjustments_at_once_have_one_effect(service):
     await service.stock("A", 100)
     answers = await asyncio.gather(*(adjust(service, "1", -3) for _ in range(64)))
     assert sorted(r.status_code for r in answers) == [200] * 63 + [201]

@@ -18,7 +18,7 @@ from tests.test_guards import adjust, reserve
 from tests.test_rules import held, only, snapshot, stock
 
 
-def test_an_adjustment_of_other_content_is_told():
+def test_an_adjustment_of_other_content_is_a_mismatch():
     seen = snapshot(stock())
     stored = only(plan(snapshot(stock()), [adjust("1", 2)])).value
     seen.answers = {Adjustment: {("us", "1"): stored}}
@@ -26,7 +26,7 @@ def test_an_adjustment_of_other_content_is_told():
     assert problem == {"field": "delta", "stored": 2, "sent": 3}
 
 
-def test_an_import_of_other_bytes_is_told():
+def test_an_import_of_other_bytes_is_a_mismatch():
     first = ImportStock("us", "job", "one", (("B", "main", 5, "b"),))
     done = plan(snapshot(), [first])
     seen = snapshot()
@@ -63,7 +63,7 @@ def test_a_deleted_row_keeps_neither_name_nor_threshold():
     assert (change.name, change.low_stock_at, change.deleted) == ("new", 2, False)
 
 
-def test_stock_in_use_tells_how_much():
+def test_the_error_of_stock_in_use_names_the_held_units():
     refused = only(plan(snapshot(stock(held=2)), [DeleteStock("A", "main", None)]))
     assert (refused.code, str(refused)[:7]) == ("stock_in_use", "2 units")
 
@@ -81,21 +81,21 @@ def test_a_new_row_is_written_as_it_was_asked_for_and_answered():
     assert planned.outcomes == [Done("created", row)]
 
 
-def test_a_row_that_is_replaced_keeps_the_day_it_was_made():
+def test_a_row_that_is_replaced_keeps_its_moment_of_creation():
     planned = plan(snapshot(stock(held=2)), [SetStock("A", "main", 7, "a lamp", 2, 4)])
     row = Stock("A", "main", "a lamp", 7, 2, 2, 5, START)
     assert row.created_at is None
     assert planned.outcomes == [Done("changed", row)]
 
 
-def test_an_adjustment_tells_its_version_and_so_is_bound_to_the_one_it_saw():
+def test_an_adjustment_reports_its_version_and_so_relies_on_the_version_that_it_saw():
     planned = plan(snapshot(stock()), [adjust("1", 2)])
     (change,) = planned.writes.stock_changed
     assert (only(planned).value.version, change.seen_version) == (5, 4)
     assert (change.name, change.low_stock_at, change.deleted) == ("a thing", 3, False)
 
 
-def test_an_adjustment_below_zero_is_short_of_units_also_when_its_version_is_right():
+def test_an_adjustment_below_zero_lacks_units_even_when_its_version_is_current():
     refused = only(plan(snapshot(stock()), [naming_version(4, -6)]))
     assert refused.code == "insufficient_stock"
     shortage = {"sku": "A", "location": "main", "requested": 6, "available": 5}
@@ -127,13 +127,13 @@ def test_set_and_adjust_each_write_their_line_of_the_ledger():
 
 
 @pytest.mark.parametrize("asked", [naming_version(3, 1), DeleteStock("A", "main", 3)])
-def test_a_version_that_has_passed_changes_nothing_and_the_present_one_is_told(asked):
+def test_a_stale_version_changes_nothing_and_the_current_one_is_reported(asked):
     planned = plan(snapshot(stock()), [asked])
     assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 4})
     assert not planned.writes
 
 
-def test_a_delete_refused_for_its_version_is_bound_to_what_else_changed_the_row():
+def test_a_delete_that_is_refused_for_its_version_relies_on_the_version_that_it_saw():
     (change,) = plan(
         snapshot(stock()), [reserve("1", A=1), DeleteStock("A", "main", 4)]
     ).writes.stock_changed
@@ -150,7 +150,7 @@ def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
     assert only_movement(planned) == movement("delete", -5)
 
 
-def test_a_delete_of_what_never_was_is_done_already():
+def test_a_delete_of_a_row_that_never_existed_is_done_already():
     planned = plan(snapshot(), [DeleteStock("A", "main", None)])
     assert (planned.outcomes, planned.writes.movements) == ([Done("unchanged", None)], [])
 

@@ -66,7 +66,7 @@ async def test_thirty_buyers_want_seven_units_and_exactly_seven_get_one(shop):
     assert await shop.stock("A") == (0, 0)
 
 
-async def test_who_comes_after_the_last_unit_is_refused_and_stays_refused(shop):
+async def test_an_order_after_the_last_unit_is_refused_and_stays_refused(shop):
     await shop.put("A", 1)
     await shop.reserve("first", ("A", 1))
     orders = [shop.order(n, ("A", 1)) for n in range(20)]

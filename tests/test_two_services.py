@@ -42,7 +42,7 @@ async def test_the_last_unit_is_sold_once(pair, count):
 
 
 @COUNTS
-async def test_the_same_request_has_one_effect(pair, count):
+async def test_equal_requests_sent_to_two_services_at_once_have_one_effect(pair, count):
     service, _ = pair
     await service.stock("A", 100)
     for turn in range(ROUNDS):
@@ -72,7 +72,7 @@ async def test_one_replacement_of_a_version_wins(pair, count):
 
 
 @COUNTS
-async def test_one_creation_and_one_import_win(pair, count):
+async def test_of_many_creations_one_wins_and_of_many_imports_one_wins(pair, count):
     for turn in range(ROUNDS):
 
         async def create(each, n, turn=turn):

@@ -231,7 +231,7 @@ def copy_wheel(package: Path, place: Path) -> Path:
             ignored = shutil.ignore_patterns(*NOT_NEEDED)
             shutil.copytree(source, aside / source.name, ignore=ignored)
     for path in (*aside.rglob("*"), aside):  # the directory itself becomes readable last
-        path.chmod(0o755)  # whatever the umask at the installation was
+        path.chmod(0o755)  # the umask of the installation may have been strict
     os.sync()  # after a power cut the name must not exist without its contents
     try:
         aside.rename(target)

@@ -103,7 +103,7 @@ ENCODE = (
     "If the user or the password has one of / @ : ? # % [ ] or a space in it, percent-encode it:"
     " %2F for /, %40 for @, %25 for %."
 )
-QUOTE = "Put a value with spaces in it into single quotes, and write \\' for a quote in it."
+QUOTE = "Write a value with spaces in single quotes, and write \\' for a quote in it."
 
 Host = tuple[str | None, int | None]
 """A host: its name, its address or a socket's directory, and a port; None is the default."""

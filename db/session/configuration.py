@@ -61,7 +61,7 @@ INTRODUCTION = {
 
 
 def relied_on(timeouts: Timeouts) -> dict[str, str]:
-    """Return the settings that must hold, whatever the role or the database is configured with."""
+    """Return the settings that must hold, even if the role or the database has others."""
     return {
         "client_encoding": "UTF8",  # the encoding of the driver's texts
         "TimeZone": "UTC",  # for timestamps that are compared with a date alone

@@ -31,10 +31,10 @@ RECONNECT_SECONDS_MAX = 1.0  # between two tries; otherwise kazoo's wait doubles
 WAIT_SECONDS_MAX = 1.0  # for all locks of a batch, as for a row's lock
 KEY_SECONDS = 0.01  # to take a lock that is free: a znode is written and flushed
 KEYS_MAX = 250  # an import of thousands of rows would take minutes; it is guarded by versions alone
-GRACE_SECONDS = 1.0  # for a call that gets no answer; after that it is left to end by itself
+GRACE_SECONDS = 1.0  # for a call that gets no answer; after that no caller waits for it
 THREADS = 16  # as many batches can wait for locks at once as a worker can have lanes
 
-UNREACHABLE = "ZooKeeper, which keeps the locks, is unreachable"
+UNREACHABLE_DETAIL = "ZooKeeper, which keeps the locks, is unreachable"
 
 
 def check_hosts(hosts: str) -> None:
@@ -101,7 +101,7 @@ class ZooKeeper(Strategy):
             self._starting = loop.run_in_executor(None, live.wait, START_SECONDS_MAX)
         await asyncio.shield(self._starting)
         if not self._client.connected:
-            raise StoreUnavailable(UNREACHABLE)
+            raise StoreUnavailable(UNREACHABLE_DETAIL)
 
     def _stop(self) -> None:
         with suppress(KazooException, OSError, AttributeError):  # never connected, or unreachable
@@ -156,7 +156,7 @@ async def _granted(
     except KazooLockTimeout as error:
         raise LockTimeout from error
     except (KazooException, OSError, TimeoutError) as error:
-        raise StoreUnavailable(UNREACHABLE) from error
+        raise StoreUnavailable(UNREACHABLE_DETAIL) from error
 
 
 def _release(locks: list[Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from db.rows import (
-    Answer,
+    AnyAnswer,
     Identity,
     Line,
     Movement,
@@ -274,9 +274,9 @@ class Books:
         self._stepped.add(reservation.id)
         return changed
 
-    def recall(self, kind: type[Answer], identity: Identity) -> Answer | None:
+    def recall(self, kind: type[AnyAnswer], identity: Identity) -> AnyAnswer | None:
         """Return the answer of this kind that is stored under an identity, or None."""
-        answer: Answer | None = self._answers.get(kind, {}).get(identity)
+        answer: AnyAnswer | None = self._answers.get(kind, {}).get(identity)
         return self._snapshot.answer(kind, identity) if answer is None else answer
 
     def remember(self, answer: StoredAnswer) -> None:

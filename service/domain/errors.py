@@ -316,9 +316,7 @@ class OutcomeUnknown(ServiceError):
     status = 503
     retryable = True
     retry_after_seconds = 2
-    advice = (
-        "Send the same request with the same seq again: it takes effect once, whatever happened."
-    )
+    advice = "Send the same request with the same seq again: it takes effect once in any case."
 
 
 class InternalError(ServiceError):

@@ -15,7 +15,7 @@ from service.domain.quantities import by_key, exceeds, quantities_of
 
 def confirm(books: Books, command: Confirm) -> Outcome[Reservation]:
     """Sell the units that are confirmed and release the rest, in one step."""
-    reservation = find(books, command.caller, command.id)
+    reservation = find_current(books, command.caller, command.id)
     if isinstance(reservation, ServiceError):
         return reservation
     asked = by_key(command.lines or reservation.lines)
@@ -37,7 +37,7 @@ def confirm(books: Books, command: Confirm) -> Outcome[Reservation]:
 
 def cancel(books: Books, command: Cancel) -> Outcome[Reservation]:
     """Give every unit of a hold back."""
-    reservation = find(books, command.caller, command.id)
+    reservation = find_current(books, command.caller, command.id)
     if isinstance(reservation, ServiceError):
         return reservation
     if (answer := without_a_step(reservation, "cancel")) is not None:
@@ -47,7 +47,7 @@ def cancel(books: Books, command: Cancel) -> Outcome[Reservation]:
 
 def extend(books: Books, command: Extend) -> Outcome[Reservation]:
     """Move the deadline."""
-    reservation = find(books, command.caller, command.id)
+    reservation = find_current(books, command.caller, command.id)
     if isinstance(reservation, ServiceError):
         return reservation
     if (answer := without_a_step(reservation, "extend")) is not None:
@@ -64,7 +64,7 @@ def expire(books: Books, command: Expire) -> Outcome[Reservation | None]:
     return Done("changed", release(books, reservation, "expire"))
 
 
-def find(books: Books, caller: Caller, id_: UUID) -> Reservation | NotFound:
+def find_current(books: Books, caller: Caller, id_: UUID) -> Reservation | NotFound:
     """Return the reservation that a caller may change. An overdue hold expires first."""
     reservation = books.reservation(id_)
     if reservation is None or not caller.sees(reservation.source):

@@ -5,7 +5,7 @@ from db.vocabulary import MovementKind
 from service.domain.books import Books
 from service.domain.commands import Done, Outcome, RefundUnits
 from service.domain.errors import ExceedsRefundable, IdempotencyMismatch, ServiceError, UnknownSku
-from service.domain.holds import find, without_a_step
+from service.domain.holds import find_current, without_a_step
 from service.domain.identifiers import refund_id
 from service.domain.quantities import by_key, entry, exceeds, quantities_of
 
@@ -15,7 +15,7 @@ def refund(books: Books, command: RefundUnits) -> Outcome[Refund]:
     stored = books.recall(Refund, command.identity)
     if stored is not None:
         return _mismatch(command, stored) or Done("unchanged", stored)
-    reservation = find(books, command.caller, command.id)
+    reservation = find_current(books, command.caller, command.id)
     if isinstance(reservation, ServiceError):
         return reservation
     if isinstance(refusal := without_a_step(reservation, "refund"), ServiceError):

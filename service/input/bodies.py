@@ -60,7 +60,7 @@ MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
 Units = Annotated[int, Field(ge=0, le=UNITS_MAX, json_schema_extra=INT64)]
-Version = Annotated[int, Field(ge=1, le=VERSION_MAX, json_schema_extra=INT64)]
+RowVersion = Annotated[int, Field(ge=1, le=VERSION_MAX, json_schema_extra=INT64)]
 
 
 CHOSEN_ID = (
@@ -246,6 +246,6 @@ class AdjustBody(Body):
     reason: Annotated[Printable, StringConstraints(min_length=1)] = Field(
         description="A text that the row's movements show.", examples=["broken"]
     )
-    expected_version: Version | None = Field(
+    expected_version: RowVersion | None = Field(
         None, description="Adjust the row only at this version; at any version if it is absent."
     )

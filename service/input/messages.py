@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from service.input import bodies
 
-CONTROL = re.compile(f"[{bodies.CONTROL}]")
+CONTROL_CHARACTER = re.compile(f"[{bodies.CONTROL}]")
 EDGE = re.compile(f"[{bodies.AT_NO_BEGINNING}]")
 
 NEAR = 0.5
@@ -75,7 +75,7 @@ def _message(item: ErrorDetails) -> str:
 def _wrong_text(text: str) -> str:
     """Describe a control character anywhere, or a space or invisible character at an end."""
     for character in text:
-        if CONTROL.match(character):
+        if CONTROL_CHARACTER.match(character):
             return f"must not contain the control character {_code_point(character)}"
     verb, character = ("begin", text[0]) if EDGE.match(text[0]) else ("end", text[-1])
     shown = "a space" if character == " " else f"the invisible {_code_point(character)}"

@@ -51,7 +51,7 @@ async def state(service: Service, address: str) -> str:
     return (await service.client.get(address)).json()["state"]
 
 
-async def test_the_stand_in_is_the_clock_of_the_service(service):
+async def test_the_service_reads_the_stand_in_for_the_clock(service):
     await step(service, "1 year")
     address = await hold(service, "1")
     created = (await service.client.get(address)).json()["created_at"]

@@ -1,4 +1,4 @@
-"""`make schemathesis`: against a server of its own, for as long as the arguments say."""
+"""`make schemathesis`: run it against a server of its own, as the arguments say."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from tests.test_schemathesis import ARGUMENTS, run_schemathesis
 
 
 def main() -> None:
-    """Run it and print what it printed; exit 1 if it has found anything."""
+    """Run it and print its output; exit with 1 if it has found anything."""
     with running_server(None) as server:
         code, printed = asyncio.run(run_schemathesis(server, *(sys.argv[1:] or ARGUMENTS)))
     print(printed)
