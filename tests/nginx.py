@@ -34,6 +34,7 @@ http {{
     upstream holdfast {{
         {servers}
         keepalive 16;
+        keepalive_timeout 1s;  # shorter than that of the services, so that nginx closes first
     }}
     server {{
         listen 127.0.0.1:{port};

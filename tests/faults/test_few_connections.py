@@ -205,7 +205,7 @@ async def test_two_workers_can_serve_with_four_connections_of_a_role(database_ur
         assert await granted_connections(database) == 4
         await database.close()
         await role.owner.execute(f"GRANT CREATE ON SCHEMA public TO {role.name}")
-        with running_server(role.url, workers=2) as server:
+        with running_server(role.url, workers=2, module="tests.patient") as server:
             import httpx  # noqa: PLC0415 - the other tests run their service in their own process
 
             async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as client:

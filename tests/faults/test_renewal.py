@@ -163,7 +163,7 @@ async def test_a_rolling_restart_behind_nginx_loses_no_request(database_url):
 
     def start(port: int) -> ExitStack:
         stack = ExitStack()
-        stack.enter_context(running_server(database_url, port=port))
+        stack.enter_context(running_server(database_url, port=port, **PATIENT))
         return stack
 
     services = [await asyncio.to_thread(start, port) for port in ports]
