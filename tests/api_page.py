@@ -232,7 +232,7 @@ async def fresh_service() -> AsyncIterator[Any]:
         make_template,
         running_service,
     )
-    from tests.roles import known  # noqa: PLC0415
+    from tests.roles import known  # noqa: PLC0415 - as above
 
     with (
         TemporaryDirectory(prefix="holdfast-page-") as directory,

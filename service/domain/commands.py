@@ -76,7 +76,7 @@ class Command(Generic[R_co]):
 
     def want(self, wanted: Wanted) -> None:
         """Name the rows that the rule must see."""
-        raise NotImplementedError
+        raise NotImplementedError  # each command names its own rows
 
 
 @dataclass(slots=True)

@@ -107,7 +107,7 @@ async def _redis_absence(url: str | None) -> str | None:
     except ValueError as error:
         return str(error)
     from redis.asyncio import Redis as RedisClient  # noqa: PLC0415 - an extra
-    from redis.exceptions import RedisError  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415 - its client is an extra
 
     client = RedisClient.from_url(url, socket_connect_timeout=PROBE_SECONDS)
     try:
