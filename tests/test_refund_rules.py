@@ -77,6 +77,15 @@ def test_refunding_more_than_is_left_reports_the_units_left():
         ]
 
 
+def test_a_refund_of_the_rest_has_no_line_for_units_that_were_given_back_before():
+    asked = [partly("a", A=2), partly("again", A=1), refund("rest")]
+    planned = plan(snapshot(*sold_two()), asked)
+    _, again, rest = planned.outcomes
+    assert again.fields["refundable"] == [{"sku": "B", "location": "main", "quantity": 2}]
+    assert rest.value.lines == (Line("B", "main", 2),)
+    assert [move.sku for move in planned.writes.movements] == ["A", "B"]
+
+
 def test_units_of_a_row_that_was_deleted_since_are_not_given_back():
     rows = [*sold_two()[1:], stock("A", deleted=True)]
     planned = plan(snapshot(*rows), [partly("r", A=1), partly("s", B=1)])

@@ -163,11 +163,31 @@ def test_a_refusal_explains_the_error_in_a_sentence(asked, detail):
 @pytest.mark.parametrize(("available", "held"), [(-6, 0), (0, -3), (9, -3), (-6, 3)])
 def test_no_rule_can_take_a_row_below_zero_without_being_stopped(available, held):
     message = r"^a plan takes stock row \('A', 'main'\) below zero units$"
+    books = Books(snapshot(stock(held=2)))
+    books.at = START
     with pytest.raises(AssertionError, match=message):
-        Books(snapshot(stock(held=2))).move(("A", "main"), MovementKind.SET, available, held)
+        books.move(("A", "main"), MovementKind.SET, available, held)
 
 
-def test_no_rule_can_move_a_row_that_is_not_there():
+@pytest.mark.parametrize("row", [stock("B"), stock("A", deleted=True)])
+def test_no_rule_can_adjust_or_delete_a_row_that_does_not_exist(row):
+    message = r"^a plan changes stock row \('A', 'main'\), which does not exist$"
+    for change in (
+        lambda books: books.adjust(("A", "main"), 1),
+        lambda books: books.delete(("A", "main")),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            change(Books(snapshot(row)))
+
+
+def test_a_request_for_unknown_rows_is_told_which_they_are():
+    problem = only(plan(snapshot(stock("B")), [reserve("r", A=1, B=1, C=1)]))
+    assert problem.fields == {
+        "unknown": [{"sku": "A", "location": "main"}, {"sku": "C", "location": "main"}]
+    }
+
+
+def test_no_rule_can_move_a_row_that_was_not_loaded():
     message = r"^a plan moves stock row \('B', 'main'\), which was not loaded$"
     with pytest.raises(AssertionError, match=message):
         Books(snapshot(stock())).move(("B", "main"), MovementKind.SET, 1, 0)

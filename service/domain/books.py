@@ -110,7 +110,7 @@ class Books:
     """Stock, reservations, stored answers and the ledger, as the batch has changed them so far."""
 
     def __init__(self, snapshot: Snapshot, *, pins_rows: bool = False) -> None:
-        self.at = snapshot.now
+        self.at: datetime
         """The moment of the command that is being carried out."""
         self.lacking: set[StockKey] = set()
         """The stock rows whose overdue holds a rule needs, but which were not loaded."""

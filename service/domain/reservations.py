@@ -57,14 +57,26 @@ def _sold(line: Line) -> Line:
 
 
 def _stored(books: Books, command: Reserve) -> Outcome[Reservation] | None:
-    """The answer that an earlier request with this identity got; None if there was none."""
+    """The answer that an earlier request with this identity got; None if there was none.
+
+    A derived id is compared only for the first request with its seq; a chosen id always is.
+    """
     stored = books.reservation_of((command.source, command.seq))
     namesake = books.reservation(command.effective_id)
-    if stored is None and namesake is None:
-        return None
-    mismatch = _other_identity(command, namesake, stored)
-    if mismatch is not None or stored is None:
-        return mismatch
+    is_foreign = namesake is not None and namesake.source != command.source
+    if is_foreign and (stored is None or command.id is not None):
+        return IdempotencyMismatch.of("id", None, str(command.effective_id))
+    if stored is not None:
+        return _other_content(command, stored) or _repeated(stored)
+    if namesake is not None:
+        return IdempotencyMismatch.of("seq", namesake.seq, command.seq)
+    return None
+
+
+def _other_content(command: Reserve, stored: Reservation) -> IdempotencyMismatch | None:
+    """The refusal of a known seq with another id or other content; None if all is the same."""
+    if command.id not in (None, stored.id):
+        return IdempotencyMismatch.of("id", str(stored.id), str(command.id))
     asked = [line[:3] for line in command.lines]
     if asked != [line[:3] for line in stored.lines]:
         return IdempotencyMismatch.of(
@@ -74,26 +86,13 @@ def _stored(books: Books, command: Reserve) -> Outcome[Reservation] | None:
         return IdempotencyMismatch.of("hold_seconds", stored.hold_seconds, command.hold_seconds)
     if command.metadata != stored.metadata:
         return IdempotencyMismatch.of("metadata", stored.metadata, command.metadata)
+    return None
+
+
+def _repeated(stored: Reservation) -> Outcome[Reservation]:
     if stored.state == State.REJECTED:
         return _refusal(stored, replayed=True)
     return Done("unchanged", stored)
-
-
-def _other_identity(
-    command: Reserve, by_id: Reservation | None, by_seq: Reservation | None
-) -> IdempotencyMismatch | None:
-    """The refusal of an id or a seq that belongs to another reservation.
-
-    A derived id is compared only for the first request with its seq; a chosen id always is.
-    """
-    is_asked = command.id is not None or by_seq is None
-    if by_id is not None and by_id.source != command.source and is_asked:
-        return IdempotencyMismatch.of("id", None, str(command.effective_id))
-    if by_seq is None:
-        return None if by_id is None else IdempotencyMismatch.of("seq", by_id.seq, command.seq)
-    if command.id is not None and command.id != by_seq.id:
-        return IdempotencyMismatch.of("id", str(by_seq.id), str(command.id))
-    return None
 
 
 def _refusal(reservation: Reservation, *, replayed: bool) -> InsufficientStock:

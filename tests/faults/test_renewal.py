@@ -37,7 +37,7 @@ class Tally:
 
 
 async def send_forever(
-    url: str, headers: dict[str, str], tally: Tally, client: int, *, keeps: bool
+    url: str, headers: dict[str, str], tally: Tally, client: int, *, keeps: bool, pause: float
 ) -> None:
     """Reserve again and again, on one connection or on a new one each time."""
     limits = KEPT if keeps else httpx.Limits(max_keepalive_connections=0)
@@ -45,6 +45,7 @@ async def send_forever(
         base_url=url, headers=headers, limits=limits, timeout=2 * SECONDS_MAX
     ) as http:
         while True:
+            await asyncio.sleep(pause)
             body = {"seq": uuid.uuid4().hex, "lines": [{"sku": "A", "quantity": 1}]}
             try:
                 answer = await http.post("/v1/reservations", json=body)
@@ -57,14 +58,16 @@ async def send_forever(
 
 
 @asynccontextmanager
-async def load(url: str, headers: dict[str, str]) -> AsyncIterator[Tally]:
-    """Twelve clients; half of them keep their connection."""
+async def load(url: str, headers: dict[str, str], pause: float = 0.0) -> AsyncIterator[Tally]:
+    """Twelve clients; half of them keep their connection. They pause before each request."""
     async with httpx.AsyncClient(base_url=url, headers=headers) as http:
         body = {"available": 10**9}
         await http.put("/v1/stock/A/main", json=body, headers={"If-None-Match": "*"})
     tally = Tally()
     clients = [
-        asyncio.create_task(send_forever(url, headers, tally, number, keeps=bool(number % 2)))
+        asyncio.create_task(
+            send_forever(url, headers, tally, number, keeps=bool(number % 2), pause=pause)
+        )
         for number in range(CLIENTS)
     ]
     try:
@@ -170,11 +173,11 @@ async def test_a_rolling_restart_behind_nginx_loses_no_request(database_url):
     try:
         with running_nginx([f"http://127.0.0.1:{port}" for port in ports]) as url:
             headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-            async with load(url, headers) as tally:
+            async with load(url, headers, pause=0.02) as tally:  # the services start sooner
                 for turn in range(ROUNDS):
-                    place = turn % 2
-                    await asyncio.to_thread(services[place].close)
-                    services[place] = await asyncio.to_thread(start, ports[place])
+                    which = turn % 2
+                    await asyncio.to_thread(services[which].close)
+                    services[which] = await asyncio.to_thread(start, ports[which])
                     await everyone_is_answered(tally)
     finally:
         for service in services:
