@@ -6,6 +6,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 
 from service.domain.errors import all_errors
+from service.domain.stock import AVAILABLE_MAX
 from service.http.reading import body_kinds, parameters
 from service.input import bodies, json_text
 from service.ops import protocol
@@ -115,7 +116,7 @@ async def test_every_member_of_an_object_is_in_its_table(service):
     [
         ("lines of a reservation, confirm or refund", bodies.LINES_MAX),
         ("units of a line", bodies.QUANTITY_MAX),
-        ("`available` of a stock row", bodies.UNITS_MAX),
+        ("`available` of a stock row", AVAILABLE_MAX),
         ("`hold_seconds`", bodies.HOLD_SECONDS_MAX),
         ("reservations of a batch", bodies.BATCH_MAX),
         ("lines of a batch in all", bodies.BATCH_LINES_MAX),

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from service.domain.errors import InvalidRequest, NotAcceptable, UnsupportedMediaType
-from service.http.page.sessions import _is_own
+from service.http.page.sessions import is_own_origin
 from service.input.headers import (
     check_acceptable,
     check_media_type,
@@ -145,7 +145,7 @@ async def test_a_form_from_an_odd_origin_is_403(quiet, path, origin):
     ],
 )
 def test_an_origin_is_this_server_s_own_if_its_host_is(origin, host, is_own):
-    assert _is_own(origin, host) == is_own
+    assert is_own_origin(origin, host) == is_own
 
 
 @pytest.mark.parametrize("odd", [b"\xff", b"\x80a", b"\xc3(", b"a\xed\xa0\x80"])

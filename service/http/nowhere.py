@@ -3,8 +3,8 @@
 from service.input.messages import near
 
 RESOURCES = ("reservations", "stock", "imports", "audit")
-OF_A_RESERVATION = ("confirm", "cancel", "extend", "refunds", "movements")
-OF_A_STOCK_ROW = ("adjustments", "movements")
+BELOW_A_RESERVATION = ("confirm", "cancel", "extend", "refunds", "movements")
+BELOW_A_STOCK_ROW = ("adjustments", "movements")
 
 NOTHING = "There is nothing at this address."
 
@@ -19,15 +19,15 @@ def nothing_at(path: str) -> str:
 
 def _meant(segments: list[str]) -> str | None:
     match segments:
-        case [room, *_] if room in RESOURCES:
-            return f"/v1/{room}"
+        case [resource, *_] if resource in RESOURCES:
+            return f"/v1/{resource}"
         case ["v1", "reservations", _, step]:
-            known = near(step, OF_A_RESERVATION)
+            known = near(step, BELOW_A_RESERVATION)
             return known and f"/v1/reservations/{{id}}/{known}"
         case ["v1", "stock", _, _, step]:
-            known = near(step, OF_A_STOCK_ROW)
+            known = near(step, BELOW_A_STOCK_ROW)
             return known and f"/v1/stock/{{sku}}/{{location}}/{known}"
-        case ["v1", room, *_]:
-            known = near(room, RESOURCES)
-            return known if known is None or known == room else f"/v1/{known}"
+        case ["v1", resource, *_]:
+            known = near(resource, RESOURCES)
+            return known if known is None or known == resource else f"/v1/{known}"
     return None

@@ -292,20 +292,21 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
     return response
 
 
-OF_A_RESERVATION = (
+AFTER_RESERVE = (
     "get_reservation", "confirm_reservation", "cancel_reservation", "extend_reservation",
     "refund_reservation", "list_refunds", "list_reservation_movements",
 )  # fmt: skip
-OF_A_STOCK_ROW = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
-OF_A_REFUND = ("get_refund",)
+AFTER_STOCK = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
+AFTER_REFUND = ("get_refund",)
 LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     **dict.fromkeys(
         ("reserve", "confirm_reservation", "cancel_reservation", "extend_reservation"),
-        ({"id": "id"}, OF_A_RESERVATION),
+        ({"id": "id"}, AFTER_RESERVE),
     ),
-    "refund_reservation": ({"id": "reservation_id", "refund_id": "id"}, OF_A_REFUND),
+    "refund_reservation": ({"id": "reservation_id", "refund_id": "id"}, AFTER_REFUND),
     **dict.fromkeys(
-        ("set_stock", "adjust_stock"), ({"sku": "sku", "location": "location"}, OF_A_STOCK_ROW)
+        ("set_stock", "adjust_stock"),
+        ({"sku": "sku", "location": "location"}, AFTER_STOCK),
     ),
 }
 """For each operation: the members of its answer that are parameters of the operations that may

@@ -17,10 +17,11 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import CoreSchema
 
+from service.domain.stock import AVAILABLE_MAX
+
 LINES_MAX = 1_000
 QUANTITY_MAX = 1_000_000
 HOLD_SECONDS_MAX = 604_800
-UNITS_MAX = 1_000_000_000_000
 BATCH_MAX = 1_000
 BATCH_LINES_MAX = 10_000
 METADATA_MAX = 16
@@ -59,7 +60,7 @@ MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
-Units = Annotated[int, Field(ge=0, le=UNITS_MAX, json_schema_extra=INT64)]
+Units = Annotated[int, Field(ge=0, le=AVAILABLE_MAX, json_schema_extra=INT64)]
 RowVersion = Annotated[int, Field(ge=1, le=VERSION_MAX, json_schema_extra=INT64)]
 
 
@@ -238,7 +239,7 @@ class AdjustBody(Body):
 
     seq: Name | None = Field(None, description=SEQ, examples=["count-7"])
     source: Name | None = Field(None, description=SOURCE, examples=["shop-eu"])
-    delta: Annotated[int, Field(ge=-UNITS_MAX, le=UNITS_MAX)] = Field(
+    delta: Annotated[int, Field(ge=-AVAILABLE_MAX, le=AVAILABLE_MAX)] = Field(
         description="The units to add, or to take away if it is negative.",
         examples=[-3],
         json_schema_extra={**INT64, "not": {"const": 0}},

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.input.bodies import UNITS_MAX, PathName, StockName
+from service.domain.stock import AVAILABLE_MAX
+from service.input.bodies import PathName, StockName
 from service.input.messages import joined, message_of, near
 
 Row: TypeAlias = tuple[str, str, int, str | None]
@@ -15,7 +16,7 @@ Row: TypeAlias = tuple[str, str, int, str | None]
 
 COLUMNS = ("sku", "location", "available", "name")
 REQUIRED = ("sku", "available")
-AVAILABLE_DIGITS_MAX = len(str(UNITS_MAX))
+AVAILABLE_DIGITS_MAX = len(str(AVAILABLE_MAX))
 SHOWN_MAX = 32  # characters of a wrong value that a message shows
 
 _path_name = TypeAdapter(PathName)
@@ -130,12 +131,12 @@ def _valid(kind: TypeAdapter[str], column: str, text: str) -> str:
 def _available(text: str) -> int:
     if text.isascii() and text.isdecimal() and len(text) <= AVAILABLE_DIGITS_MAX:
         available = int(text)
-        if available <= UNITS_MAX:
+        if available <= AVAILABLE_MAX:
             return available
     if not text:
         raise _WrongLineError("available is empty")
     raise _WrongLineError(
-        f"available is not a whole number from 0 to {UNITS_MAX:,}: {_shown(text)}"
+        f"available is not a whole number from 0 to {AVAILABLE_MAX:,}: {_shown(text)}"
     )
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from db.queries import lists, records
 from db.rows import Refund, Reservation
 from db.session.database import AsyncConnection
+from db.vocabulary import Scope
 from service.domain.errors import InvalidRequest, NotFound
 from service.http.call import Call, identifier
 from service.http.page.forms import Form
@@ -24,7 +25,7 @@ async def stock_of(call: Call[Any], session: Session, query: Query) -> dict[str,
     prefix = query.take("sku_prefix", text_at)
     search = {"sku_prefix": prefix or "", "low": query.take("low", text_at) == "true"}
     after = query.take("cursor", partial(read_cursor, STOCK_BY_CREATION))
-    if not session.allows("read"):
+    if not session.allows(Scope.READ):
         return {"rows": None, "search": search, "next_cursor": None}
     found = await call.read(
         lambda connection: lists.stock(
@@ -83,8 +84,8 @@ async def reservation_of(call: Call[Any], session: Session) -> Reservation:
 def check_may_look(session: Session, row: Reservation | Refund) -> None:
     """Raise `Forbidden` unless the key has the scope read or the caller's form made the row."""
     is_result = row.source == session.caller.source and row.seq.startswith(SEQ_PREFIX)
-    if not (is_result and session.allows("reserve")):
-        session.require("read")
+    if not (is_result and session.allows(Scope.RESERVE)):
+        session.require(Scope.READ)
 
 
 def _is_id(name: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from db.queries import credentials, page_sessions
 from db.session.database import Transaction
+from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 from service.http import authentication
@@ -43,7 +44,7 @@ class Session:
 
     def allows(self, scope: str) -> bool:
         """True when the key has that scope, or all of them."""
-        return scope in self.scopes or "admin" in self.scopes
+        return scope in self.scopes or Scope.ADMIN in self.scopes
 
     def require(self, scope: str) -> None:
         """Raise `Forbidden` when the key lacks the scope."""
@@ -102,7 +103,7 @@ async def session_of(call: Call[Any]) -> Session:
     if row is None:
         raise Unauthenticated("Your session has expired. Sign in again.")
     call.worker.rate_limit.count(row.id)
-    caller = Caller(row.source, every_source="admin" in row.scopes)
+    caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
     return Session(secret, caller, frozenset(row.scopes))
 
 
@@ -152,12 +153,12 @@ def check_same_site(call: Call[Any]) -> None:
     if site is not None:
         is_ours = site in SAME_SITE
     else:
-        is_ours = origin is None or _is_own(origin, call.header(b"host"))
+        is_ours = origin is None or is_own_origin(origin, call.header(b"host"))
     if not is_ours:
         raise Forbidden("This form was sent from another site.")
 
 
-def _is_own(origin: bytes, host: bytes | None) -> bool:
+def is_own_origin(origin: bytes, host: bytes | None) -> bool:
     """True when an origin, like https://shop.example:8443, is at this host; `null` never is."""
     authority = origin.partition(b"://")[2]
     return bool(authority) and authority.lower() == (host or b"").lower()

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from db.queries import lists, records
+from db.vocabulary import Scope
 from service.domain.commands import Done, Outcome, R_co
 from service.domain.errors import (
     ExceedsRefundable,
@@ -181,7 +182,7 @@ async def _home(
 
 def _page(session: Session, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for a visitor with a session; its forms get a token."""
-    actions = ["sign-out", *(("reserve", "refund") if session.allows("reserve") else ())]
+    actions = ["sign-out", *(("reserve", "refund") if session.allows(Scope.RESERVE) else ())]
     token = session.issue_token(*actions)
     return rendering.page(template, status, session=session, token=token, **values)
 
@@ -194,7 +195,7 @@ async def _read_submission(call: Call[Any], action: str) -> tuple[Session, Form,
     """
     check_same_site(call)
     session = await session_of(call)
-    session.require("reserve")
+    session.require(Scope.RESERVE)
     form = await read_form(call)
     token = session.read_token(action, form.get("token", ""))
     if token.is_expired and not await call.read(
