@@ -30,19 +30,19 @@ A confirm must ask for the lines that were confirmed; else it is an illegal tran
 NOTHING_DUE: Final = "nothing due"
 """The verdict on `expire` where there is no hold: nothing happens."""
 
-Verdict: TypeAlias = State | Literal["repeated", "nothing due"] | type[IllegalTransition]
+StepVerdict: TypeAlias = State | Literal["repeated", "nothing due"] | type[IllegalTransition]
 """The state that a step leads to, or the reason why the step can't be taken."""
 
 
 class Verdicts(NamedTuple):
     """The verdict on each step from one state."""
 
-    confirm: Verdict
-    cancel: Verdict
-    extend: Verdict
-    refund: Verdict
-    refund_rest: Verdict
-    expire: Verdict
+    confirm: StepVerdict
+    cancel: StepVerdict
+    extend: StepVerdict
+    refund: StepVerdict
+    refund_rest: StepVerdict
+    expire: StepVerdict
 
 
 ENDED = Verdicts(
@@ -86,9 +86,9 @@ def first_state(*, is_short: bool, is_hold: bool) -> State:
     return State.HELD if is_hold else State.CONFIRMED
 
 
-def verdict_on(state: str, step: Step) -> Verdict:
+def verdict_on(state: str, step: Step) -> StepVerdict:
     """Return the table's verdict on a step from a state."""
-    verdict: Verdict = getattr(LIFECYCLE[state], step)
+    verdict: StepVerdict = getattr(LIFECYCLE[state], step)
     return verdict
 
 

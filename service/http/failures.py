@@ -25,7 +25,7 @@ from service.input.headers import quality
 
 log = structlog.get_logger()
 
-API = (b"v1", b"health", b"metrics", b"schema", b"problems")
+API_ROOTS = (b"v1", b"health", b"metrics", b"schema", b"problems")
 """The first segments of the API's addresses. All others belong to the operator's page."""
 
 
@@ -74,8 +74,8 @@ def show_page(call: Call[Any], error: ServiceError, *headers: Header) -> Respons
 
 def wants_page(call: Call[Any]) -> bool:
     """True when a browser asks for an address outside the API, even an unknown one."""
-    room = call.scope["raw_path"].lstrip(b"/").partition(b"/")[0]
-    if room in API:
+    first = call.scope["raw_path"].lstrip(b"/").partition(b"/")[0]
+    if first in API_ROOTS:
         return False
     accept = call.header_list(b"accept") or b"*/*"
     return quality(accept, "text/html") > quality(accept, "application/json")

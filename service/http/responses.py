@@ -16,6 +16,7 @@ Header = tuple[bytes, bytes]
 API = b"/v1"
 
 JSON = (b"content-type", b"application/json")
+HTML = (b"content-type", b"text/html; charset=utf-8")
 PROBLEM = (b"content-type", b"application/problem+json")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 PRIVATE = (b"cache-control", b"private, no-cache")

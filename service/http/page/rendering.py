@@ -8,9 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service.domain.errors import ServiceError, Unauthenticated
-from service.http.responses import Header, Response
+from service.http.responses import HTML, Header, Response
 
-HTML = (b"content-type", b"text/html; charset=utf-8")
 POLICY = (
     b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
     b" base-uri 'none'; frame-ancestors 'none'"

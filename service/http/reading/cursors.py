@@ -21,12 +21,12 @@ CURSOR_MAX = 2_048
 # The parts of a position, with the limits of PostgreSQL: it would fail on any other value.
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Ordinal = Annotated[int, msgspec.Meta(ge=1, le=VERSION_MAX)]
-Step = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+StepNumber = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX, pattern=r"^[^\x00]*\Z")]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ListOrder:
     """The order of a list: the type of a position in it, and the position of a row."""
 
     kind: Any
@@ -35,19 +35,19 @@ class Order:
 
 
 CREATED_AT = datetime(2026, 11, 25, 9, tzinfo=UTC)
-BY_CREATION = Order(
+BY_CREATION = ListOrder(
     tuple[Moment, UUID],
     lambda row: (row.created_at, row.id),
     (CREATED_AT, UUID("a518b7ec-02dc-5e23-a729-2430728ee1e0")),
 )
-STOCK_BY_CREATION = Order(
+STOCK_BY_CREATION = ListOrder(
     tuple[Moment, Text, Text],
     lambda found: (found[0], found[1].sku, found[1].location),
     (CREATED_AT, "85123A", "main"),
 )
-BY_VERSION = Order(Ordinal, lambda row: row.version, 1)
-BY_STEP = Order(
-    tuple[Step, Text, Text],
+BY_VERSION = ListOrder(Ordinal, lambda row: row.version, 1)
+BY_STEP = ListOrder(
+    tuple[StepNumber, Text, Text],
     lambda row: (row.reservation_version, row.sku, row.location),
     (1, "85123A", "main"),
 )
@@ -60,17 +60,17 @@ class Page(NamedTuple):
     next_cursor: str | None
 
 
-def page_of(found: Sequence[Any], limit: int, order: Order) -> Page:
+def page_of(found: Sequence[Any], limit: int, order: ListOrder) -> Page:
     """Return the first `limit` rows as a page; one row more shows that the list goes on."""
     return page_before(found[:limit], order, is_more=len(found) > limit)
 
 
-def page_before(rows: Sequence[Any], order: Order, *, is_more: bool) -> Page:
+def page_before(rows: Sequence[Any], order: ListOrder, *, is_more: bool) -> Page:
     """Return rows as a page, with a cursor if the list goes on after them."""
     return Page(rows, cursor_after(order.position_of(rows[-1])) if is_more else None)
 
 
-def listed(order: Order) -> tuple[QueryParameter, QueryParameter]:
+def listed(order: ListOrder) -> tuple[QueryParameter, QueryParameter]:
     """Return the parameters of a list in this order: the length of a page and its cursor."""
     cursor = QueryParameter(
         "cursor",
@@ -84,7 +84,7 @@ def listed(order: Order) -> tuple[QueryParameter, QueryParameter]:
     return LIMIT, cursor
 
 
-def read_cursor(order: Order, name: str, text: str) -> Any:
+def read_cursor(order: ListOrder, name: str, text: str) -> Any:
     """Return the position that a cursor names. Raises `InvalidRequest`."""
     text_at(name, text, CURSOR_MAX)
     try:

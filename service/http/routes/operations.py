@@ -14,9 +14,8 @@ from service.http.document.rendering import problem_page
 from service.http.operation import Found, Success, operation
 from service.http.problem_schemas import problem_example
 from service.http.resources import AUDIT, STATUS
-from service.http.responses import JSON, Response
+from service.http.responses import HTML, JSON, Response
 
-HTML = (b"content-type", b"text/html; charset=utf-8")
 LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
 PAGE = (HTML, LOCKED_DOWN)
 

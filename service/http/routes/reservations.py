@@ -50,7 +50,7 @@ from service.input.parsing import InvalidEntry
 CHOSEN_VERSIONS = (4, 7)  # random or time-ordered; the ids that the service derives have 5
 
 CREATED = ("Location", "ETag")
-REPLAYED = ("Location", "ETag", "Idempotency-Replayed")
+ON_A_REPLAY = ("Location", "ETag", "Idempotency-Replayed")
 CHANGED = Success(
     200, "Done, now or by an earlier request.", RESERVATION, ("ETag", "Idempotency-Replayed")
 )
@@ -63,7 +63,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     "/v1/reservations",
     "Reserve",
     Success(201, "Reserved.", RESERVATION, CREATED),
-    Success(200, "Reserved before; the reservation as it is now.", RESERVATION, REPLAYED),
+    Success(200, "Reserved before; the reservation as it is now.", RESERVATION, ON_A_REPLAY),
     scope=Scope.RESERVE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
