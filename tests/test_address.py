@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import text as sql
 
 from db.migrate import upgrade
-from db.session.address import AddressError, connection_arguments, read_address
+from db.session.address import connection_arguments, read_address
+from db.session.address_text import AddressError
 from db.session.database import Database, StoreUnavailable
 from tests.brokers import running_pgbouncer
 from tests.conftest import named

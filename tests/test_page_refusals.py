@@ -70,7 +70,7 @@ async def test_addresses_of_the_api_answer_browsers_with_problem_documents_too(v
 def test_the_list_of_the_apis_addresses_is_complete(service):
     of_pages = {route.path for router in pages.ROUTES for route in router.routes}
     others = {route.path for route in service.app.routes} - of_pages
-    assert {path.split("/")[1].encode() for path in others} == set(failures.API)
+    assert {path.split("/")[1].encode() for path in others} == set(failures.API_ROOTS)
 
 
 # The limit of one key

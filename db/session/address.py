@@ -1,8 +1,6 @@
-"""A database's address, read as libpq reads it: a URI, or keywords and values.
+"""A database's address: its parameters have the meaning that they have for libpq.
 
-The address is parsed only here. Error messages name the mistake and never quote the address: a
-character that is not percent-encoded can make a part of the password look like a port, a name or a
-parameter. The PG* variables supply the parts that the address omits, as with libpq.
+The PG* variables supply the parts that the address omits, as with libpq.
 """
 
 import getpass
@@ -10,13 +8,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote_to_bytes, urlencode
+from typing import Any
+from urllib.parse import urlencode
 
-from db.session.failures import DatabaseError
-
-PREFIX = re.compile(r"(?:postgresql|postgres)(?:\+\w+)?://")
-"""SQLAlchemy's form, with the name of a driver after a plus, is accepted too."""
+from db.session.address_text import ENCODE, AddressError, read_parameters, refuse, written
 
 DRIVER_PARAMETERS = (
     "krbsrvname",
@@ -98,19 +93,8 @@ CHOICES = {
     "target_session_attrs": ("any", "read-write", "primary"),
 }
 
-WHERE = "The database's address (DATABASE_URL or MIGRATE_DATABASE_URL) can't be read"
-ENCODE = (
-    "If the user or the password has one of / @ : ? # % [ ] or a space in it, percent-encode it:"
-    " %2F for /, %40 for @, %25 for %."
-)
-QUOTE = "Write a value with spaces in single quotes, and write \\' for a quote in it."
-
 Host = tuple[str | None, int | None]
 """A host: its name, its address or a socket's directory, and a port; None is the default."""
-
-
-class AddressError(DatabaseError):
-    """An address can't be used; the message gives the reason and never quotes the address."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +163,7 @@ class Address:
 
     def named(self, database: str) -> str:
         """Return the address of another database on the same server, as keywords and values."""
-        return _written({**self.parameters, "dbname": database})
+        return written({**self.parameters, "dbname": database})
 
     def _user(self) -> str | None:
         """Return the user if the address or the environment determines it.
@@ -202,15 +186,8 @@ class Address:
 
 def read_address(text: str) -> Address:
     """Read an address. Raises `AddressError`."""
-    text = text.strip()
-    prefix = PREFIX.match(text)
-    if prefix:
-        parameters = _read_uri(text[prefix.end() :])
-    elif "=" in text and not re.match(r"\w+:", text):
-        parameters = _read_keywords(text)
-    else:
-        _refuse("it is neither postgresql://user:password@host:port/name nor host=… dbname=…", "")
-    _check(parameters, ENCODE if prefix else QUOTE)
+    parameters, hint = read_parameters(text.strip())
+    _check(parameters, hint)
     return Address(parameters, tuple(_hosts_of(parameters)))
 
 
@@ -228,110 +205,13 @@ def connection_arguments(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _refuse(mistake: str, hint: str) -> NoReturn:
-    raise AddressError(f"{WHERE}: {mistake}. {hint}".rstrip())
-
-
-class _Uri(NamedTuple):
-    """The pieces of a URI, still percent-encoded."""
-
-    credentials: str
-    hosts: str
-    database: str
-    query: str
-
-
-def _split(rest: str) -> _Uri:
-    """Split a URI as libpq does: a password ends at the first @ and contains no /."""
-    authority, _, _ = rest.partition("/")
-    credentials, _, target = rest.partition("@") if "@" in authority else ("", "", rest)
-    address, _, query = target.partition("?")
-    hosts, _, database = address.partition("/")
-    return _Uri(credentials, hosts, database, query)
-
-
-def _read_uri(rest: str) -> dict[str, str]:
-    uri = _split(rest)
-    if "@" in uri.hosts or "@" in uri.database:
-        _refuse("it has one @ too many", ENCODE)
-    user, _, password = uri.credentials.partition(":")
-    names, ports = _split_hosts(uri.hosts)
-    found = {
-        "user": _decode(user),
-        "password": _decode(password),
-        "host": ",".join(map(_decode, names)),
-        "port": ",".join(map(_decode, ports)),
-        "dbname": _decode(uri.database),
-    }
-    given = {name: value for name, value in found.items() if value.strip(",")}
-    return given | _read_query(uri.query)
-
-
-def _split_hosts(hosts: str) -> tuple[list[str], list[str]]:
-    """Return names and ports, still encoded; an IPv6 address is in brackets."""
-    names, ports = [], []
-    for each in hosts.split(","):
-        host = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]*))(?::(.*))?", each, re.DOTALL)
-        if host is None:
-            _refuse("a host in it is not name:port or [address]:port", ENCODE)
-        names.append(host[1] or host[2] or "")
-        ports.append(host[3] or "")
-    return names, ports
-
-
-def _read_query(query: str) -> dict[str, str]:
-    parameters = {}
-    for pair in filter(None, query.split("&")):
-        name, equals, value = pair.partition("=")
-        if not equals or "=" in value:
-            _refuse("a parameter after the ? is not name=value", ENCODE)
-        name, value = _decode(name), _decode(value)
-        if (name, value) == ("ssl", "true"):  # JDBC's form, which libpq accepts
-            name, value = "sslmode", "require"
-        parameters[name] = value
-    return parameters
-
-
-def _decode(piece: str) -> str:
-    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", piece):
-        _refuse("a % in it is not followed by two hexadecimal digits", ENCODE)
-    try:
-        return unquote_to_bytes(piece).decode()
-    except UnicodeDecodeError:
-        _refuse("a percent-encoded character in it is not UTF-8", ENCODE)
-
-
-PAIR = re.compile(
-    r"\s*(?P<name>[^\s=]+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<bare>(?:[^\s'\\]|\\.)"
-    r"(?:[^\s\\]|\\.)*|))(?=\s|$)",
-    re.DOTALL,
-)
-
-
-def _read_keywords(text: str) -> dict[str, str]:
-    parameters, position = {}, 0
-    while position < len(text):
-        pair = PAIR.match(text, position)
-        if pair is None:
-            _refuse("it is not a list of name=value", QUOTE)
-        value = pair["bare"] if pair["quoted"] is None else pair["quoted"]
-        parameters[pair["name"]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-        position = pair.end()
-    return parameters
-
-
-def _written(parameters: Mapping[str, str]) -> str:
-    quoted = {name: re.sub(r"(['\\])", r"\\\1", value) for name, value in parameters.items()}
-    return " ".join(f"{name}='{value}'" for name, value in quoted.items())
-
-
 def _check(parameters: dict[str, str], hint: str) -> None:
     """Refuse unknown parameters and values; replace `requiressl` by its successor `sslmode`."""
     requires_tls = parameters.pop("requiressl", "") == "1"
     if requires_tls:
         parameters.setdefault("sslmode", "require")
     if not parameters.keys() <= KNOWN:
-        _refuse("it has a parameter that PostgreSQL's clients don't know", hint)
+        refuse("it has a parameter that PostgreSQL's clients don't know", hint)
     for name, choices in CHOICES.items():
         given = parameters.get(name) or _environment(name)
         if given and given not in choices:
@@ -341,7 +221,7 @@ def _check(parameters: dict[str, str], hint: str) -> None:
                 f" {_variable(name)} if it comes from there."
             )
     if "@" in parameters.get("host", ""):
-        _refuse("a host in it has an @", hint)
+        refuse("a host in it has an @", hint)
 
 
 def _hosts_of(parameters: Mapping[str, str]) -> list[Host]:
@@ -358,7 +238,7 @@ def _hosts_of(parameters: Mapping[str, str]) -> list[Host]:
     if len(each_port) == 1:
         each_port *= len(each_host)
     if len(each_port) != len(each_host):
-        _refuse(f"it has {len(each_host)} hosts and {len(each_port)} ports", "")
+        refuse(f"it has {len(each_host)} hosts and {len(each_port)} ports", "")
     return [
         (host or None, _port(port) if port else None)
         for host, port in zip(each_host, each_port, strict=True)
@@ -367,7 +247,7 @@ def _hosts_of(parameters: Mapping[str, str]) -> list[Host]:
 
 def _port(port: str) -> int:
     if not re.fullmatch(r"\s*[0-9]{1,5}\s*", port) or not 0 < int(port) < 65536:
-        _refuse("its port is not a number from 1 to 65535", ENCODE)
+        refuse("its port is not a number from 1 to 65535", ENCODE)
     return int(port)
 
 

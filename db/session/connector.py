@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import asyncpg
 from asyncpg.exceptions import CannotConnectNowError, TargetServerAttributeNotMatched
 
-from db.session.address import Address, AddressError, Host
+from db.session.address import Address, Host
+from db.session.address_text import AddressError
 from db.session.configuration import (
     INTRODUCTION,
     RELIED_ON_SINCE,

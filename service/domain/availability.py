@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from db.rows import Line
-from service.domain.books import Books, StockView
+from service.domain.books import Books
 from service.domain.errors import UnknownSku
 from service.domain.holds import release
+from service.domain.stock_row import StockView
 
 Shortage: TypeAlias = dict[str, Any]
 """A line that asks for more than there is: `sku`, `location`, `requested`, `available`."""

@@ -17,7 +17,7 @@ before the plan is applied. So each method here also notes the guard that its us
 from collections.abc import Callable
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from db.rows import (
@@ -29,7 +29,6 @@ from db.rows import (
     ReservationChange,
     Snapshot,
     Stock,
-    StockChange,
     StockKey,
     StoredAnswer,
     Writes,
@@ -37,73 +36,10 @@ from db.rows import (
 from db.vocabulary import MovementKind, State
 from service.domain.errors import ServiceError
 from service.domain.lifecycle import Step, is_overdue, state_after
+from service.domain.stock_row import StockRow, StockView
 
 AnyOutcome = TypeVar("AnyOutcome")
 AnyCommand = TypeVar("AnyCommand")
-
-
-class StockView(Protocol):
-    """A stock row as the batch has changed it so far, for reading only."""
-
-    @property
-    def available(self) -> int:
-        """Units that can be sold."""
-
-    @property
-    def held(self) -> int:
-        """Units that belong to open holds."""
-
-    @property
-    def version(self) -> int:
-        """The version after the changes so far."""
-
-
-class StockRow:
-    """A stock row as the batch changes it."""
-
-    __slots__ = (
-        "available", "available_delta", "created_at", "deleted", "held", "held_delta", "is_new",
-        "location", "low_stock_at", "lowest", "name", "pinned", "seen_version", "sku", "steps",
-        "updated_at",
-    )  # fmt: skip
-
-    def __init__(self, seen: Stock, *, is_new: bool = False) -> None:
-        self.sku = seen.sku
-        self.location = seen.location
-        self.name = seen.name
-        self.available = seen.available
-        self.held = seen.held
-        self.low_stock_at = seen.low_stock_at
-        self.seen_version = seen.version
-        self.deleted = seen.deleted
-        self.updated_at = seen.updated_at
-        self.created_at = seen.updated_at if is_new else None
-        self.is_new = is_new
-        self.pinned = False
-        self.steps = 0
-        self.available_delta = 0
-        self.held_delta = 0
-        self.lowest = 0
-
-    @property
-    def version(self) -> int:
-        """The version after the changes so far."""
-        return self.seen_version + self.steps
-
-    def stock(self) -> Stock:
-        """Return the row as it is now."""
-        return Stock(
-            self.sku, self.location, self.name, self.available, self.held, self.low_stock_at,
-            self.version, self.updated_at, self.deleted, self.created_at,
-        )  # fmt: skip
-
-    def change(self) -> StockChange:
-        """Return the guarded change that makes the row as it is now."""
-        return StockChange(
-            self.sku, self.location, self.available_delta, self.held_delta, self.lowest,
-            self.steps, self.seen_version if self.pinned else None, self.name, self.low_stock_at,
-            self.deleted, self.updated_at,
-        )  # fmt: skip
 
 
 class Books:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from db.rows import Adjustment, ImportJob, Line, Stock
 from db.vocabulary import MovementKind
 from service.domain.availability import reclaim, shortages_of
-from service.domain.books import Books, StockView
+from service.domain.books import Books
 from service.domain.commands import AdjustStock, DeleteStock, Done, ImportStock, Outcome, SetStock
 from service.domain.errors import (
     AdjustmentBelowZero,
@@ -17,6 +17,7 @@ from service.domain.errors import (
     VersionMismatch,
 )
 from service.domain.identifiers import adjustment_id
+from service.domain.stock_row import StockView
 
 AVAILABLE_MAX = 1_000_000_000_000
 """No row may have more available units."""

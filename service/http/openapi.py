@@ -28,6 +28,7 @@ from service.domain.errors import (
 )
 from service.http.document.components import component_schemas, page_ref, problem_of, ref
 from service.http.document.examples import answer_example
+from service.http.document.links import links_of
 from service.http.document.rendering import api_page
 from service.http.operation import Operation, Success, operations
 from service.http.problem_schemas import problem_example
@@ -267,8 +268,8 @@ def _success(declared: Operation, answer: Success) -> dict[str, Any]:
         schema = {"type": "object"}
     content = {"schema": schema, "example": answer_example(declared, answer)}
     response["content"] = {answer.media_type: content}
-    if declared.id in LINKS:
-        response["links"] = _links(declared.id)
+    if links := links_of(declared.id):
+        response["links"] = links
     return response
 
 
@@ -290,30 +291,3 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
     if names:
         response["headers"] = {name: HEADERS[name] for name in names}
     return response
-
-
-AFTER_RESERVE = (
-    "get_reservation", "confirm_reservation", "cancel_reservation", "extend_reservation",
-    "refund_reservation", "list_refunds", "list_reservation_movements",
-)  # fmt: skip
-AFTER_STOCK = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
-AFTER_REFUND = ("get_refund",)
-LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("reserve", "confirm_reservation", "cancel_reservation", "extend_reservation"),
-        ({"id": "id"}, AFTER_RESERVE),
-    ),
-    "refund_reservation": ({"id": "reservation_id", "refund_id": "id"}, AFTER_REFUND),
-    **dict.fromkeys(
-        ("set_stock", "adjust_stock"),
-        ({"sku": "sku", "location": "location"}, AFTER_STOCK),
-    ),
-}
-"""For each operation: the members of its answer that are parameters of the operations that may
-follow it, and the ids of those operations."""
-
-
-def _links(operation_id: str) -> dict[str, Any]:
-    parameters, following = LINKS[operation_id]
-    found = {name: f"$response.body#/{member}" for name, member in parameters.items()}
-    return {name: {"operationId": name, "parameters": found} for name in following}
