@@ -10,13 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
+
+from tests.preloaded import PreloadedProcess
 
 ADMIN_KEY = "hf_tests-only-admin-key-0123456789"
 STRATEGY = ("HOLDFAST_STRATEGY", "HOLDFAST_REDIS_URL", "HOLDFAST_ZOOKEEPER_HOSTS")
 SECONDS_MAX = 120.0  # to start or stop: only a hang takes longer
+
+
+ServerProcess: TypeAlias = PreloadedProcess | subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Server:
     url: str
     key: str
     """The admin key, whose source is `admin`."""
-    process: subprocess.Popen[bytes]
+    process: ServerProcess
     """The supervisor."""
     log: Path
 
@@ -61,15 +66,8 @@ def running_server(
             "port": 0,
             **settings,
         }
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*before, sys.executable, "-m", module, "serve"],
-                env=environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=Path(__file__).parent.parent,
-            )
+        log.touch()
+        process = start(module, environment(settings), log, before)
         try:
             yield Server(await_url(process, log), settings["admin_key"], process, log)
             process.terminate()
@@ -87,6 +85,23 @@ def running_server(
                     process.wait()
 
 
+def start(
+    module: str, environment: dict[str, str], log: Path, before: Sequence[str | Path]
+) -> ServerProcess:
+    """Start the server; a command before it makes it a program of its own."""
+    if not before:
+        return PreloadedProcess(module, environment, log)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", module, "serve"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=Path(__file__).parent.parent,
+        )
+
+
 def environment(settings: dict[str, Any]) -> dict[str, str]:
     """This process's environment, with these settings and the suite's strategy and no others."""
     inherited = {
@@ -102,7 +117,7 @@ def environment(settings: dict[str, Any]) -> dict[str, str]:
     return {**inherited, "PYTHONUNBUFFERED": "1", **given}
 
 
-def await_url(process: subprocess.Popen[bytes], log: Path) -> str:
+def await_url(process: ServerProcess, log: Path) -> str:
     """Return the address that the server announces, when it is ready.
 
     A machine that is busy with other tests may make one look at the database time out.

@@ -1,0 +1,96 @@
+"""Processes of the service that start with most of its imports done.
+
+Importing takes most of a start, and the tests start hundreds of services. A fork server
+(`multiprocessing`) imports once what depends on no setting, and each process is a fork of it. Like
+`python -m service serve`, a fork has its own environment and output, and runs the module as
+`__main__`.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    "alembic.command",
+    "click",
+    "db.migrate",
+    "db.models",
+    "db.session.database",
+    "httpx",
+    "litestar",
+    "msgspec",
+    "pydantic_settings",
+    "rich.console",
+    "service.domain.planner",
+    "service.input.bodies",
+    "service.input.import_file",
+    "service.settings",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.ext.asyncio",
+    "structlog",
+    "tests.preloaded",
+    "uvicorn.protocols.http.httptools_impl",
+]
+"""No module among them imports `prometheus_client`, which must first know its directory."""
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(MODULES)
+
+
+class PreloadedProcess:
+    """A process that runs a module of the service; it is used like a `subprocess.Popen`."""
+
+    def __init__(self, module: str, environment: Mapping[str, str], log: Path) -> None:
+        self._process: ForkServerProcess = _context.Process(
+            target=_run, args=(module, dict(environment), log)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or a signal's negative number; None while the process runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code; raise `TimeoutExpired` after a timeout."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("serve", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal if the process still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(module: str, environment: dict[str, str], log: Path) -> None:
+    if "prometheus_client" in sys.modules:
+        raise AssertionError("a module of MODULES imports prometheus_client too early")
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None  # the next call finds it in this environment
+    sys.argv = ["holdfast", "serve"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
