@@ -21,7 +21,6 @@ SLOW = {
     "test_json_text.py": "parses hundreds of generated texts",
     "test_lab.py": "plays the laboratory's campaigns",
     "test_nameless.py": "starts PostgreSQL as other users",
-    "test_openapi.py": "sends hundreds of generated requests",
     "test_page_browser.py": "drives Chromium",
     "test_parsing_agrees.py": "compares hundreds of generated bodies",
     "test_planner.py": "plans hundreds of generated batches",

@@ -1,29 +1,11 @@
 """The OpenAPI document describes the service, and the service keeps to it."""
 
-import asyncio
 import json
-from contextlib import suppress
 
-import pytest
-import requests
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Unsatisfiable
-from hypothesis.strategies import one_of
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from service.domain.errors import all_errors
-
-EXAMPLES = 20  # for each operation, valid and invalid ones: enough for every kind of value
 
 
 async def document(service):
@@ -278,77 +260,3 @@ async def test_answers_have_no_members_that_are_not_documented(service):
         for content in answer[str(response.status_code)].get("content", {}).values():
             if response.headers["Content-Type"].endswith("json"):
                 validate(strict, content["schema"], response.json())
-
-
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    response_headers_conformance,
-]
-
-
-async def known_places(service):
-    """Path parameters that lead somewhere."""
-    for location in ("main", "north"):
-        await service.stock("A", 1_000_000, location=location)
-    held = await service.reserve("1", ("A", 500), hold_seconds=604_800)
-    sold = await service.reserve("2", ("A", 500))
-    return [
-        {"sku": "A", "location": "main", "id": response.json()["id"]} for response in (held, sold)
-    ]
-
-
-def cases_of(operation, mode, places):
-    """Requests with path parameters that lead somewhere, and with any."""
-    names = {parameter.name for parameter in operation.path_parameters}
-    strategies = [operation.as_strategy(generation_mode=mode)]
-    for place in places:
-        known = {name: value for name, value in place.items() if name in names}
-        if known:
-            strategies.append(operation.as_strategy(generation_mode=mode, path_parameters=known))
-    return one_of(strategies)
-
-
-@pytest.mark.parametrize("mode", GenerationMode)
-async def test_every_generated_request_is_answered_as_documented(service, mode):
-    loop = asyncio.get_running_loop()
-    places = await known_places(service)
-    statuses = set()
-
-    async def send(case):
-        request = requests.Request(**case.as_transport_kwargs(base_url="http://holdfast")).prepare()
-        key = {"Authorization": service.client.headers["Authorization"]}
-        headers = {
-            name: value if isinstance(value, bytes) else value.encode("latin-1")
-            for name, value in {**request.headers, **key}.items()
-        }
-        return await service.client.request(
-            request.method, request.url, content=request.body, headers=headers
-        )
-
-    def explore(operation):
-        @settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.generate],
-        )
-        @given(cases_of(operation, mode, places))
-        def check(case):
-            response = asyncio.run_coroutine_threadsafe(send(case), loop).result(60)
-            statuses.add(response.status_code)
-            case.validate_response(response, checks=CHECKS)
-
-        with suppress(Unsatisfiable if mode is GenerationMode.NEGATIVE else ()):
-            check()  # a request without parameters has no invalid form
-
-    for result in schemathesis.openapi.from_dict(await document(service)).get_all_operations():
-        await asyncio.to_thread(explore, result.ok())
-    # Generated SKUs hardly ever exist; the test above gets each good answer.
-    assert statuses >= ({200, 204, 404} if mode is GenerationMode.POSITIVE else {400, 404})
-    audit = (await service.client.get("/v1/audit")).json()
-    assert audit["balanced"]
