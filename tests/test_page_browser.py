@@ -25,7 +25,7 @@ SECONDS_MAX = 30.0  # for a page to appear: only a hang takes so long
 if not CHROMIUM.exists() and os.environ.get("CI") != "true":
     pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium", allow_module_level=True)
 
-from playwright.async_api import Page, async_playwright  # noqa: E402 - only where it is used
+from playwright.async_api import Browser, Page, async_playwright  # noqa: E402 - only where it is used
 
 
 @pytest.fixture
@@ -34,12 +34,18 @@ async def server(database_url: str) -> AsyncIterator[Server]:
         yield started
 
 
-@pytest.fixture
-async def page(server: Server) -> AsyncIterator[Page]:
-    """A page with a session; it must log no error and load nothing from other hosts."""
+@pytest.fixture(scope="module")
+async def chromium() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = await chromium.new_context(base_url=server.url)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def page(server: Server, chromium: Browser) -> AsyncIterator[Page]:
+    """A page with a session; it must log no error and load nothing from other hosts."""
+    async with await chromium.new_context(base_url=server.url) as context:
         page = await context.new_page()
         page.set_default_timeout(SECONDS_MAX * 1000)
         faults: list[str] = []
@@ -61,7 +67,6 @@ async def page(server: Server) -> AsyncIterator[Page]:
         await page.get_by_role("button", name="Sign in").click()
         await page.get_by_role("heading", name="Stock").wait_for()
         yield page
-        await chromium.close()
         assert faults == []
 
 
