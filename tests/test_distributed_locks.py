@@ -143,7 +143,10 @@ async def insist(ask: Callable[[], Awaitable[int]]) -> int:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """A database with nine units of A. Tests that use it wait long for it and for lock servers."""
+    monkeypatch.setattr(redis_strategy, "SOCKET_SECONDS_MAX", PATIENCE.connect)
+    monkeypatch.setattr(zookeeper_strategy, "START_SECONDS_MAX", PATIENCE.connect)
     opened = Database(database_url, pool_size=4, timeouts=PATIENCE)
     await Ledger(opened, Guard()).execute([SetStock("A", "main", 9, None, None, None)])
     yield opened
