@@ -135,7 +135,7 @@ def test_the_error_for_an_unreadable_address_contains_no_part_of_it(text, says):
     assert "\n" not in str(refusal.value)
 
 
-def test_an_address_is_not_shown_by_accident():
+def test_the_repr_of_an_address_contains_no_part_of_it():
     assert "secret" not in repr(read_address("postgresql://u:secret@secret-host/d"))
 
 
@@ -283,7 +283,7 @@ async def test_a_socket_leads_to_the_database(postgres_url, open_directory):
         ("sslmode=prefer&sslnegotiation=direct", AddressError, "direct TLS requires"),
     ],
 )
-async def test_the_tls_that_an_address_demands_is_demanded_of_the_server(
+async def test_the_server_must_offer_the_tls_that_the_address_requires(
     postgres_url, parameters, failure, says
 ):
     """The tests' server has no TLS."""

@@ -1,4 +1,4 @@
-"""Databases of other people, with other settings and other encodings."""
+"""Databases whose operators have chosen other settings or another encoding."""
 
 import asyncio
 import os
@@ -96,7 +96,7 @@ async def database_with(postgres_url: str, settings: dict[str, str]) -> AsyncIte
 
 
 async def use_everything(service: Service) -> None:
-    """Every change of stock, with names that are difficult in literals and arrays."""
+    """Make every kind of change of stock, with names that are difficult in literals and arrays."""
     client, path = service.client, f"/v1/stock/{quote(SKU, safe='')}/main"
     created = await client.put(path, json={"available": 10}, headers={"If-None-Match": "*"})
     assert created.status_code == 201, created.text
@@ -164,7 +164,7 @@ async def in_force(url: str) -> dict[str, str]:
 
 
 SLOW = {name: "0" for name in RELIED_ON if name.endswith("_timeout")}
-"""Behind a pooler the role's timeouts apply until the first statement has set those we want."""
+"""Behind a pooler the role's timeouts apply until the first statement has set the service's."""
 
 
 @pytest.mark.parametrize("mode", ["direct", "transaction", "session"])
@@ -269,7 +269,7 @@ async def test_the_schema_in_the_search_path_is_used(postgres_url):
         ({"synchronous_commit": "local"}, []),
     ],
 )
-async def test_each_setting_that_can_lose_an_answer_is_reported_once(
+async def test_each_setting_that_can_lose_a_write_is_reported_once(
     postgres_url, settings, expected
 ):
     async with database_with(postgres_url, settings) as url:

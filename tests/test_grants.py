@@ -154,7 +154,7 @@ async def test_a_serving_role_with_privileges_that_cannot_be_revoked_is_refused(
 
 
 async def test_tables_of_another_owner_are_an_error_that_names_the_remedy(elsewhere):
-    """They exist when one role has migrated and served until now."""
+    """This is the case if a single role has migrated and served until now."""
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, f"GRANT CREATE ON SCHEMA public TO {app}")
     database = Database(elsewhere.serving_url, pool_size=1)
@@ -187,7 +187,7 @@ def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
     )
 
 
-async def test_a_role_that_may_not_migrate_names_the_setting_and_serves_after_the_migration(
+async def test_a_role_that_may_not_migrate_gets_an_error_with_the_setting_and_can_serve_later(
     elsewhere,
 ):
     alone = {"database_url": elsewhere.serving_url}
