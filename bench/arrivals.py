@@ -1,4 +1,4 @@
-"""Open-loop load: requests are due at a fixed rate on average, whether answered or not.
+"""Open-loop load: requests are due at a fixed average rate and never wait for answers.
 
 Latency counts from the moment at which a request was due. So a service that stalls is charged for
 the requests that could not be sent in the meantime (Tene's "coordinated omission"). Arrivals are a
@@ -31,7 +31,7 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 def measure(
     url: str, *, key: str, prefix: str, sent: Load, rate: float, seconds: float
 ) -> Measured:
-    """Send requests with new seqs at that rate for some seconds; return the figures."""
+    """Send requests with new seqs at a fixed average rate; return the figures."""
     command = [sys.executable, "-m", "bench.arrivals", "--url", url, "--prefix", prefix]
     command += ["--rate", f"{rate}", "--seconds", f"{seconds}"]
     command += ["--sku", sent.sku, "--skus", f"{sent.skus}"]
@@ -130,7 +130,7 @@ async def run(options: argparse.Namespace, key: str) -> Measured:
         arrivals.idle.append(connection)
     sent = await _arrive(arrivals, options)
     give_up_at = time.perf_counter() + ANSWER_SECONDS_MAX
-    while arrivals.busy and time.perf_counter() < give_up_at:  # noqa: ASYNC110 - many end
+    while arrivals.busy and time.perf_counter() < give_up_at:  # noqa: ASYNC110 - for many connections
         await asyncio.sleep(0.01)
     return _measured(arrivals, sent, options.seconds)
 

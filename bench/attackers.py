@@ -22,7 +22,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """The bytes of an attack, its number of connections and the end of each connection."""
+    """The bytes of an attack, the number of its connections and how each of them ends."""
 
     description: str
     make: Callable[[str, int], bytes]

@@ -125,10 +125,10 @@ def attack_round(stand: Stand, name: str, turn: int, seconds: int) -> Round:
     """Attack once, and measure the others before and during the attack."""
     (worker,) = find_workers(stand.process_ids[HOLDFAST])
     before = measure_others(stand, f"{name}/{turn}/before", seconds)
-    at_rest, largest, is_over = resident_bytes(worker), [0], threading.Event()
+    at_rest, largest, has_ended = resident_bytes(worker), [0], threading.Event()
 
     def watch() -> None:
-        while not is_over.wait(0.02):
+        while not has_ended.wait(0.02):
             largest[0] = max(largest[0], resident_bytes(worker))
 
     watching = threading.Thread(target=watch)
@@ -142,9 +142,9 @@ def attack_round(stand: Stand, name: str, turn: int, seconds: int) -> Round:
     time.sleep(HEAD_START_SECONDS)
     during = measure_others(stand, f"{name}/{turn}/during", seconds)
     attacking.join()
-    is_over.set()
+    has_ended.set()
     watching.join()
-    time.sleep(HEAD_START_SECONDS)  # for the requests that the attack has left
+    time.sleep(HEAD_START_SECONDS)  # the service finishes the attack's last requests meanwhile
     return Round(
         before,
         during,
@@ -203,7 +203,9 @@ def row(name: str, rounds: list[Round]) -> list[str]:
 
 def _options() -> argparse.Namespace:
     parser = measurement_parser("bench.attacks", __doc__, rounds=3, seconds=8)
-    parser.add_argument("--only", nargs="*", help="only attacks whose names begin so")
+    parser.add_argument(
+        "--only", nargs="*", help="only attacks whose names begin with one of these texts"
+    )
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """`make bench-endurance`: one hot row for minutes, one worker, all settings at their defaults.
 
-It would show any wear: dead versions of the row, a growing table, or a worker that keeps memory for
-each request.
+A long run shows whether dead versions of the row accumulate, the table grows, or a worker keeps
+memory for each request.
 """
 
 import argparse

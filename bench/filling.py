@@ -2,8 +2,8 @@
 
 Set-based SQL inserts the rows without keys and indexes. These are built afterwards from the
 definitions in the catalogs. Reservation n takes one unit of SKU `(n - 1) % skus + 1`. Its id is an
-MD5 of its seq: as random as the ids that the service derives, so that the indexes are as large and
-as scattered.
+MD5 of its seq. It is as random as the ids that the service derives, so that the indexes have the
+same size and distribution.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -14,11 +14,11 @@ import asyncpg
 
 TABLES = ("stock", "reservation", "reservation_line", "movement")
 UNITS = 1_000_000_000  # of each SKU: no SKU is ever sold out
-SOURCE = "admin"  # the source of the load, which so has a long history
+SOURCE = "admin"  # also the source of the load, so that this source has a long history
 ROWS_AT_ONCE = 50_000  # about a second of work: often enough for a progress bar
 
 FillingProgress = Callable[[str, int, int], None]
-"""Gets the progress: the name of the step, the number of finished items and their total."""
+"""Receives the progress: the name of the step, the number of finished items and their total."""
 
 NUMBERS = "generate_series($3::bigint, $4::bigint) AS number"
 

@@ -1,7 +1,7 @@
-"""`make bench-growth`: stored data must not slow down requests.
+"""`make bench-growth`: the effect of stored data on the speed of requests.
 
 Two databases are on one PostgreSQL (fsync and synchronous_commit on), each with its own service.
-One is almost empty, the other is filled as after years of use. Both get the same loads in turn,
+One is almost empty, the other is filled with the data of years. Both get the same loads in turn,
 round by round.
 """
 
@@ -115,7 +115,7 @@ def _options() -> argparse.Namespace:
 
 
 def loads(skus: int) -> tuple[Case, ...]:
-    """Return the loads of both databases, and the one that only the large database can get."""
+    """Return the loads of both databases, and the load that needs the SKUs of the large one."""
     return (
         Case(HOT, Load(), (GROWN, EMPTY)),
         Case(MANY, Load(skus=EMPTY_SKUS), (GROWN, EMPTY)),
@@ -131,7 +131,7 @@ def start(
     The addresses are those of the superuser, because filling drops the indexes.
     """
     stand = Stand()
-    serve(stack, stand, EMPTY, directory)  # brings PostgreSQL with it
+    serve(stack, stand, EMPTY, directory)  # also starts PostgreSQL
     urls = {EMPTY: stand.database_url(Role.SUPERUSER)}
     asyncio.run(_create(stand, GROWN))
     urls[GROWN] = stand.database_url(Role.SUPERUSER)
@@ -181,7 +181,7 @@ def filling_bars() -> Iterator[Any]:
 
 
 def warm_up(stand: Stand, cases: tuple[Case, ...], seconds: int) -> None:
-    """Load both over all SKUs without counting: the first change of a page logs all of it."""
+    """Load both databases before the rounds: the first change of a page logs the whole page."""
     for case in cases[1:]:
         name = case.services[-1]
         with Console(stderr=True).status(f"warming up {name}"):
@@ -190,7 +190,10 @@ def warm_up(stand: Stand, cases: tuple[Case, ...], seconds: int) -> None:
 
 
 def ratios(results: Results, case: str) -> list[float]:
-    """Return the ratio of grown to empty for each round, with all SKUs of each if they differ."""
+    """Return the rate of grown divided by the rate of empty, for each round.
+
+    A load that only grown gets is compared with the load of all SKUs of empty.
+    """
     against = case if (case, EMPTY) in results else MANY
     pairs = zip(results[case, GROWN], results[against, EMPTY], strict=True)
     return [rate(grown) / rate(empty) for grown, empty in pairs]

@@ -1,7 +1,7 @@
 """`make bench-latency`: the latency at a fixed rate of arrivals, and in a flood.
 
 The capacity is the rate that 64 connections reach. Below it, requests arrive at shares of that
-rate, whether they are answered or not. Beyond it, the crowd has up to eighty times as many
+rate and never wait for earlier answers. Beyond it, the crowd has up to eighty times as many
 connections and ignores Retry-After, while a few other clients reserve other SKUs.
 """
 
@@ -92,7 +92,7 @@ class Flood:
 
 
 def main() -> None:
-    """Measure both and print the tables."""
+    """Measure fixed rates and floods, and print the tables."""
     options = _options()
     check_wrk()
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
@@ -156,7 +156,7 @@ def arrive(
 
 def flood(stand: Stand, rounds: int, seconds: int) -> dict[int, list[Flood]]:
     """Run a crowd of each size, round by round."""
-    capacity(stand, HOLDFAST, seconds)  # warm
+    capacity(stand, HOLDFAST, seconds)  # only to warm up
     results: dict[int, list[Flood]] = {}
     turns = [(size, number) for number in range(rounds) for size in CROWDS]
     for size, number in track(turns, "flooding"):

@@ -18,7 +18,7 @@ local skus, zipf, lines, batch = {skus}, {zipf}, {lines}, {batch}
 local number = 0
 math.randomseed({seed})
 
--- Popularity is 1 / rank ^ zipf: summed up once, then found by binary search.
+-- Popularity is 1 / rank ^ zipf. The sums are computed once; a binary search finds the rank.
 local cumulated = {{}}
 if zipf > 0 then
   local sum = 0
@@ -64,7 +64,7 @@ function replayed()
   return wrk.format(nil, nil, nil, order(serial, ""))
 end
 
--- Hold, confirm, refund. Each step follows so long after the previous one that it was answered.
+-- Hold, confirm, refund. A step is sent long after the previous step, which is answered by then.
 local LATER = 1000
 function cycle()
   number = number + 1

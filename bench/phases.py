@@ -93,7 +93,7 @@ async def measure(addresses: Addresses, size: int, skus: int) -> PhaseClock:
 
 
 async def carry_out(database: Database, batch: list[Reserve], clock: PhaseClock) -> None:
-    """Do the steps of the ledger, and read the clock after each."""
+    """Take the steps of the ledger, and read the clock after each of them."""
     wanted = wanted_by(batch)
 
     async def work(transaction: Transaction) -> None:

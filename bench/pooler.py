@@ -1,4 +1,4 @@
-"""`make bench-pooler`: PgBouncer in transaction mode beside a direct connection.
+"""`make bench-pooler`: PgBouncer in transaction mode, compared with direct connections.
 
 Two services run on one PostgreSQL and are loaded in turn.
 """

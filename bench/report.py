@@ -38,7 +38,7 @@ measurements have their own pages: [latency and floods](benchmarks/latency.md),
 
 
 def inverse_latency(one: Measured) -> float:
-    """Return the inverse of the median latency: as with a rate, more is better."""
+    """Return the inverse of the median latency, of which more is better, as of a rate."""
     return 1 / one.p50_milliseconds
 
 
@@ -53,7 +53,7 @@ class Goal:
     by: Callable[[Measured], float] = rate
 
     def ratios(self, results: Results) -> list[float]:
-        """Return the ratio of each round; a batch counts as often as it has reservations."""
+        """Return the ratio of each round; a batch counts as the number of its reservations."""
         factor = SIZES[self.ours[0]] / SIZES[self.theirs[0]]
         return [
             factor * self.by(mine) / self.by(other)

@@ -70,7 +70,7 @@ class Stand:
 
 @contextlib.contextmanager
 def running(directory: Path, names: set[str]) -> Iterator[Stand]:
-    """Start the named services and create stock; leave out `Redis + Lua` without Redis."""
+    """Start the named services and create stock; `Redis + Lua` runs only if Redis is installed."""
     stand = Stand()
     with contextlib.ExitStack() as stack:
         serve(stack, stand, HOLDFAST, directory)

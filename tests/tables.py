@@ -1,6 +1,6 @@
-"""The tables as dicts: the rows that `load` returns, the guards of a plan, the rows it writes.
+"""The database as dicts: it loads rows, checks the guards of a plan, and applies its writes.
 
-With them the planner and its guards are tested on thousands of cases; test_guards.py tests that the
+With it, the planner and its guards are tested on thousands of cases. test_guards.py tests that the
 SQL does the same.
 """
 
@@ -21,11 +21,11 @@ class Tables:
     stock: dict[Any, Stock] = field(default_factory=dict)
     reservations: dict[Any, Any] = field(default_factory=dict)
     answers: dict[Any, Any] = field(default_factory=dict)
-    """By kind and identity."""
+    """The stored answers, by kind and identity."""
     movements: dict[Any, Any] = field(default_factory=dict)
 
     def load(self, wanted: Wanted, now: datetime) -> Snapshot:
-        """Only the rows that are wanted: a plan that looks at another one must notice."""
+        """Return only the wanted rows, so that a plan that reads any other row fails."""
         ids = {
             row.id
             for row in self.reservations.values()
@@ -56,7 +56,7 @@ class Tables:
         )
 
     def plan(self, commands: Any, now: datetime) -> Plan:
-        """Load and plan, again with overdue holds if the plan lacks them, as the ledger does."""
+        """Load and plan as the ledger does: again with overdue holds if the plan lacks them."""
         wanted = wanted_by(commands)
         planned = plan(self.load(wanted, now), commands)
         while planned.lacking:
@@ -65,7 +65,7 @@ class Tables:
         return planned
 
     def guards_hold(self, writes: Writes) -> bool:
-        """What the SQL of db/ledger/apply.py checks, and nothing more."""
+        """Check the same guards as the SQL of db/ledger/apply.py, and no others."""
         identities = {(row.source, row.seq) for row in self.reservations.values()}
         return (
             all(
@@ -102,7 +102,7 @@ class Tables:
         return row.available + change.lowest >= 0
 
     def apply(self, writes: Writes) -> None:
-        """Write; the CHECKs must never have to fire."""
+        """Apply the writes; they must never violate a CHECK of the schema."""
         before = {key: row.version for key, row in self.stock.items()}
         self.stock |= {row.key: row for row in writes.stock_created}
         for change in writes.stock_changed:
@@ -142,7 +142,7 @@ class Tables:
             self.movements[key] = move[3:8]
 
     def run(self, command: Any, now: datetime) -> Outcome[Any]:
-        """Carry one command out, alone."""
+        """Execute one command in a batch of its own."""
         planned = self.plan([command], now)
         assert self.guards_hold(planned.writes)
         self.apply(planned.writes)
@@ -153,14 +153,14 @@ class Tables:
 
 
 def told(outcome: Outcome[Any]) -> tuple[int, Any]:
-    """What a client is told, in the words of tests/model.py."""
+    """Return the status and the facts that a client gets, in the words of tests/model.py."""
     if isinstance(outcome, ServiceError):
         return outcome.status, {"code": outcome.code, **_facts(outcome)}
     return status_of(outcome), None if outcome.value is None else seen(outcome.value)
 
 
 def seen(row: Any) -> dict[str, Any]:
-    """A row in the words of tests/model.py."""
+    """Return the facts of a row, in the words of tests/model.py."""
     value = row._asdict()
     if isinstance(row, Reservation):
         value["lines"] = {line.key: [*line[2:]] for line in row.lines}

@@ -27,9 +27,10 @@ ANSWER_SECONDS_MAX = 12.0  # the service promises ten
 
 
 def told(*calls, units=1):
-    """Tell if a history is explained: (client, call, arguments) and (client, answer) in order.
+    """Return True if a history is linearizable.
 
-    An answer of None never came.
+    Its events come in order: (client, call, *arguments) or (client, answer). An answer of None was
+    lost.
     """
     history, open_ = lin.History(), {}
     for client, what, *arguments in calls:
@@ -50,7 +51,7 @@ SOLD, HELD, REFUSED = ("created", "confirmed"), ("created", "held"), ("refused",
 BOUGHT = [buys("1"), ("1", SOLD)]
 
 
-def test_answers_that_one_clerk_could_have_given_are_explained():
+def test_answers_that_fit_a_serial_order_are_accepted():
     assert told(*BOUGHT, buys("2"), ("2", REFUSED))
     assert told(buys("1"), buys("2"), ("2", SOLD), ("1", REFUSED))
     assert told(buys("1"), buys("2"), ("1", REFUSED), ("2", SOLD))
@@ -94,7 +95,7 @@ def test_a_planted_reversal_of_a_refusal_is_found():
     assert not told(*refused, buys("3", "2"), ("3", SOLD))
 
 
-def test_a_planted_lost_ack_is_found():
+def test_a_planted_loss_of_an_acknowledged_write_is_found():
     assert not told(*BOUGHT, ("2", "look"), ("2", (1, 0)))
     assert not told(*BOUGHT, ("2", "confirm", "1"), ("2", ("missing",)))
     assert not told(*BOUGHT, buys("2", "1"), ("2", SOLD))
@@ -154,7 +155,7 @@ async def rounds(doors: Sequence[httpx.AsyncClient], source: str, seed: str) -> 
     return calls
 
 
-async def test_every_history_is_explained_while_workers_and_connections_are_killed(database_url):
+async def test_every_history_is_linearizable_while_workers_and_connections_are_killed(database_url):
     done, chance = Counter[str](), random.Random(SEED)
     print(f"seed {SEED}")
     with running_server(database_url, workers=2) as server:
@@ -171,10 +172,10 @@ async def test_every_history_is_explained_while_workers_and_connections_are_kill
     assert done["connections"]
 
 
-async def test_without_its_guard_the_service_makes_a_history_that_nothing_explains(
+async def test_without_its_guard_the_service_makes_a_history_that_is_not_linearizable(
     postgres_url, monkeypatch
 ):
-    """There are two services, so that the snapshot of one is stale when it writes."""
+    """With two services, the snapshot of one can be stale when it writes."""
     for guard in ("stock.available + new.lowest >= 0", "stock.version = new.seen_version"):
         without("stock_changed", guard)(monkeypatch)
     async with (

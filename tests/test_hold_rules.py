@@ -1,4 +1,4 @@
-"""What becomes of a hold, as pure functions: each way out of it, line by line."""
+"""The rules that end or extend a hold, line by line, without a database."""
 
 from datetime import timedelta
 from typing import Any
@@ -36,7 +36,7 @@ def test_a_confirm_of_a_part_releases_the_rest():
     assert not only(planned).replayed
 
 
-def test_a_confirm_of_everything_releases_nothing_and_is_repeated_by_either_spelling():
+def test_a_confirm_with_all_lines_repeats_one_without_lines_and_neither_releases_units():
     steps = [Confirm(US, of("hold"), None), Confirm(US, of("hold"), LINES)]
     planned = plan(snapshot(*two_held()), steps)
     assert moves(planned) == [("A", "confirm", 0, -2), ("B", "confirm", 0, -3)]
@@ -47,7 +47,7 @@ def test_a_confirm_of_everything_releases_nothing_and_is_repeated_by_either_spel
     ("step", "kind", "state"),
     [(Cancel(US, of("hold")), "cancel", "cancelled"), (Expire(of("hold")), "expire", "expired")],
 )
-def test_released_units_go_back_line_by_line(step, kind, state):
+def test_released_units_return_to_stock_line_by_line(step, kind, state):
     deadline = {"expires_at": START} if kind == "expire" else {}
     planned = plan(snapshot(*two_held(**deadline)), [step])
     assert moves(planned) == [("A", kind, 2, -2), ("B", kind, 3, -3)]
@@ -64,7 +64,7 @@ def test_a_cancel_is_repeated_and_moves_nothing_again():
     assert len(planned.writes.movements) == 2
 
 
-def test_an_extended_hold_has_a_new_deadline_and_its_units():
+def test_an_extended_hold_has_a_new_deadline_and_keeps_its_units():
     planned = plan(snapshot(*two_held()), [Extend(US, of("hold"), 90)])
     extended = only(planned).value
     assert (only(planned).effect, extended.state, extended.version) == ("changed", State.HELD, 2)
@@ -85,7 +85,7 @@ def test_at_its_deadline_a_hold_expires_first(step):
 
 
 @pytest.mark.parametrize("asked", [reserve("1", A=7), adjust("1", -7)])
-def test_a_shortage_takes_overdue_units_back_once_they_are_known(asked):
+def test_a_shortage_expires_overdue_holds_once_they_are_loaded(asked):
     rows = two_held(expires_at=START)
     lacking = plan(snapshot(*rows), [asked])
     assert lacking.lacking == {("A", "main")}
@@ -98,19 +98,19 @@ def test_a_shortage_takes_overdue_units_back_once_they_are_known(asked):
     assert planned.writes.reservations_changed[0].updated_at == START
 
 
-def test_a_hold_that_is_not_overdue_is_not_taken_back():
+def test_a_shortage_does_not_expire_a_hold_that_is_not_overdue():
     seen = snapshot(*two_held(expires_at=START + MINUTE))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [reserve("1", A=7)])
     assert (only(planned).code, moves(planned)) == ("insufficient_stock", [])
 
 
-def test_a_row_without_held_units_has_no_overdue_ones():
+def test_the_overdue_holds_of_a_row_without_held_units_are_not_loaded():
     assert plan(snapshot(stock()), [reserve("1", A=7)]).lacking == set()
 
 
 @pytest.mark.parametrize("asked", [reserve("1", A=8), adjust("1", -8)])
-def test_a_shortage_that_overdue_units_do_not_fill_counts_them_as_available(asked):
+def test_a_shortage_that_remains_counts_overdue_units_as_available(asked):
     seen = snapshot(*two_held(expires_at=START))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [asked])
@@ -119,31 +119,31 @@ def test_a_shortage_that_overdue_units_do_not_fill_counts_them_as_available(aske
     assert moves(planned) == [("A", "expire", 2, -2), ("B", "expire", 3, -3)]
 
 
-def test_every_short_row_with_held_units_is_asked_for_its_overdue_holds_at_once():
+def test_the_overdue_holds_of_all_short_rows_are_loaded_together():
     rows = [stock("A"), stock("B", held=1), stock("C", held=1)]
     lacking = plan(snapshot(*rows), [reserve("1", A=9, B=9, C=9)]).lacking
     assert lacking == {("B", "main"), ("C", "main")}
 
 
-def test_held_units_of_which_none_are_overdue_stay_held():
+def test_held_units_stay_held_if_no_overdue_hold_is_found():
     seen = snapshot(stock("A", held=2))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [reserve("1", A=7)])
     assert (only(planned).code, moves(planned)) == ("insufficient_stock", [])
 
 
-def test_a_row_that_is_not_in_the_hold_has_no_units_to_confirm():
+def test_a_hold_can_not_confirm_a_row_that_it_does_not_contain():
     planned = plan(snapshot(*two_held()), [Confirm(US, of("hold"), (Line("C", "main", 1),))])
     assert (only(planned).code, moves(planned)) == ("exceeds_held", [])
 
 
-def test_a_sale_is_not_confirmed_again_with_other_lines():
+def test_a_confirmed_hold_is_not_confirmed_again_with_other_lines():
     steps = [Confirm(US, of("hold"), None), Confirm(US, of("hold"), LINES[:1])]
     refused = plan(snapshot(*two_held()), steps).outcomes[1]
     assert refused.fields == {"state": "confirmed", "allowed": ["refund"]}
 
 
-def test_the_steps_of_several_holds_add_up_on_a_row_and_are_written_each():
+def test_steps_of_several_holds_are_one_change_of_a_stock_row_and_one_of_each_line():
     holds = [reservation(seq, State.HELD, lines=LINES) for seq in ("1", "2")]
     rows = [stock("A", held=4), stock("B", held=6), *holds]
     writes = plan(snapshot(*rows), [Confirm(US, of(seq), None) for seq in ("1", "2")]).writes
@@ -157,7 +157,7 @@ def test_the_steps_of_several_holds_add_up_on_a_row_and_are_written_each():
     ]
 
 
-def test_a_new_hold_is_created_and_changed_at_the_same_moment():
+def test_a_new_hold_has_equal_times_of_creation_and_change():
     (created,) = plan(snapshot(stock()), [reserve("1", 60, A=1)]).writes.reservations_created
     assert (created.created_at, created.updated_at) == (START, START)
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a header, a path or a query: an answer below 500, and nothing in the log."""
+"""No header, path or query makes the service answer 500 or log a failure."""
 
 import uuid
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from service.input.headers import (
 )
 from tests.test_page import browser, sign_in
 
-NOBODY = f"/v1/reservations/{uuid.UUID(int=1)}"
+UNKNOWN = f"/v1/reservations/{uuid.UUID(int=1)}"
 LONG = 200_000
 
 NAMES = [
@@ -59,8 +59,8 @@ MORE_ROUTES = [
     ("PATCH", "/v1/stock", b"", {}),
     ("DELETE", "/v1/stock/B/main", b"", {}),
     ("POST", "/v1/reservations/batch", b'{"reservations":[%b]}' % LINES, JSON),
-    ("POST", f"{NOBODY}/confirm", b"", {}),
-    ("POST", f"{NOBODY}/refunds", b'{"seq":"1"}', JSON),
+    ("POST", f"{UNKNOWN}/confirm", b"", {}),
+    ("POST", f"{UNKNOWN}/refunds", b'{"seq":"1"}', JSON),
     ("POST", "/v1/stock/A/main/adjustments", b'{"seq":"1","delta":1,"reason":"r"}', JSON),
     ("POST", "/v1/imports?job=1", b"A,main,1\n", {"Content-Type": "text/csv"}),
     ("GET", "/health/ready", b"", {}),
@@ -80,7 +80,7 @@ MORE_VALUES = [b"http://[", b"\xff\xfe", b"9" * 5000]
 
 @pytest.fixture
 async def quiet(service):
-    """A service with a row of stock, whose log must have no failure in it when the test is over."""
+    """A service with a row of stock; the test fails if the service logs a failure."""
     await service.stock("A", 1_000_000)
     with structlog.testing.capture_logs() as logged:
         yield service
@@ -89,7 +89,7 @@ async def quiet(service):
 
 
 async def send(client, route, headers, *, key=None):
-    """Send a request with headers that replace its own, without a client that corrects them."""
+    """Send a request whose headers replace those of the route, and are sent as they are."""
     method, path, content, own = route
     named = {name.lower() for name in headers}
     others = {name: value for name, value in own.items() if name.lower() not in named}
@@ -144,7 +144,9 @@ async def test_a_form_from_an_odd_origin_is_403(quiet, path, origin):
         (b"http://[", b"[", True),
     ],
 )
-def test_an_origin_is_this_server_s_own_if_its_host_is(origin, host, is_own):
+def test_an_origin_is_this_server_s_own_if_its_host_is_equal_to_the_header_host(
+    origin, host, is_own
+):
     assert is_own_origin(origin, host) == is_own
 
 
@@ -195,7 +197,7 @@ async def test_no_query_makes_the_service_fail(quiet, raw):
 
 
 async def at(service, raw_path, *, query=b"", method="GET"):
-    """The status of a request whose address no client library would send as it is."""
+    """Return the status of a request whose path a client library would correct."""
     key = service.client.headers["Authorization"].encode()
     headers = [(b"host", b"holdfast"), (b"authorization", key), (b"accept", b"*/*")]
     answer = {}
@@ -225,7 +227,7 @@ async def at(service, raw_path, *, query=b"", method="GET"):
      b"application/json,application/json;q=0",
      b"text/html," * 50 + b"application/json", b"text/html;a=b;c=d;q=0.5, application/json"],
 )  # fmt: skip
-def test_json_anywhere_in_accept_is_enough(accept):
+def test_an_accept_header_with_json_anywhere_is_accepted(accept):
     check_acceptable(accept)
 
 
@@ -269,7 +271,7 @@ async def test_the_key_is_checked_before_accept_and_everything_else(service):
 
 
 @pytest.mark.parametrize("sent", [b'"27"', b'W/"27"', b' "27" ', b'"27",', b', W/"27"'])
-def test_a_precondition_names_one_version_weak_or_not(sent):
+def test_a_precondition_names_one_version_with_a_strong_or_weak_etag(sent):
     assert version("If-Match", sent) == 27
 
 
@@ -350,5 +352,5 @@ def test_an_idempotency_key_that_is_longer_or_malformed_is_400(sent):
     assert len(sent) == 9 or error["message"] == "has more than 128 characters"
 
 
-def test_weights_of_any_length_are_read():
+def test_a_weight_with_any_number_of_digits_is_read():
     assert quality(b"text/html;q=0." + b"0" * 100_000 + b"1", "text/html") < 1e-300

@@ -1,4 +1,4 @@
-"""A text in a query is as long as what it is compared with, and a name as names are."""
+"""Texts in queries: limits of length, errors that help, and names with invisible ends."""
 
 import pytest
 
@@ -17,7 +17,7 @@ INVISIBLE = [
 
 
 async def refused(service, method, path, params, **more):
-    """The one error of a request that is 400."""
+    """Return the only error of a request that must be answered with 400."""
     answer = await service.client.request(method, path, params=params, **more)
     assert answer.status_code == 400, (path, params, answer.text)
     (error,) = answer.json()["errors"]
@@ -47,7 +47,7 @@ async def test_every_text_in_a_query_has_a_length_limit(service):
         more = {"content": "A,main,1", "headers": {"Content-Type": "text/csv"}}
         sent = more if method == "POST" else {}
         if "enum" in parameter["schema"]:
-            continue  # any other text is refused
+            continue  # it needs no limit, because any other text is refused
         if parameter["schema"].get("format") == "date-time":
             error = await refused(service, method, address, {name: "2" * 65}, **sent)
         else:
@@ -97,7 +97,7 @@ async def test_an_empty_prefix_counts_as_absent(service):
     assert len(answer.json()["items"]) == 1
 
 
-async def test_a_prefix_may_end_in_the_middle_of_words(service):
+async def test_a_prefix_may_end_with_a_space(service):
     await service.stock("White heart", 1)
     answer = await service.client.get("/v1/stock", params={"sku_prefix": "White "})
     assert [item["sku"] for item in answer.json()["items"]] == ["White heart"]
@@ -125,18 +125,20 @@ async def test_the_error_about_a_missing_job_shows_an_example(service):
     }  # fmt: skip
 
 
-async def test_the_error_about_a_wrong_cursor_tells_the_remedy(service):
+async def test_the_error_about_a_wrong_cursor_names_the_remedy(service):
     for cursor in ("", "x"):
         error = await refused(service, "GET", "/v1/stock", {"cursor": cursor})
         assert "next_cursor" in error["message"]
 
 
-# Invisible characters, in every place that takes a name
+# Invisible characters at the ends of names
 
 
 @pytest.mark.parametrize("character", [*INVISIBLE, " ", "\u00a0"])
 @pytest.mark.parametrize("place", ["begins", "ends"])
-async def test_a_name_with_an_invisible_end_is_refused_everywhere(service, character, place):
+async def test_a_name_that_begins_or_ends_with_an_invisible_character_is_refused(
+    service, character, place
+):
     name = f"{character}A" if place == "begins" else f"A{character}"
     await service.stock("A", 9)
     line, create = {"sku": "A", "quantity": 1}, {"If-None-Match": "*"}
@@ -175,6 +177,6 @@ async def test_a_name_with_an_invisible_end_is_refused_everywhere(service, chara
 @pytest.mark.parametrize(
     "name", ["a\u200db", "\u2764\ufe0f", "x\U000e0067\U000e007f", "\u200eA".strip("\u200e")]
 )
-async def test_characters_of_emoji_and_words_are_not_invisible_ends(service, name):
+async def test_a_name_may_contain_the_invisible_characters_of_emoji_and_words(service, name):
     await service.stock(name, 1)
     assert (await service.reserve("1", (name, 1))).status_code == 201

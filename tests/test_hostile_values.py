@@ -1,4 +1,4 @@
-"""Whatever a client sends, it is told where it is wrong; nothing breaks and nothing moves."""
+"""An invalid value gets a 400 that names its path; it breaks nothing and moves no stock."""
 
 import json
 import uuid
@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 JSON = {"Content-Type": "application/json"}
-NOBODY = f"/v1/reservations/{uuid.UUID(int=1)}"
+UNKNOWN = f"/v1/reservations/{uuid.UUID(int=1)}"
 
 NOT_A_COUNT = [
     "0", "-1", "2147483648", "4294967297", "9223372036854775808", "18446744073709551616",
@@ -70,7 +70,7 @@ def test_each_body_of_the_table_differs_from_a_valid_one():
     assert all(body != RESERVE % "" for body, _ in TABLE)
 
 
-async def test_a_complete_pair_of_surrogates_is_a_character(service):
+async def test_an_escaped_pair_of_surrogates_is_one_character(service):
     await service.stock("A", 10)
     body = RESERVE % r', "metadata": {"a": "\ud83d\uded2 \\ud800"}'
     response = await service.client.post("/v1/reservations", content=body, headers=JSON)
@@ -99,7 +99,7 @@ async def test_a_hostile_value_is_400_and_the_error_names_it(service):
     assert await service.on_hand("A") == (10, 0)
 
 
-async def test_a_hostile_value_in_a_batch_is_named_in_the_same_way(service):
+async def test_a_hostile_value_in_a_batch_gets_the_same_error(service):
     await service.stock("A", 10)
     for body, named in TABLE:
         raw = f'{{"reservations": [{body}]}}'.encode()
@@ -139,23 +139,23 @@ OTHER_BODIES = [
     *[("POST", "/v1/stock/A/main/adjustments",
        f'{{"seq": "1", "delta": 1, "reason": "r", "expected_version": {v}}}',
        "expected_version") for v in ("-1", '"1"', "1.0", "true", "9223372036854775808")],
-    *[("POST", f"{NOBODY}/extend", f'{{"hold_seconds": {v}}}', "hold_seconds")
+    *[("POST", f"{UNKNOWN}/extend", f'{{"hold_seconds": {v}}}', "hold_seconds")
       for v in [*NOT_A_COUNT, "604801"]],
-    ("POST", f"{NOBODY}/extend", "{}", "hold_seconds"),
-    *[("POST", f"{NOBODY}/confirm", f'{{"lines": [{{"sku": "A", "quantity": {v}}}]}}',
+    ("POST", f"{UNKNOWN}/extend", "{}", "hold_seconds"),
+    *[("POST", f"{UNKNOWN}/confirm", f'{{"lines": [{{"sku": "A", "quantity": {v}}}]}}',
        "lines[0].quantity") for v in NOT_A_COUNT],
-    ("POST", f"{NOBODY}/confirm", '{"seq": "1"}', "seq"),
-    ("POST", f"{NOBODY}/cancel", '{"lines": []}', "lines"),
-    *[("POST", f"{NOBODY}/refunds",
+    ("POST", f"{UNKNOWN}/confirm", '{"seq": "1"}', "seq"),
+    ("POST", f"{UNKNOWN}/cancel", '{"lines": []}', "lines"),
+    *[("POST", f"{UNKNOWN}/refunds",
        f'{{"seq": "1", "lines": [{{"sku": "A", "quantity": {v}}}]}}', "lines[0].quantity")
       for v in NOT_A_COUNT],
-    *[("POST", f"{NOBODY}/refunds", f'{{"seq": {v}}}', "seq") for v in NOT_A_NAME],
-    *[("POST", f"{NOBODY}/refunds", f'{{"seq": "1", "reason": {v}}}', "reason")
+    *[("POST", f"{UNKNOWN}/refunds", f'{{"seq": {v}}}', "seq") for v in NOT_A_NAME],
+    *[("POST", f"{UNKNOWN}/refunds", f'{{"seq": "1", "reason": {v}}}', "reason")
       for v in ("1", '"\\u0000"', "[]")],
 ]  # fmt: skip
 
 
-async def test_all_other_bodies_are_checked_too(service):
+async def test_hostile_values_in_the_bodies_of_other_operations_are_400(service):
     for method, path, body, named in OTHER_BODIES:
         await refused(service, method, path, body.encode(), named)
 

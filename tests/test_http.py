@@ -27,12 +27,11 @@ OPERATIONS = (
     "/v1/stock/A/main",
     "/v1/stock/A/main/movements",
 )
-CHANGING = ("date", "content-length")  # of /metrics and of an answer with a moment in it
 
 
 @pytest.fixture
 async def addresses(service: Service) -> dict[str, str]:
-    """The ids in the addresses."""
+    """Store a reservation and a refund; return the ids that the addresses contain."""
     await service.stock("A", 100)
     id_ = (await service.reserve("1", ("A", 2))).json()["id"]
     answer = await service.client.post(f"/v1/reservations/{id_}/refunds", json={"seq": "1"})
@@ -44,7 +43,9 @@ def documented(service: Service, method: str) -> list[str]:
     return [path for path, operations in paths.items() if method in operations]
 
 
-async def test_head_is_answered_wherever_get_is_with_the_same_headers(service, addresses):
+async def test_every_address_that_answers_get_answers_head_with_the_same_headers(
+    service, addresses
+):
     for path in OPERATIONS:
         url = path.format(**addresses)
         got, asked = await service.client.get(url), await service.client.head(url)
@@ -100,7 +101,7 @@ async def test_a_request_without_host_is_refused(service):
 
 
 async def ask(service: Service, headers: list[tuple[bytes, bytes]]) -> tuple[int, dict, bytes]:
-    """Ask for a list without a client library, which would add headers."""
+    """Send a request without a client library, which would add headers."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -121,7 +122,7 @@ async def ask(service: Service, headers: list[tuple[bytes, bytes]]) -> tuple[int
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
-async def test_the_error_about_a_slash_at_the_end_names_it(service):
+async def test_the_error_about_an_address_that_ends_with_a_slash_names_the_slash(service):
     answer = await service.client.get("/v1/stock/")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "slash" in answer.json()["detail"]
@@ -201,7 +202,7 @@ async def test_every_answer_has_headers_against_sniffing_and_caching(service, ad
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_the_document_is_made_once(service, monkeypatch):
+async def test_the_openapi_document_is_made_only_once(service, monkeypatch):
     first = await service.client.get("/schema/openapi.json")
     monkeypatch.setattr(openapi, "document", None)
     assert (await service.client.get("/schema/openapi.json")).content == first.content

@@ -1,4 +1,4 @@
-"""For scale: the reservation as a script in Redis, in memory and without durability."""
+"""For comparison: the reservation as a script in Redis, in memory and without durability."""
 
 import os
 from typing import Any

@@ -53,7 +53,7 @@ def _install(directory: Path) -> None:
 
 
 def run(command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command; its output is one text."""
+    """Run a command; return its standard output and its errors as one text."""
     return subprocess.run(
         command,
         cwd=directory,

@@ -1,4 +1,4 @@
-"""`make schemathesis`: run it against a server of its own, as the arguments say."""
+"""`make schemathesis`: run Schemathesis, with the given arguments, against a new server."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from tests.test_schemathesis import ARGUMENTS, run_schemathesis
 
 
 def main() -> None:
-    """Run it and print its output; exit with 1 if it has found anything."""
+    """Run Schemathesis, print its output and exit with its code."""
     with running_server(None) as server:
         code, printed = asyncio.run(run_schemathesis(server, *(sys.argv[1:] or ARGUMENTS)))
     print(printed)

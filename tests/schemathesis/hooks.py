@@ -1,4 +1,4 @@
-"""Requests that keep the contract as a whole, where the schemas alone allow others as well."""
+"""Changes generated requests so that they keep the rules that schemas can't express."""
 
 import re
 import uuid
@@ -13,15 +13,15 @@ CHOSEN = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[47][0-9a-f]{3}-[89ab][0-9a-f]{3}-[
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Change a request that keeps each of its schemas so that it keeps the contract, too."""
+    """Make a request that is valid by its schemas valid by the whole contract."""
     if case.meta is None or case.meta.generation.mode.is_negative:
         return
     case.body = without_fractions(case.body)
     if case.query:
-        case.query.pop("cursor", None)  # an invented cursor is not one of a list
+        case.query.pop("cursor", None)  # a generated cursor belongs to no list
     headers = case.headers
     if isinstance(case.body, dict) and needs_seq(case):
-        headers.pop("Idempotency-Key", None)  # it would have to equal seq
+        headers.pop("Idempotency-Key", None)  # it would have to be equal to seq
         if not CHOSEN.fullmatch(str(case.body.get("id"))):
             case.body = {name: value for name, value in case.body.items() if name != "id"}
         if case.body.get("seq") is None:
@@ -30,13 +30,13 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def needs_seq(case: Any) -> bool:
-    """True when the operation takes a seq, which may come in a header in its place."""
+    """True when the operation takes a seq, in the body or in the header Idempotency-Key."""
     parameters = case.operation.definition.raw.get("parameters", ())
     return any(parameter.get("name") == "Idempotency-Key" for parameter in parameters)
 
 
 def keep_precondition(method: str, headers: Any) -> None:
-    """Send one valid precondition; some generators overlook the patterns of headers."""
+    """Send one valid precondition; some generators ignore the patterns of headers."""
     if "If-Match" in headers:
         headers.pop("If-None-Match", None)
         if not VERSION.fullmatch(headers["If-Match"]):
