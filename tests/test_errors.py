@@ -185,7 +185,7 @@ async def chunks(size):
         ("/v1/stock/A/main/adjustments", 1, "application/json"),
     ],
 )
-async def test_a_body_over_the_limit_is_413_whether_announced_or_not(
+async def test_a_body_over_the_limit_is_413_with_and_without_a_content_length(
     service, path, limit, media_type
 ):
     limit *= 1024 * 1024

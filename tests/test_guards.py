@@ -283,7 +283,7 @@ async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", INTERLEAVINGS)
-async def test_an_overtaken_batch_notices(database, name):
+async def test_an_overtaken_batch_gets_a_conflict(database, name):
     case = INTERLEAVINGS[name]
     with pytest.raises(Conflict) as conflict:
         await overtaken(database, case)
