@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from db.session.database import Database, StoreUnavailable
 from db.session.fitness import UnfitDatabase, concerns, granted_connections
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, fresh_database, named, running_service
+from tests.preloaded import run_command
 from tests.roles import as_role, as_superuser, authorization_clause
 
 RELIED_ON = {
@@ -215,15 +215,8 @@ async def encoded(postgres_url: str, encoding: str) -> AsyncIterator[str]:
 
 
 def holdfast(*command: str, url: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *command],
-        env={**os.environ, "HOLDFAST_DATABASE_URL": url, "HOLDFAST_DATA_DIR": str(directory)},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    settings = {"HOLDFAST_DATABASE_URL": url, "HOLDFAST_DATA_DIR": str(directory)}
+    return run_command(*command, environment={**os.environ, **settings})
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
