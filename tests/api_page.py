@@ -1,11 +1,11 @@
-"""docs/api.md, played: its requests in their order, and the answers of a real service.
+"""Plays docs/api.md: sends the requests of the page in their order to a real service.
 
-`python -m tests.api_page` writes the answers and the generated tables into the page again. The test
-compares the page with what this would write.
+`python -m tests.api_page` writes the answers and the generated tables into the page again.
+tests/test_api_page.py compares the page with the text that this command would write.
 
-A request is a fenced block of the kind `http`; the block right after it is its answer. Moments are
-shifted to the page's own clock, which advances in steps of five minutes, so that each run writes
-the same page; a cursor contains a moment and is shifted too.
+A request is a fenced block of the kind `http`; the block right after it is its answer. Timestamps
+are shifted to the page's own clock, which advances in steps of five minutes, so that each run
+writes the same page. A cursor contains a timestamp and is shifted too.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ EXAMPLE = re.compile(
     r"|<!-- The deadline of (?P<overdue>\S+) passes\. -->\n",
     re.DOTALL,
 )
-"""A request and its answer; or a deadline that passes without anybody waiting for it."""
+"""A request and its answer, or the comment by which the deadline of a hold passes at once."""
 
 OVERDUE = "UPDATE reservation SET expires_at = clock_timestamp() WHERE seq = $1"
 
@@ -54,7 +54,7 @@ SHOWN_HEADERS = (
 )
 WIDTH = 98
 LENGTH_MAX = 3_000
-"""Characters of a body that the page shows; of a longer one it shows an ellipsis."""
+"""The longest body that the page shows, in characters; a longer body becomes an ellipsis."""
 
 
 @dataclass
@@ -67,18 +67,18 @@ class Exchange:
 
 @dataclass
 class Clock:
-    """The service's time as the page tells it."""
+    """Translates timestamps and cursors between the service and the page."""
 
     began_at: datetime | None = None
     cursors: dict[str, str] = field(default_factory=dict)
-    """Cursors as the page has them, and as the service gave them."""
+    """The cursor that the service returned, for each cursor on the page."""
 
     def told(self, text: str) -> str:
-        """Return a service's text with the page's moments and cursors."""
+        """Return a text of the service with the timestamps and cursors of the page."""
         return CURSOR.sub(self._cursor_told, MOMENT.sub(self._moment_told, text))
 
     def meant(self, text: str) -> str:
-        """Return a page's text with the service's moments and cursors."""
+        """Return a text of the page with the timestamps and cursors of the service."""
         for told, given in self.cursors.items():
             text = text.replace(told, given)
         return MOMENT.sub(self._moment_meant, text)
@@ -103,7 +103,7 @@ class Clock:
 
 
 async def play(page: str, service: Any) -> AsyncIterator[tuple[re.Match[str], Exchange, str]]:
-    """Send the page's requests in their order; yield each with its answer as the page tells it."""
+    """Send the page's requests in their order; yield each with its answer as the page shows it."""
     clock = Clock()
     keys = {
         "$KEY": await service.key("shop-eu", "reserve", "stock", "read"),
@@ -121,7 +121,7 @@ async def play(page: str, service: Any) -> AsyncIterator[tuple[re.Match[str], Ex
 def request_of(
     client: httpx.AsyncClient, text: str, keys: dict[str, dict[str, str]]
 ) -> httpx.Request:
-    """Make the request that a block describes; a key and the media type go without saying."""
+    """Make the request that a block describes; the block may omit the key and the media type."""
     head, _, body = text.rstrip("\n").partition("\n\n")
     first, *lines = head.split("\n")
     method, _, address = first.partition(" ")
@@ -154,7 +154,10 @@ def shown_body(response: httpx.Response) -> str:
 
 
 def filled(value: Any, indent: int = 0, taken: int = 0) -> str:
-    """Return JSON whose lines are filled like those of a text; the first one has less room."""
+    """Return JSON with as many items on a line as fit.
+
+    `taken` is the number of characters that the first line has already.
+    """
     on_one_line = json.dumps(value, ensure_ascii=False)
     if indent + taken + len(on_one_line) <= WIDTH or not isinstance(value, dict | list):
         return on_one_line
@@ -180,7 +183,7 @@ def pieces_of(value: dict[str, Any] | list[Any], indent: int) -> Iterator[str]:
 
 
 async def written(page: str, service: Any) -> str:
-    """Return the page with the answers that a service gives today, and the tables of today."""
+    """Return the page with the current answers of a service and the current tables."""
     parts, end = [], 0
     async for example, _, answer in play(page, service):
         parts += [page[end : example.start()], f"```http\n{example['request']}```\n"]
@@ -225,7 +228,7 @@ def yes_or_no(value: object) -> str:
 
 @asynccontextmanager
 async def fresh_service() -> AsyncIterator[Any]:
-    """A service on a database of its own, whose sweeper doesn't run: the page's deadlines wait."""
+    """A service with its own database and no sweeper: only a request of the page expires a hold."""
     from db.embedded.server import EmbeddedPostgres  # noqa: PLC0415 - only the command needs it
     from tests.conftest import (  # noqa: PLC0415 - pytest's own module, and only for the command
         fresh_database,
@@ -239,14 +242,14 @@ async def fresh_service() -> AsyncIterator[Any]:
         EmbeddedPostgres(Path(directory, "postgres")) as postgres,
         known(postgres.addresses),
     ):
-        Path(directory).chmod(0o755)  # as root, PostgreSQL is another user
+        Path(directory).chmod(0o755)  # as root, PostgreSQL runs as another user
         await make_template(postgres.url)
         async with fresh_database(postgres.url) as url, running_service(url, sweeps=False) as found:
             yield found
 
 
 async def main() -> None:
-    """Write the page again."""
+    """Write the answers and tables into the page again."""
     async with fresh_service() as service:
         page = await written(PAGE.read_text(encoding="utf-8"), service)
     PAGE.write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Random commands over a world so small that they keep meeting each other."""
+"""Random commands about so few SKUs, sources and seqs that they often affect the same rows."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Histories: the calls and answers of many clients at a few SKUs, and a model that explains them.
+"""Histories: the calls and answers of many clients about a few SKUs, and a model to check them.
 
 The history of each SKU is compared with `Shelf`, the contract for one SKU and one request at a
 time. The history is linearizable (Herlihy and Wing, 1990) if `Shelf` gives every answer at some
@@ -110,7 +110,10 @@ def answer_of(response: httpx.Response) -> tuple[Any, ...]:
 
 
 class Crowd:
-    """Clients that order the same few SKUs; `history` has all their calls and answers."""
+    """Clients that order the same few SKUs; `history` has all their calls and answers.
+
+    `doors` are HTTP clients, one for each service of the same database.
+    """
 
     def __init__(self, doors: Sequence[httpx.AsyncClient], source: str, seed: str) -> None:
         self.history = lin.History()
@@ -118,7 +121,7 @@ class Crowd:
         self.orders: dict[str, list[tuple[str, int, str]]] = {}
 
     async def shop(self, skus: Sequence[str], units: int, clients: int, requests: int) -> None:
-        """Stock the SKUs, divide the clients among the doors, and read the stock at the end."""
+        """Stock the SKUs, divide the clients among the services, and read the stock at the end."""
         self.orders = {sku: [] for sku in skus}
         for sku in skus:
             await _stock(self.doors[0], sku, units)
@@ -193,7 +196,7 @@ class Crowd:
 
 
 async def _stock(http: httpx.AsyncClient, sku: str, units: int) -> None:
-    """Create the stock row. This is no part of the history, which begins with the row."""
+    """Create the stock row. The history begins after this."""
     while True:
         try:
             answer = await http.put(

@@ -1,7 +1,7 @@
-"""The contract's rules over plain dicts, one command after another: what every batch must equal.
+"""A model of the contract, which runs one command at a time; every batch must give its answers.
 
-Written from the contract and from nothing else, slowly and obviously. An answer is a tuple of a
-status and what the client is told: a resource, a problem's code with its fields, or None.
+The model is written from the contract alone and prefers simple code to fast code. An answer is a
+tuple of a status and a content: a resource, a problem's code with its fields, or None.
 """
 
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ class Refused(Exception):
 
 
 class Model:
-    """Stock, reservations and what was asked before; `execute` takes a command at its moment."""
+    """Stock, reservations and earlier requests; `execute` runs a command at a given time."""
 
     def __init__(self) -> None:
         self.stock: dict[Any, dict[str, Any]] = {}
@@ -32,7 +32,7 @@ class Model:
         except Refused as refusal:
             return refusal.args[0]
 
-    def Reserve(self, c: Any) -> tuple[int, Any]:  # noqa: N802 - named as the command
+    def Reserve(self, c: Any) -> tuple[int, Any]:  # noqa: N802 - named after the command
         id_ = c.id or reservation_id(c.source, c.seq)
         lines = {line.key: line.quantity for line in c.lines}
         holder = self.reservations.get(id_)
@@ -204,7 +204,7 @@ class Model:
         return self.now + timedelta(seconds=c.hold_seconds)
 
     def reclaim(self, short: dict[Any, Any]) -> None:
-        """Expire the overdue holds that lie on a short row."""
+        """Expire the overdue holds that have units of a short row."""
         for key in short:
             for _, reservation in sorted(self.reservations.items()):
                 if self.overdue(reservation) and key in reservation["lines"]:
@@ -228,7 +228,7 @@ class Model:
         row.update(name=name, low_stock_at=low_stock_at, deleted=False)
 
     def short(self, lines: dict[Any, int]) -> dict[Any, tuple[int, int]]:
-        """The lines that ask for more than is available: (requested, available) of each."""
+        """The lines that request more than is available, each with (requested, available)."""
         have = {key: self.stock[key]["available"] for key in lines}
         return {key: (n, have[key]) for key, n in lines.items() if n > have[key]}
 

@@ -1,8 +1,8 @@
-"""Patience for tests that share the machine with others and assert nothing about timeouts.
+"""Long timeouts for tests that assert nothing about timeouts.
 
-There a client may take seconds between two requests, and PostgreSQL seconds for a statement.
-`python -m tests.patient serve` is Holdfast that waits long for clients and for the database. A test
-with the fixture `patient` has services of the same patience in its own process.
+On a busy machine a client may take seconds between two requests, and PostgreSQL may take seconds
+for a statement. `python -m tests.patient serve` runs Holdfast with long timeouts for clients and
+the database. With the fixture `patient`, the services in a test's own process have them too.
 """
 
 from db.session import database

@@ -1,9 +1,9 @@
-"""Processes of the service that start with most of its imports done.
+"""Commands of the service as processes that start with most of the imports done.
 
-Importing takes most of a start, and the tests start hundreds of services. A fork server
-(`multiprocessing`) imports once what depends on no setting, and each process is a fork of it. Like
-`python -m service serve`, a fork has its own environment and output, and runs the module as
-`__main__`.
+Imports take most of the time of a start, and the tests start hundreds of commands. A fork server
+(`multiprocessing`) imports the modules once that depend on no setting, and each process is a fork
+of it. Like `python -m service …`, a fork has its own environment and output, and runs the module
+as `__main__`.
 """
 
 import multiprocessing
@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+COMMAND_SECONDS_MAX = 60.0  # only a command that hangs takes longer
 MODULES = [
     "alembic.command",
     "click",
@@ -46,11 +47,21 @@ _context.set_forkserver_preload(MODULES)
 
 
 class PreloadedProcess:
-    """A process that runs a module of the service; it is used like a `subprocess.Popen`."""
+    """A process that runs a command; it is used like a `subprocess.Popen`.
 
-    def __init__(self, module: str, environment: Mapping[str, str], log: Path) -> None:
+    It writes its output to the files `stdout` and `stderr`, which may be the same.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        stdout: Path,
+        stderr: Path,
+    ) -> None:
         self._process: ForkServerProcess = _context.Process(
-            target=_run, args=(module, dict(environment), log)
+            target=_run, args=(module, arguments, dict(environment), stdout, stderr)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -65,7 +76,7 @@ class PreloadedProcess:
         self._process.join(timeout)
         code = self._process.exitcode
         if code is None:
-            raise subprocess.TimeoutExpired("serve", timeout or 0)
+            raise subprocess.TimeoutExpired("holdfast", timeout or 0)
         return code
 
     def send_signal(self, number: int) -> None:
@@ -80,17 +91,33 @@ class PreloadedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(module: str, environment: dict[str, str], log: Path) -> None:
+def run_command(
+    *arguments: str, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run `holdfast` with these arguments to its end; return its exit code and its output."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-test-") as directory:
+        stdout, stderr = Path(directory, "stdout"), Path(directory, "stderr")
+        process = PreloadedProcess("service", arguments, environment, stdout, stderr)
+        try:
+            code = process.wait(COMMAND_SECONDS_MAX)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+
+
+def _run(
+    module: str, arguments: Sequence[str], environment: dict[str, str], stdout: Path, stderr: Path
+) -> None:
     if "prometheus_client" in sys.modules:
         raise AssertionError("a module of MODULES imports prometheus_client too early")
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(output, descriptor)
+        os.close(output)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # the next call finds it in this environment
-    sys.argv = ["holdfast", "serve"]
+    sys.argv = ["holdfast", *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Sends requests byte by byte, as no client library does, and reads the answers."""
+"""Sends requests as raw bytes, which client libraries do not allow, and reads the answers."""
 
 import asyncio
 import json

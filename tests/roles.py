@@ -1,8 +1,8 @@
 """The database role of each connection in the tests.
 
 Tests connect as the serving role. They use another role only for a statement that the serving role
-may not execute. The roles exist in the tests' own PostgreSQL. On a server that the caller has
-named, the role in its address does everything.
+may not execute. The roles exist in the tests' own PostgreSQL. On the server that
+HOLDFAST_TEST_DATABASE_URL names, every connection has the role in that address.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def as_role(url: str, role: Role) -> str:
 
 
 def as_superuser(url: str) -> str:
-    """The address for a test that breaks or watches a server: none of the service's roles may."""
+    """The address for a test that breaks or watches a server, which only the superuser may do."""
     return as_role(url, Role.SUPERUSER)
 
 

@@ -90,7 +90,7 @@ def start(
 ) -> ServerProcess:
     """Start the server; a command before it makes it a program of its own."""
     if not before:
-        return PreloadedProcess(module, environment, log)
+        return PreloadedProcess(module, ["serve"], environment, log, log)
     with log.open("wb") as output:
         return subprocess.Popen(
             [*before, sys.executable, "-m", module, "serve"],

@@ -116,7 +116,7 @@ async def test_every_operation_needs_a_key(service):
     assert await service.on_hand("A") == before
 
 
-async def test_the_key_is_checked_before_anything_is_read(service):
+async def test_the_key_is_checked_before_the_body_is_read(service):
     for headers, status in (({"Authorization": "x"}, 401), (await service.key("s", "read"), 403)):
         response = await service.client.post("/v1/reservations", content=b"{", headers=headers)
         assert response.status_code == status

@@ -1,8 +1,6 @@
 """The address of a database is read as libpq reads it, and no part of a password is ever shown."""
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from db.session.address_text import AddressError
 from db.session.database import Database, StoreUnavailable
 from tests.brokers import running_pgbouncer
 from tests.conftest import named
+from tests.preloaded import run_command
 
 ENCODE = "percent-encode it: %2F for /"
 
@@ -135,7 +134,7 @@ def test_the_error_for_an_unreadable_address_contains_no_part_of_it(text, says):
     assert "\n" not in str(refusal.value)
 
 
-def test_an_address_is_not_shown_by_accident():
+def test_the_repr_of_an_address_contains_no_part_of_it():
     assert "secret" not in repr(read_address("postgresql://u:secret@secret-host/d"))
 
 
@@ -283,7 +282,7 @@ async def test_a_socket_leads_to_the_database(postgres_url, open_directory):
         ("sslmode=prefer&sslnegotiation=direct", AddressError, "direct TLS requires"),
     ],
 )
-async def test_the_tls_that_an_address_demands_is_demanded_of_the_server(
+async def test_the_server_must_offer_the_tls_that_the_address_requires(
     postgres_url, parameters, failure, says
 ):
     """The tests' server has no TLS."""
@@ -318,15 +317,8 @@ COMMANDS = ["serve", "db upgrade", "key list", "key create --scope admin", "audi
 )
 def test_no_command_shows_a_traceback_or_a_password(command, address, tmp_path):
     """The first address can't be read, and at the second there is no server."""
-    run = subprocess.run(
-        [sys.executable, "-m", "service", *command.split()],
-        env={**os.environ, "HOLDFAST_DATABASE_URL": address, "HOLDFAST_DATA_DIR": str(tmp_path)},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    settings = {"HOLDFAST_DATABASE_URL": address, "HOLDFAST_DATA_DIR": str(tmp_path)}
+    run = run_command(*command.split(), environment={**os.environ, **settings})
     told = run.stdout + run.stderr
     assert run.returncode in (1, 2)
     assert "Traceback" not in told

@@ -1,4 +1,4 @@
-"""docs/api.md is true: its examples, its tables, and that nothing is left out."""
+"""docs/api.md is true and complete: its examples, its tables and its limits."""
 
 import re
 from uuid import NAMESPACE_URL, uuid5
@@ -53,7 +53,7 @@ def first_column(rows):
     return [name for row in rows.splitlines() for name in CODE.findall(row.split("|")[1])]
 
 
-async def test_every_answer_and_every_table_is_what_the_service_gives_today(
+async def test_every_answer_and_every_table_is_up_to_date(
     service_without_sweeper,
 ):
     assert page() == await api_page.written(page(), service_without_sweeper)
@@ -133,11 +133,11 @@ async def test_every_member_of_an_object_is_in_its_table(service):
         ("seconds for the body to arrive", protocol.BODY_SECONDS_MAX),
     ],
 )
-def test_a_limit_of_the_page_is_that_of_the_code(limit, value):
+def test_each_limit_on_the_page_equals_the_limit_in_the_code(limit, value):
     assert re.search(rf"^\| {re.escape(limit)} \| {value:,.0f}[ ]", page(), re.MULTILINE)
 
 
-def test_the_derived_id_of_the_page_is_that_of_its_example():
+def test_the_snippet_that_derives_an_id_gives_the_id_of_the_example():
     derived = str(uuid5(uuid5(NAMESPACE_URL, "holdfast:shop-eu"), "order-1001"))
     snippet = page().split("```python\n")[1].split("```")[0]
     exec(snippet, {"uuid5": uuid5, "NAMESPACE_URL": NAMESPACE_URL})
@@ -150,7 +150,7 @@ def test_every_code_of_an_example_is_in_the_table_of_errors():
     assert set(re.findall(r'"code": "(\w+)"', page())) <= codes
 
 
-def test_every_link_within_the_page_leads_somewhere():
+def test_every_link_within_the_page_leads_to_a_heading():
     anchors = {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
         for heading in re.findall(r"^#+ (.*)$", page(), re.MULTILINE)

@@ -33,7 +33,8 @@ def installed(tmp_path_factory):
     python = environment / "bin" / "python"
     (wheel,) = built.iterdir()
     run([*pip, "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel])
-    # The dependencies are those of the tests; their editable installation is not among them.
+    # The dependencies come from the tests' environment. Its editable Holdfast is not visible here,
+    # because Python reads no .pth file in a directory that a .pth file has added.
     packages = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
     Path(packages.strip(), "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return python
@@ -41,7 +42,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A directory with modules named like ours, and like a dependency, that can't be imported."""
+    """A directory with modules named like ours and like a dependency; to import them fails."""
     (tmp_path / "service").mkdir()
     for name in ("db.py", "service/__init__.py", "click.py"):
         (tmp_path / name).write_text(f"raise SystemExit('{name} is not of Holdfast')")
@@ -67,12 +68,14 @@ def command_of(installed):
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
-def test_modules_of_the_caller_do_not_replace_ours(installed, hostile, option):
+def test_modules_of_the_caller_do_not_replace_those_of_holdfast(installed, hostile, option):
     assert "oldfast" in run([command_of(installed), option], **started_in(hostile))
 
 
 @pytest.mark.parametrize("module", ["db", "service", "click"])
-def test_without_protection_modules_of_the_caller_would_replace_ours(installed, hostile, module):
+def test_without_protection_modules_of_the_caller_would_replace_those_of_holdfast(
+    installed, hostile, module
+):
     command = [installed, "-c", f"import {module}"]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, **started_in(hostile)
@@ -107,7 +110,7 @@ def test_the_processes_of_the_lab_start_beside_modules_of_the_caller(
     assert "guard" in run(command, **started_in(hostile))
 
 
-def test_in_a_clone_its_own_directory_comes_first():
+def test_in_a_clone_the_directory_of_the_clone_comes_first():
     assert protected_path(["/bin", "/lib/python"], "") == [str(REPOSITORY), "/bin", "/lib/python"]
 
 
@@ -134,7 +137,7 @@ def test_the_other_strategies_need_no_extra(monkeypatch):
 
 
 def hide(monkeypatch, package, *importers):
-    """Make a package look as if it were not installed; its importers are imported anew."""
+    """Make a package look as if it were not installed; its importers will be imported again."""
     for name in list(sys.modules):
         if name.partition(".")[0] == package or name in importers:
             monkeypatch.delitem(sys.modules, name)
@@ -142,5 +145,5 @@ def hide(monkeypatch, package, *importers):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_the_containers_build_context_holds_all_that_is_installed(name):
+def test_the_build_context_of_the_container_has_every_installed_file(name):
     assert f"!{name}" in (REPOSITORY / ".dockerignore").read_text().splitlines()

@@ -13,7 +13,10 @@ from service.engine.audits import SharedAudits
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Counts audits: now under way, most at once, begun. Each waits for `may_end`."""
+    """Counts the audits that run now, that ran at the same time at most, and that have begun.
+
+    Each audit waits for `may_end`.
+    """
 
     class Counted:
         now = most = begun = 0

@@ -13,7 +13,7 @@ from service.http.app import background_services
 
 
 class Service:
-    """A service whose work is a function that is told which run this is, from 1 on."""
+    """A service whose work is a function of the number of the run, which begins with 1."""
 
     def __init__(self, work: Callable[[int], Awaitable[None]], name: str = "tested") -> None:
         self.name = name
@@ -44,7 +44,7 @@ async def work_until_cancelled(_: int) -> None:
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """The log; tracebacks of planned failures are not drawn, which takes a second."""
+    """A mock of the log, because drawing the traceback of a planned failure takes a second."""
     mock = Mock()
     monkeypatch.setattr(background, "log", mock)
     return mock
@@ -185,7 +185,7 @@ async def test_a_service_that_dies_while_it_stops_is_not_started_again(restarts_
     assert (service.runs, service.is_running) == (1, False)
 
 
-async def test_a_service_that_never_stops_is_logged_and_stopping_goes_on(monkeypatch, log):
+async def test_a_service_that_never_stops_is_logged_and_the_others_are_stopped(monkeypatch, log):
     monkeypatch.setattr(background, "STOP_SECONDS_MAX", 0.01)
     may_end = asyncio.Event()
 

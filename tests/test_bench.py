@@ -78,7 +78,7 @@ async def test_the_filled_rows_equal_the_rows_that_the_service_would_store(servi
 
 
 def samples_of(rates, *, memory, seconds=10, refused=0):
-    """A run with these rates in its slices, and this memory of the worker after each, in bytes."""
+    """A run: the rate of each slice, and the memory of the worker after each slice in bytes."""
     made, answered = [], 0
     for number, (rate, memory_bytes) in enumerate(zip(rates, memory, strict=True), start=1):
         measured = Measured(rate, 1.0, 2.0, refused=refused, failed=1, answered=rate * seconds)

@@ -23,7 +23,7 @@ def encoded(value):
 
 
 def refused(model, raw):
-    """The errors of a body: {path: message}, and whether these are all."""
+    """The errors of a body as {path: message}, and whether the list is complete."""
     with pytest.raises(InvalidRequest) as caught:
         parse(model, raw)
     fields = caught.value.fields

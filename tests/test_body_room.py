@@ -1,4 +1,4 @@
-"""Large bodies wait for room: the room of one key is limited, and the room of all keys."""
+"""Large bodies wait for memory: each key has a limit, and all keys together have a limit."""
 
 import asyncio
 import time
@@ -85,7 +85,7 @@ async def test_a_key_whose_body_took_long_to_process_rests():
     for _ in range(3):
         async with room.hold(b"a", BYTES_OF_A_KEY_MAX) as share:
             share.arrived_at = time.monotonic()
-            time.sleep(took)  # noqa: ASYNC251 - the loop is what it takes
+            time.sleep(took)  # noqa: ASYNC251 - it blocks the loop, as parsing does
         async with room.hold(b"b", BYTES_OF_A_KEY_MAX):
             pass
     assert asyncio.get_running_loop().time() - began >= 2 * body_room.REST_FACTOR * took

@@ -22,7 +22,7 @@ async def backend(transaction: Transaction) -> int:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chained transaction waits longer for its caller: 50 ms are short on a busy machine."""
+    """Let a chained transaction wait longer for its caller: 50 ms are short on a busy machine."""
     monkeypatch.setattr("db.session.database.CHAIN_SECONDS", 2.0)
 
 

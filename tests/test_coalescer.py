@@ -49,7 +49,7 @@ class Gate:
 
 @asynccontextmanager
 async def working(url: str, **limits: Any) -> AsyncIterator[Any]:
-    """A coalescer; at the end it answers all that was submitted."""
+    """A coalescer; at the end of the block it answers every submission before it closes."""
     database = Database(url, pool_size=4, timeouts=IMPATIENT)
     ledger = Ledger(database, Guard(), RetryPolicy(attempts_max=4))
     coalescer = Coalescer(ledger, CoalescerLimits(**limits))
@@ -136,7 +136,7 @@ async def test_a_poison_entry_of_a_batch_fails_alone(coalescer, poison):
 
 @asynccontextmanager
 async def locked(url: str, sku: str) -> AsyncIterator[None]:
-    """Have another session hold the lock of the row."""
+    """Lock the row in another session while the block runs."""
     connection = await asyncpg.connect(url)
     async with connection.transaction():
         await connection.execute("SELECT 1 FROM stock WHERE sku = $1 FOR UPDATE", sku)
@@ -288,7 +288,7 @@ async def test_a_request_that_is_queued_too_long_is_refused_and_has_no_effect(da
 async def test_a_request_that_takes_too_long_is_answered_and_its_retry_finds_the_outcome(
     database_url, commands, bound
 ):
-    """The work has started, and nobody knows yet whether it is done."""
+    """The batch is running, so the service can't know yet whether it will commit."""
     async with working(database_url, lane_lines_max=2, **{bound: 0.01}) as coalescer:
         gate = Gate(coalescer.ledger)
         with pytest.raises(OutcomeUnknown):

@@ -1,10 +1,9 @@
-"""Databases of other people, with other settings and other encodings."""
+"""Databases whose operators have chosen other settings or another encoding."""
 
 import asyncio
 import os
 import re
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from db.session.database import Database, StoreUnavailable
 from db.session.fitness import UnfitDatabase, concerns, granted_connections
 from tests.brokers import running_pgbouncer
 from tests.conftest import Service, fresh_database, named, running_service
+from tests.preloaded import run_command
 from tests.roles import as_role, as_superuser, authorization_clause
 
 RELIED_ON = {
@@ -96,7 +96,7 @@ async def database_with(postgres_url: str, settings: dict[str, str]) -> AsyncIte
 
 
 async def use_everything(service: Service) -> None:
-    """Every change of stock, with names that are difficult in literals and arrays."""
+    """Make every kind of change of stock, with names that are difficult in literals and arrays."""
     client, path = service.client, f"/v1/stock/{quote(SKU, safe='')}/main"
     created = await client.put(path, json={"available": 10}, headers={"If-None-Match": "*"})
     assert created.status_code == 201, created.text
@@ -164,7 +164,7 @@ async def in_force(url: str) -> dict[str, str]:
 
 
 SLOW = {name: "0" for name in RELIED_ON if name.endswith("_timeout")}
-"""Behind a pooler the role's timeouts apply until the first statement has set those we want."""
+"""Behind a pooler the role's timeouts apply until the first statement has set the service's."""
 
 
 @pytest.mark.parametrize("mode", ["direct", "transaction", "session"])
@@ -215,15 +215,8 @@ async def encoded(postgres_url: str, encoding: str) -> AsyncIterator[str]:
 
 
 def holdfast(*command: str, url: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *command],
-        env={**os.environ, "HOLDFAST_DATABASE_URL": url, "HOLDFAST_DATA_DIR": str(directory)},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    settings = {"HOLDFAST_DATABASE_URL": url, "HOLDFAST_DATA_DIR": str(directory)}
+    return run_command(*command, environment={**os.environ, **settings})
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -269,7 +262,7 @@ async def test_the_schema_in_the_search_path_is_used(postgres_url):
         ({"synchronous_commit": "local"}, []),
     ],
 )
-async def test_each_setting_that_can_lose_an_answer_is_reported_once(
+async def test_each_setting_that_can_lose_a_write_is_reported_once(
     postgres_url, settings, expected
 ):
     async with database_with(postgres_url, settings) as url:

@@ -1,6 +1,6 @@
 """The documents are true: every path, link, command, setting, metric and decision they name exists.
 
-Beside a check stands a test that plants an error and expects the check to find it.
+Each check has a test that plants an error and expects the check to find it.
 """
 
 import ast
@@ -53,12 +53,12 @@ def prose(document: str) -> str:
 
 
 def spans(document: str) -> list[str]:
-    """What stands between backticks, outside blocks of code; a span may go over a line's end."""
+    """The texts between backticks outside blocks of code; a text may continue on the next line."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(document))]
 
 
 def commands(document: str) -> list[str]:
-    """Spans, and the lines of blocks of code; a line that goes on after a backslash is one."""
+    """Spans and the lines of blocks of code; a line that ends with a backslash has the next one."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", document, flags=re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [*spans(document), *(line.strip().removeprefix("$ ") for line in lines)]
@@ -77,7 +77,7 @@ def missing_paths(document: str) -> list[str]:
 
 
 def path_in(span: str) -> str:
-    """The path that a span is, without the name of a test in it; empty if it is none."""
+    """The path in a span, without the name of a test after it; empty if the span has no path."""
     path = span.partition("::")[0]
     is_path = ("/" in path and path.split("/")[0] in ROOMS) or path.endswith(SUFFIXES)
     return path if is_path and not re.search(r"[\s{}<>$…*]", path) else ""
@@ -183,7 +183,7 @@ def test_a_target_that_the_makefile_lacks_is_found():
 
 
 def unknown_commands(document: str) -> list[str]:
-    """What follows `holdfast` and is neither a subcommand nor an option of it."""
+    """Words after `holdfast` that are neither a subcommand nor an option of it."""
     found = []
     for command in commands(document):
         if re.match(r"holdfast [a-z]", command):
@@ -272,7 +272,7 @@ def unknown_metrics(document: str) -> list[str]:
     ]
 
 
-# holdfast_owner and its like are roles of the database, not metrics.
+# These names are roles of the database, not metrics.
 ROLES = {"holdfast_owner", "holdfast_operator", "holdfast_superuser"}
 
 
@@ -281,7 +281,7 @@ def test_every_metric_that_a_document_names_exists_with_these_labels(name):
     assert set(unknown_metrics(text_of(name))) <= ROLES
 
 
-def test_a_metric_that_is_not_counted_is_found():
+def test_a_metric_that_does_not_exist_is_found():
     document = "`holdfast_outcomes_total{command}`, `holdfast_requests_total{route,method,status}`"
     assert unknown_metrics(document) == ["holdfast_outcomes_total"]
 
@@ -303,7 +303,7 @@ def test_decisions_are_numbered_without_a_gap():
 
 
 def missing_parts(document: str) -> list[str]:
-    """What a record of a decision lacks, or has out of order."""
+    """The titles of records that lack one of the four parts or have them in another order."""
     found = []
     for record in re.split(r"^## ", document, flags=re.MULTILINE)[1:]:
         parts = re.findall(rf"^\*\*({'|'.join(PARTS)})\.\*\*", record, flags=re.MULTILINE)
@@ -456,7 +456,7 @@ def test_no_docstring_comment_or_test_name_has_a_phrase_that_the_rules_of_prose_
     assert {path: phrases for path, phrases in found.items() if phrases} == {}
 
 
-def test_a_forbidden_phrase_is_found_and_a_question_is_none():
+def test_a_forbidden_phrase_is_found_and_a_question_is_allowed():
     source = '"""Who waits is told."""\ndef f():  # whoever asks\n    """Who is it? A caller."""\n'
     assert len(riddles_of(words_of(source))) == 2
     assert riddles("Callers who wait, and a server that went away.") == []

@@ -1,4 +1,4 @@
-"""Problem documents: one shape, one code for each thing that can go wrong."""
+"""Problem documents: they have one shape, and each kind of error has its own code."""
 
 import uuid
 
@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import running_service
 
 MEMBERS = {"type", "title", "status", "detail", "instance", "code", "retryable", "same_seq"}
-NOBODY = f"/v1/reservations/{uuid.UUID(int=1)}"
+UNKNOWN = f"/v1/reservations/{uuid.UUID(int=1)}"
 HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 2}], "hold_seconds": 900}
 
 
@@ -25,7 +25,7 @@ async def provoke(service, code):
         "invalid_request": ("POST", "/v1/reservations", {"json": {}}),
         "unauthenticated": ("GET", held, {"headers": {"Authorization": "Bearer x"}}),
         "forbidden": ("POST", f"{held}/confirm", {"headers": other}),
-        "not_found": ("GET", NOBODY, {}),
+        "not_found": ("GET", UNKNOWN, {}),
         "unknown_sku": ("POST", "/v1/reservations", {"json": {"seq": "2", "lines": [
             {"sku": "B", "quantity": 1}]}}),
         "method_not_allowed": ("PATCH", held, {}),
@@ -119,8 +119,8 @@ async def test_a_401_says_how_to_authenticate(service):
     [
         ("PUT", "/v1/reservations", {"GET", "POST"}),
         ("GET", "/v1/reservations/batch", {"POST"}),
-        ("DELETE", NOBODY, {"GET"}),
-        ("GET", f"{NOBODY}/confirm", {"POST"}),
+        ("DELETE", UNKNOWN, {"GET"}),
+        ("GET", f"{UNKNOWN}/confirm", {"POST"}),
         ("POST", "/v1/stock/A/main", {"GET", "PUT", "DELETE"}),
         ("PATCH", "/v1/stock", {"GET"}),
         ("GET", "/v1/imports", {"POST"}),
@@ -156,7 +156,7 @@ async def test_an_accept_header_that_excludes_json_is_406(service, accept, statu
      "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"],
 )  # fmt: skip
 async def test_other_media_types_of_a_body_are_415(service, content_type):
-    for path in ("/v1/reservations", "/v1/reservations/batch", f"{NOBODY}/confirm"):
+    for path in ("/v1/reservations", "/v1/reservations/batch", f"{UNKNOWN}/confirm"):
         headers = {"Content-Type": content_type}
         response = await service.client.post(path, content=b"{}", headers=headers)
         assert response.status_code == 415
@@ -180,12 +180,12 @@ async def chunks(size):
         ("/v1/reservations", 1, "application/json"),
         ("/v1/reservations/batch", 4, "application/json"),
         ("/v1/imports?job=x", 4, "text/csv"),
-        (f"{NOBODY}/confirm", 1, "application/json"),
-        (f"{NOBODY}/refunds", 1, "application/json"),
+        (f"{UNKNOWN}/confirm", 1, "application/json"),
+        (f"{UNKNOWN}/refunds", 1, "application/json"),
         ("/v1/stock/A/main/adjustments", 1, "application/json"),
     ],
 )
-async def test_a_body_over_the_limit_is_413_whether_announced_or_not(
+async def test_a_body_over_the_limit_is_413_with_and_without_a_content_length(
     service, path, limit, media_type
 ):
     limit *= 1024 * 1024
@@ -209,7 +209,7 @@ async def test_a_caller_beyond_its_own_limit_gets_429(database_url):
     assert int(refused[0].headers["Retry-After"]) >= 1
 
 
-async def test_an_unknown_address_is_a_problem_document_too(service):
+async def test_an_unknown_address_is_answered_with_a_problem_document_too(service):
     for path in ("/nowhere", "/v1", "/v1/reservations/a/b/c/d", "/v2", "/%00", "/%ff"):
         response = await service.client.get(path)
         assert response.status_code == 404, path
@@ -248,8 +248,8 @@ async def test_the_most_specific_accepted_media_type_decides(service, accept, st
         ("/stock/A/main", "/v1/stock"),
         ("/v1/reservation", "/v1/reservations"),
         ("/v1/import", "/v1/imports"),
-        (f"{NOBODY}/refund", "/v1/reservations/{id}/refunds"),
-        (f"{NOBODY}/confrim", "/v1/reservations/{id}/confirm"),
+        (f"{UNKNOWN}/refund", "/v1/reservations/{id}/refunds"),
+        (f"{UNKNOWN}/confrim", "/v1/reservations/{id}/confirm"),
         ("/v1/stock/A/main/adjustment", "/v1/stock/{sku}/{location}/adjustments"),
         ("/v1/nothing", None),
         ("/nothing/at/all", None),
@@ -271,7 +271,7 @@ async def test_the_error_about_a_seq_in_place_of_an_id_tells_the_remedy(service)
         assert problem["status"] == 404
         assert "/v1/reservations?seq=" in problem["detail"]
         assert "order-1" not in problem["detail"]
-    refund = (await service.client.get(f"{NOBODY}/refunds/x")).json()
+    refund = (await service.client.get(f"{UNKNOWN}/refunds/x")).json()
     assert refund["detail"] == "There is no such reservation."
 
 

@@ -40,7 +40,7 @@ def failure(state: str, *, routine: str = "") -> Any:
         ("25P03", LOST),  # idle_in_transaction_session_timeout
         ("25P04", LOST),  # transaction_timeout
         ("26000", LOST),  # a prepared statement that does not exist behind a pooler
-        ("42P05", LOST),  # or exists already
+        ("42P05", LOST),  # a prepared statement that exists already
         ("XX000", LOST),
         ("58030", LOST),
         ("28P01", LOST),
@@ -74,7 +74,7 @@ def test_each_kind_of_failure_has_one_meaning(state, meaning):
     ],
     ids=repr,
 )
-def test_a_failure_of_one_connection_only_means_a_lost_connection(error):
+def test_a_failure_of_a_single_connection_means_a_lost_connection(error):
     assert type(meaning_of(error)) is ConnectionLost
 
 

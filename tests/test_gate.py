@@ -1,4 +1,4 @@
-"""The gate before the pool: first come, first served; readers get a part of the places."""
+"""The gate before the pool admits callers in their order, and readers to half of its places."""
 
 import asyncio
 

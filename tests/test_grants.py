@@ -2,11 +2,9 @@
 
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import asyncpg
@@ -18,6 +16,7 @@ from db.migrate import SchemaError, upgrade
 from db.models import Base
 from db.session.database import Database
 from tests.conftest import assert_books_balance, named
+from tests.preloaded import run_command
 from tests.roles import as_superuser
 from tests.server import environment, running_server
 from tests.test_roles import SERVES, execute
@@ -154,7 +153,7 @@ async def test_a_serving_role_with_privileges_that_cannot_be_revoked_is_refused(
 
 
 async def test_tables_of_another_owner_are_an_error_that_names_the_remedy(elsewhere):
-    """They exist when one role has migrated and served until now."""
+    """This is the case if a single role has migrated and served until now."""
     app = '"' + elsewhere.app.replace('"', '""') + '"'
     await execute(elsewhere.superuser_url, f"GRANT CREATE ON SCHEMA public TO {app}")
     database = Database(elsewhere.serving_url, pool_size=1)
@@ -177,17 +176,10 @@ async def test_two_addresses_of_different_databases_are_refused(elsewhere, datab
 
 
 def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env=environment(settings),
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(*arguments, environment=environment(settings))
 
 
-async def test_a_role_that_may_not_migrate_names_the_setting_and_serves_after_the_migration(
+async def test_a_role_that_may_not_migrate_gets_an_error_with_the_setting_and_can_serve_later(
     elsewhere,
 ):
     alone = {"database_url": elsewhere.serving_url}

@@ -1,7 +1,7 @@
 """Every guard in the SQL that changes stock is listed, with the test that goes red without it.
 
-A guard is a condition, a lock, an order, an `ON CONFLICT`, a `SKIP LOCKED` or a clock. One that is
-written and not listed here, or listed and no longer there, fails.
+A guard is a condition, a lock, an order, an `ON CONFLICT`, a `SKIP LOCKED` or a clock. The tests
+fail if a guard of the SQL is not listed here, or if the SQL lacks a guard that is listed.
 """
 
 import importlib
@@ -48,10 +48,10 @@ IS_A_KEY = re.compile(
     r" = \w+\.(\1|id)$"
 )
 
-SPARES_WORK = "an earlier part lacks a row, so all is rolled back anyway: the gate saves work"
+SPARES_WORK = "an earlier part lacks a row, so the batch is rolled back anyway: the gate saves work"
 SPARES_ROWS = "the planner checks each hold again: the condition only loads fewer rows"
-NEVER_WAITS = "a statement that skips locked rows can't deadlock: the order is for the reader"
-PLANNED_SO = "PostgreSQL does the same today without it: it forbids merging the two SELECTs"
+NEVER_WAITS = "a statement that skips locked rows can't deadlock: the order is for readers only"
+PLANNED_SO = "today PostgreSQL plans the same without it; it forbids merging the two SELECTs"
 
 OVERTAKEN = "test_guards:test_without_its_guard_an_overtaken_batch_goes_wrong"
 FENCED = "test_distributed_locks:test_without_the_fence_the_late_writer_would_write"
@@ -135,7 +135,7 @@ INVENTORY = {
         "OFFSET 0": PLANNED_SO,
     },
 }
-"""For each guard the test that goes red without it, or why nothing does."""
+"""For each guard, the test that goes red without it, or the reason why none does."""
 
 
 def guards_of(sql: str) -> set[str]:
@@ -149,7 +149,7 @@ def test_every_guard_is_listed(name):
 
 
 @pytest.mark.parametrize("name", INVENTORY)
-def test_every_test_that_is_listed_is_there(name):
+def test_every_listed_test_exists(name):
     for guard, where in INVENTORY[name].items():
         if where == OVERTAKEN:
             assert any(is_mutant(mutant.__name__, name, guard) for mutant in OVERTAKEN_MUTANTS)
@@ -162,5 +162,5 @@ OVERTAKEN_MUTANTS = [mutant for case in INTERLEAVINGS.values() for mutant in cas
 
 
 def is_mutant(mutant: str, part: str, guard: str) -> bool:
-    """Whether the mutant is that part without that guard, with or without its AND and OR."""
+    """Whether the mutant removes this guard from this part; its name lacks the AND, OR or WHERE."""
     return mutant == f"{part} without {re.sub('^(AND|OR|WHERE) ', '', guard)}"

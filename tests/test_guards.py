@@ -1,12 +1,12 @@
-"""Every guard holds, and each is needed: with it taken out the same interleaving goes wrong.
+"""Every guard works, and every guard is needed: without it the same interleaving goes wrong.
 
-An interleaving is exact: the slow batch reads and plans, the fast one is carried out whole, then
-the slow one writes. With its guards that is a conflict, and planned again it comes to the right
-answers. A mutant either commits answers that are not those, or only a CHECK or a key stops it,
-which no client could be told anything sensible about.
+Each interleaving is exact: a slow batch reads and plans, a fast batch runs completely, and then the
+slow batch writes. With its guards the write is a conflict, and a new plan gives the right answers.
+A mutant lacks a guard. It commits wrong answers, or only a CHECK or a key stops it, with an error
+that has no meaning for a client.
 
-All of it is about `guard`: the other strategies write by the same statement with more guards in
-it, or keep the fast one out altogether (test_strategies.py, test_distributed_locks.py).
+These tests are about the strategy `guard`. The other strategies write with the same statement and
+more guards, or let no fast batch in between (test_strategies.py, test_distributed_locks.py).
 """
 
 from collections.abc import Callable
@@ -76,7 +76,11 @@ REST = replace(IMPORTED, rows=(("B", "main", 5, None),), first=1)
 
 @dataclass
 class Interleaving:
-    """What was there, what is slow, what overtakes it, which guard notices and its mutants."""
+    """A slow batch and the fast batch that overtakes it.
+
+    `before` runs first. `notices` is the part of the statement whose guard finds the conflict. Each
+    of the `mutants` lacks a guard that the slow batch needs.
+    """
 
     before: list[Command]
     slow: list[Command]
@@ -86,7 +90,7 @@ class Interleaving:
 
 
 def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.MonkeyPatch], None]:
-    """A mutant: that part of the statement without that guard."""
+    """A mutant that lacks one guard of one part of the statement."""
 
     def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
         original = writes.PARTS[part]
@@ -100,7 +104,7 @@ def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.Mo
 
 
 def careless_net_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: a take that the batch gives back is not guarded."""
+    """A mutant that does not guard units which the batch takes and gives back."""
     change = books.StockRow.change
     monkeypatch.setattr(
         books.StockRow,
@@ -110,12 +114,12 @@ def careless_net_take(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def careless_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: a refusal about a row that the batch changes does not pin it."""
+    """A mutant in which a refusal does not pin the rows that it relies on."""
     monkeypatch.setattr(books.Books, "_pin", lambda self: None)
 
 
 def careless_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: absolute writes pin nothing."""
+    """A mutant in which an absolute change does not check the version that it has seen."""
     change = books.StockRow.change
     monkeypatch.setattr(
         books.StockRow, "change", lambda row: change(row)._replace(seen_version=None)
@@ -132,28 +136,28 @@ INTERLEAVINGS = {
         "stock_changed",
         [without("stock_changed", "stock.available + new.lowest >= 0")],
     ),
-    "units that are taken and given back were there": Interleaving(
+    "units that the slow batch takes and gives back are taken by the fast batch": Interleaving(
         [put("A", 5)],
         [reserve("1", 60, A=5), Cancel(US, of("1"))],
         [reserve("2", A=3)],
         "stock_changed",
         [careless_net_take, without("stock_changed", "stock.available + new.lowest >= 0")],
     ),
-    "a row is set at the version that was seen": Interleaving(
+    "a row changes before it is set at the version that was seen": Interleaving(
         [put("A", 5)],
         [put("A", 7, version=1)],
         [adjust("1", -2)],
         "stock_changed",
         [without("stock_changed", "stock.version = new.seen_version"), careless_writing],
     ),
-    "a refusal about a row that the batch changes": Interleaving(
+    "a refusal relies on a row that the batch changes": Interleaving(
         [put("A", 5)],
         [reserve("1", A=1), reserve("2", A=9)],
         [adjust("1", 20)],
         "stock_changed",
         [without("stock_changed", "stock.version = new.seen_version"), careless_refusal],
     ),
-    "a refusal about a row beside one that the batch changes": Interleaving(
+    "a refusal relies on a row that the batch does not change": Interleaving(
         [put("A", 5), put("B", 0)],
         [reserve("1", A=1), reserve("2", A=1, B=1)],
         [adjust("1", 20, "B")],
@@ -262,7 +266,7 @@ async def end(transaction: Transaction) -> None:
 
 
 async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
-    """What the slow batch's clients are told and should be; raises what its writing raises."""
+    """Return the answers of the slow batch and the right answers; raise the error of its write."""
     ledger = Ledger(database, Guard())
     for command in case.before:
         assert told((await ledger.execute([command]))[0])[0] in (200, 201)
@@ -279,7 +283,7 @@ async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", INTERLEAVINGS)
-async def test_an_overtaken_batch_notices(database, name):
+async def test_an_overtaken_batch_gets_a_conflict(database, name):
     case = INTERLEAVINGS[name]
     with pytest.raises(Conflict) as conflict:
         await overtaken(database, case)

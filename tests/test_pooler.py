@@ -6,7 +6,6 @@ Each transaction may run in another session. Debian's version does not support p
 import asyncio
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from tests.conftest import Service, running_service
 from tests.faults.proxy import COMMIT, Fault, proxy
 from tests.faults.test_lost_connections import effects, run
 from tests.patient import PATIENCE
+from tests.preloaded import run_command
 from tests.roles import as_superuser
 from tests.server import running_server
 from tests.test_coalescer import reserve
@@ -281,15 +281,8 @@ async def test_a_pooler_that_reports_the_right_process_id_is_recognized_by_lost_
 
 
 def holdfast(*command: str, url: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *command],
-        env={**os.environ, "HOLDFAST_DATABASE_URL": url, "HOLDFAST_DATA_DIR": str(directory)},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    settings = {"HOLDFAST_DATABASE_URL": url, "HOLDFAST_DATA_DIR": str(directory)}
+    return run_command(*command, environment={**os.environ, **settings})
 
 
 @REFUSING

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from db.strategies.guard import Guard
 from service.domain.commands import SetStock
 from service.engine.ledger import Ledger
 from tests.conftest import assert_books_balance
+from tests.preloaded import run_command
 from tests.server import environment, running_server
 from tests.test_coalescer import reserve
 
@@ -270,14 +270,7 @@ def allow_logins(*roles: Role) -> list[str]:
 
 
 def holdfast(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env=environment({"data_dir": directory / "data"}),
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(*arguments, environment=environment({"data_dir": directory / "data"}))
 
 
 OLD_PASSWORD = "the-superusers-own"

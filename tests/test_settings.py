@@ -3,9 +3,7 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import structlog
@@ -16,6 +14,7 @@ from service.http.limits.refusals import ADDRESSES_MAX, Refusals
 from service.ops import bootstrap
 from service.settings import Settings
 from tests.conftest import Service, running_service
+from tests.preloaded import run_command
 from tests.server import running_server
 
 KEY = "hf_a-key-that-an-operator-has-chosen-0"
@@ -25,15 +24,7 @@ OTHER_KEY = "hf_another-key-that-an-operator-chose-"
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command with only these settings; return its result."""
     inherited = {name: value for name, value in os.environ.items() if "HOLDFAST" not in name}
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**inherited, **environment},
-        cwd=Path(__file__).parent.parent,
-    )
+    return run_command(*arguments, environment={**inherited, **environment})
 
 
 @pytest.fixture(scope="module")

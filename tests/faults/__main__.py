@@ -2,8 +2,8 @@
 
     make campaign ARGS="--service-kills 1000 --postgresql-kills 100 --seed 7"
 
-ends after the planned faults or after --minutes, whichever comes first. It stops at the first
-broken promise and prints the seed. The same seed draws the same faults at the same moments.
+ends after the planned faults, or earlier after --minutes. It stops at the first broken promise and
+prints the seed. The same seed draws the same faults at the same moments.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from tests.faults.campaign import Broken, Figures, draw, run_campaign
 
 
 @click.command()
-@click.option("--service-kills", default=1000, help="Kills of workers, supervisor or everything.")
-@click.option("--postgresql-kills", default=100, help="Kills of PostgreSQL, whole or in part.")
+@click.option("--service-kills", default=1000, help="Kills of a worker or the supervisor.")
+@click.option("--postgresql-kills", default=100, help="Kills of PostgreSQL or of everything.")
 @click.option("--others", default=50, help="Freezes, outages, restarts, terminated sessions.")
 @click.option("--minutes", default=60.0, help="Stop causing faults after that long.")
 @click.option("--freeze-seconds", default=30.0, help="How long PostgreSQL is frozen each time.")
 @click.option("--outage-seconds", default=20.0, help="How long each outage of PostgreSQL takes.")
 @click.option("--seed", default=None, type=int, help="Draw the same faults again.")
-@click.option("--only", default=None, help="Cause only the fault of this name, as often.")
-@click.option("--figures", "figures_file", default="campaign.json", help="Where figures go.")
+@click.option("--only", default=None, help="Cause only this fault, in place of all others.")
+@click.option("--figures", "figures_file", default="campaign.json", help="The file of figures.")
 def campaign(
     service_kills: int,
     postgresql_kills: int,
@@ -74,7 +74,7 @@ def campaign(
 
 
 def until(plan: list[str], minutes: float) -> Iterator[str]:
-    """The faults of the plan, until the time is up."""
+    """The faults of the plan, until the minutes have passed."""
     give_up_at = time.monotonic() + minutes * 60
     for name in plan:
         if time.monotonic() > give_up_at:

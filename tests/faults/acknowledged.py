@@ -1,4 +1,4 @@
-"""A log of all 2xx answers, on disk before they count, and the check that all of them are true."""
+"""A log of final answers (acks), on disk before they count, and the check that none was lost."""
 
 import json
 import os

@@ -22,7 +22,7 @@ NORMAL = 40
 """Final answers after a fault that count as recovery."""
 RECOVERY_SECONDS_MAX = 30.0
 """Bound for starting processes and recovery on a busy machine; the figures have the real times."""
-PROMISED_SECONDS_MAX = {"freeze PostgreSQL": 10.0, "take PostgreSQL away": 10.0}
+PROMISED_SECONDS_MAX = {"freeze PostgreSQL": 10.0, "keep PostgreSQL down": 10.0}
 """Bound for recovery when no process of the service has to start."""
 ROUNDS_BETWEEN_CHECKS = 10
 
@@ -118,7 +118,7 @@ async def _cause(world: World, shoppers: Shoppers, name: str, figures: Figures) 
         await shoppers.progress(NORMAL, promised)
     except TimeoutError as error:
         raise Broken(
-            f"not back after {name!r}; seed {figures.seed}; answers {dict(shoppers.answers)}"
+            f"no recovery from {name!r}; seed {figures.seed}; answers {dict(shoppers.answers)}"
         ) from error
     except Contradiction as error:
         raise Broken(f"after {name!r}: {error}; seed {figures.seed}") from error
@@ -131,7 +131,7 @@ async def _check_acks(world: World, log: AcknowledgedLog, figures: Figures) -> N
         lost = await log.lost(world.database_url)
     if lost:
         last = list(figures.faults)[-ROUNDS_BETWEEN_CHECKS:]
-        raise Broken(f"acknowledged and lost after {last}: {lost[:5]}; seed {figures.seed}")
+        raise Broken(f"acks were lost after {last}: {lost[:5]}; seed {figures.seed}")
 
 
 async def _check_everything(world: World, log: AcknowledgedLog, figures: Figures) -> None:
@@ -139,13 +139,13 @@ async def _check_everything(world: World, log: AcknowledgedLog, figures: Figures
     await _no_hold_is_left(world)
     contradicted = await log.contradicted(world.database_url)
     if contradicted:
-        raise Broken(f"ended otherwise than answered: {contradicted[:5]}; seed {figures.seed}")
+        raise Broken(f"states differ from their acks: {contradicted[:5]}; seed {figures.seed}")
     figures.checked = len(log.latest)
     await assert_books_balance(world.database_url)
 
 
 async def _no_hold_is_left(world: World) -> None:
-    """The sweeper gives back holds of one second, whichever processes were killed meanwhile."""
+    """Wait until the sweeper has expired all holds of one second, after all those kills."""
     connection = await asyncpg.connect(world.database_url)
     async with asyncio.timeout(RECOVERY_SECONDS_MAX):
         while await connection.fetchval(

@@ -163,7 +163,7 @@ def patroni() -> list[str | Path]:
 
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """A cluster that begins to start; `await_standby` waits until it has started."""
+    """A cluster that is starting; `await_standby` waits until it has started."""
     if not PATRONI.exists() or not (BINARIES / "postgres").exists():
         missing("Patroni or Debian's PostgreSQL 15 is not installed")
     with ExitStack() as stack:

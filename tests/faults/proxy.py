@@ -30,7 +30,7 @@ class Fault:
 
 
 class Proxy:
-    """Forwards everything, except for the fault that it is armed with."""
+    """Forwards all data until the connection reaches the point of `fault`."""
 
     def __init__(self, url: str) -> None:
         self.target = urlsplit(url)

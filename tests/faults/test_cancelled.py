@@ -55,7 +55,7 @@ async def halves(url: str) -> int:
 
 
 async def open_transactions(url: str) -> int:
-    """The number of sessions idle in a transaction, after sessions that are ending have ended."""
+    """Wait until no other session has an open transaction; return their number, which is then 0."""
     connection = await asyncpg.connect(url)
     async with asyncio.timeout(10):
         while count := await connection.fetchval(
@@ -69,7 +69,7 @@ async def open_transactions(url: str) -> int:
 
 
 async def duration(ledger: Ledger, number: int, *, fresh: bool) -> float:
-    """The time that a transaction takes, on a new connection or on one that is in the pool."""
+    """The time that a transaction takes, on a new connection or on one from the pool."""
     if fresh:
         ledger.database.pool.distrust()
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The clock of the database steps by an hour: holds end early or late, and nothing is oversold.
+"""The database's clock steps by an hour: holds expire early or late, and nothing is oversold.
 
 A function of the same name, earlier on the search path, replaces the clock of PostgreSQL.
 """
@@ -51,7 +51,7 @@ async def state(service: Service, address: str) -> str:
     return (await service.client.get(address)).json()["state"]
 
 
-async def test_the_service_reads_the_stand_in_for_the_clock(service):
+async def test_the_service_reads_the_replaced_clock(service):
     await step(service, "1 year")
     address = await hold(service, "1")
     created = (await service.client.get(address)).json()["created_at"]
@@ -59,7 +59,7 @@ async def test_the_service_reads_the_stand_in_for_the_clock(service):
     assert created.startswith(str(year[0]["year"]))
 
 
-async def test_a_step_forward_ends_holds_early_and_gives_their_units_back_once(service):
+async def test_a_step_forward_expires_holds_early_and_gives_their_units_back_once(service):
     addresses = [await hold(service, str(n)) for n in range(3)]
     await step(service, "1 hour")
     async with asyncio.timeout(10):
@@ -70,7 +70,7 @@ async def test_a_step_forward_ends_holds_early_and_gives_their_units_back_once(s
         assert (await service.client.post(f"{address}/confirm")).status_code == 409
 
 
-async def test_a_step_back_ends_holds_late_and_they_can_be_confirmed_until_then(service):
+async def test_a_step_back_expires_holds_late_and_they_can_be_confirmed_until_then(service):
     first, second = await hold(service, "1", 1), await hold(service, "2", 1)
     await step(service, "-1 hour")
     await service.sql("SELECT pg_sleep(1.1)")

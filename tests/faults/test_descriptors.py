@@ -54,7 +54,7 @@ async def test_idle_connections_make_room_for_new_ones(database_url, sent):
 
 
 async def held_units_are_back(http: httpx.AsyncClient) -> None:
-    """Wait until the sweeper has expired the hold: it still has a connection to the database."""
+    """Wait until the sweeper has expired the hold, for which it needs its database connection."""
     async with asyncio.timeout(60):
         while (await http.get("/v1/stock/A/main")).json()["held"]:
             await asyncio.sleep(0.05)

@@ -73,8 +73,11 @@ async def test_a_replay_acknowledges_nothing_that_the_standby_lacks(cluster):
 
 
 async def is_committed(primary, seq):
-    """Whether the primary shows the row, although no standby has it yet: when the client stops
-    waiting, asyncpg has PostgreSQL cut the wait for the standby short."""
+    """Whether the primary shows the row, although the standby does not have it.
+
+    When the client's wait times out, asyncpg cancels the COMMIT, and PostgreSQL then stops waiting
+    for the standby.
+    """
     database = primary.url.rpartition("/")[0] + "/holdfast"
     connection = await asyncpg.connect(database)
     found = await connection.fetchval("SELECT true FROM reservation WHERE seq = $1", seq)

@@ -1,4 +1,4 @@
-"""A server that grants fewer connections than the pool asks for, and reads that need them all."""
+"""A server that grants fewer connections than the pool asks for; reads that would use them all."""
 
 import asyncio
 import uuid
@@ -71,7 +71,7 @@ async def ask_for_everything(service: Service, round_: str) -> set[int]:
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("granted", [1, 2, 4])
-async def test_a_role_with_fewer_connections_than_the_pool_asks_for_costs_no_request(
+async def test_no_request_fails_if_a_role_has_fewer_connections_than_the_pool_asks_for(
     database_url, granted
 ):
     async with (
@@ -117,7 +117,7 @@ async def test_requests_wait_for_connections_that_others_use_briefly(database_ur
         waiting = [asyncio.create_task(database.ping()) for _ in range(8)]
         refused_at = set()
         async with asyncio.timeout(20):
-            while len(refused_at) < 8:  # more than a full pool lets wait
+            while len(refused_at) < 8:  # these take longer than the timeout of the pool
                 await asyncio.sleep(0.001)
                 refused_at.add(database.pool._grow_at)
         assert not any(task.done() for task in waiting)
@@ -126,7 +126,7 @@ async def test_requests_wait_for_connections_that_others_use_briefly(database_ur
         await database.close()
 
 
-async def test_a_server_that_grants_no_connection_is_unavailable_in_the_end(database_url):
+async def test_a_server_that_grants_no_connection_is_unavailable_after_the_timeout(database_url):
     async with role_with(database_url, 0) as role:
         database = Database(role.url, pool_size=4, timeouts=Timeouts(connect=0.5))
         with pytest.raises(StoreUnavailable):
@@ -142,11 +142,11 @@ async def test_a_busy_lane_gives_its_only_connection_to_the_requests_that_wait(d
         database = Database(role.url, pool_size=4)
         ledger = Ledger(database, Guard())
         await run(ledger, SetStock("A", "main", 10**6, None, None, None))
-        is_over = asyncio.Event()
+        may_end = asyncio.Event()
 
         async def reserve_on_and_on() -> int:
             count = 0
-            while not is_over.is_set():
+            while not may_end.is_set():
                 await run(ledger, reserve(f"on and on {count}"), chains=True)
                 count += 1
             return count
@@ -154,7 +154,7 @@ async def test_a_busy_lane_gives_its_only_connection_to_the_requests_that_wait(d
         busy = asyncio.create_task(reserve_on_and_on())
         for _ in range(50):
             await database.ping()
-        is_over.set()
+        may_end.set()
         assert await busy > 0
         await database.close()
 
@@ -173,9 +173,8 @@ async def test_reads_leave_half_of_the_pool_to_other_work(database_url):
         while len(inside) < 2:
             await asyncio.sleep(0)
         coalescer = service.app.worker.coalescer
-        held = [
-            await service.database.pool.take()
-        ]  # in place of a lane, so that one connection is left
+        # A lane would use this connection; now one connection is left.
+        held = [await service.database.pool.take()]
         assert (await service.reserve("1", ("A", 1))).status_code == 201
         assert await sweep(service.database, coalescer) == 0
         unknown = {"Authorization": "Bearer hf_unknown"}

@@ -1,4 +1,4 @@
-"""Idle connections that die: the server or the network closes them or forgets them."""
+"""Idle connections that die: the server closes them, or the network closes or forgets them."""
 
 import asyncio
 import re
@@ -26,9 +26,8 @@ from tests.faults.proxy import Fault, Proxy, proxy
 from tests.faults.test_lost_connections import run
 from tests.test_coalescer import reserve
 
-BEGIN = re.compile(
-    rb"BEGIN ISOLATION"
-)  # of a transaction of the service; connecting sends a plain BEGIN
+# The BEGIN of a transaction of the service; connecting sends a plain BEGIN.
+BEGIN = re.compile(rb"BEGIN ISOLATION")
 POOL_SIZE = 8
 
 
@@ -40,7 +39,7 @@ async def wire(database_url: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def ledger(wire: Proxy) -> AsyncIterator[Ledger]:
-    """A ledger whose connections go through the proxy, with short timeouts."""
+    """A ledger with connections through the proxy; only the check at BEGIN has a short timeout."""
     patient = Timeouts(pool=30, connect=30, check=0.2, transaction=60)
     made = Ledger(Database(wire.url, pool_size=POOL_SIZE, timeouts=patient), Guard())
     await run(made, SetStock("A", "main", 1000, None, None, None))
@@ -67,7 +66,7 @@ async def until_all_are_gone(url: str) -> None:
 
 
 async def statuses(service: Service, round_: str) -> set[int]:
-    """The answers to concurrent requests after an idle time, with as many reads as fit."""
+    """The statuses of concurrent requests after an idle time; the reads use half of the pool."""
     answers = await asyncio.gather(
         *(service.reserve(f"{round_}{n}", ("A", 1)) for n in range(12)),
         *(service.client.get("/v1/stock/A/main") for _ in range(2)),
@@ -78,8 +77,8 @@ async def statuses(service: Service, round_: str) -> set[int]:
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("how", ["the server", "an administrator"])
-async def test_sessions_that_end_while_idle_cost_no_request(database_url, how):
-    """They cost no error and no retry, since the budget for retries is for lost races."""
+async def test_no_request_fails_because_sessions_ended_while_idle(database_url, how):
+    """They cause no error and no retry, because the budget for retries is for lost races."""
     async with running_service(database_url, sweeps=False) as service:
         await service.stock("A", 1000)
         before = conflicts("connection_lost")
@@ -103,8 +102,8 @@ async def test_sessions_that_end_while_idle_cost_no_request(database_url, how):
 
 
 @pytest.mark.parametrize("action", ["cut", "stall"])
-async def test_a_connection_found_dead_at_begin_costs_no_retry(ledger, wire, monkeypatch, action):
-    """A proxy closes the connection at BEGIN, or has forgotten it silently."""
+async def test_a_connection_found_dead_at_begin_uses_no_retry(ledger, wire, monkeypatch, action):
+    """The proxy closes the connection at BEGIN, or neither forwards nor closes anything."""
     monkeypatch.setattr("db.session.database.IDLE_SECONDS", -1.0)
     before = conflicts("connection_lost")
     await fill(ledger.database)
@@ -136,7 +135,7 @@ async def test_after_one_dead_connection_the_others_are_replaced_before_use(ledg
     assert not any(each is other for each in old for other in ledger.database.pool._idle)
 
 
-async def test_a_connection_that_is_known_to_be_dead_condemns_no_other(database_url):
+async def test_a_connection_that_is_known_to_be_dead_does_not_discard_the_others(database_url):
     database = Database(database_url, pool_size=POOL_SIZE)
     await fill(database)
     *others, last = list(database.pool._idle)
@@ -151,7 +150,7 @@ async def test_a_connection_that_is_known_to_be_dead_condemns_no_other(database_
     await database.close()
 
 
-async def test_after_a_restart_of_the_server_old_connections_cost_no_request(tmp_path):
+async def test_no_request_fails_because_of_connections_from_before_a_restart(tmp_path):
     with EmbeddedPostgres(tmp_path, settings={"fsync": "off"}) as postgres:
         database = Database(postgres.addresses.serving, pool_size=POOL_SIZE)
         await upgrade(database, postgres.addresses.migrating)

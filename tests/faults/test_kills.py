@@ -13,7 +13,7 @@ SEED = 20261123
     [
         pytest.param(SERVICE_KILLS, id="the service is killed"),
         pytest.param(POSTGRESQL_KILLS, id="PostgreSQL is killed"),
-        pytest.param(OTHER, id="all else"),
+        pytest.param(OTHER, id="all other faults"),
     ],
 )
 async def test_under_faults_no_ack_is_lost_and_the_books_balance(kinds, tmp_path):

@@ -70,7 +70,7 @@ async def test_a_commit_without_an_answer_is_settled_and_has_one_effect(
 
 
 @pytest.mark.parametrize(("action", "effect"), [("cut", "created"), ("swallow", "unchanged")])
-async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_converges(
+async def test_an_outcome_that_cannot_be_read_back_is_unknown_and_a_retry_settles_it(
     ledger, wire, database_url, action, effect
 ):
     wire.fault, wire.refuses = Fault(action, at=COMMIT), True
@@ -102,7 +102,9 @@ async def test_five_hundred_commits_without_an_answer_have_exactly_one_effect_ea
     assert await effects(database_url) == 500
 
 
-async def test_a_connection_cut_anywhere_before_commit_costs_no_request(ledger, wire, database_url):
+async def test_no_request_fails_because_its_connection_is_cut_before_commit(
+    ledger, wire, database_url
+):
     """The cut is at every twentieth byte of a transaction, from BEGIN to the end of its COMMIT."""
     await run(ledger, SetStock("A", "main", 1000, None, None, 1))
     await run(ledger, reserve("to prepare the statements"))
@@ -117,7 +119,7 @@ async def test_a_connection_cut_anywhere_before_commit_costs_no_request(ledger, 
 
 
 async def test_a_request_does_not_wait_for_a_silent_server(wire, database_url):
-    """This holds between BEGIN and COMMIT and at COMMIT, and a retry converges."""
+    """The server falls silent between BEGIN and COMMIT, or at COMMIT; a retry finds the outcome."""
     database = Database(wire.url, pool_size=2, timeouts=Timeouts(transaction=0.3))
     ledger = Ledger(database, Guard())
     await run(ledger, SetStock("A", "main", 10, None, None, None))
@@ -160,7 +162,7 @@ async def test_a_merged_batch_is_settled_as_one(wire, database_url, action):
     assert await effects(database_url) == 20
 
 
-async def test_randomly_terminated_backends_lose_nothing_and_double_nothing(database_url):
+async def test_randomly_terminated_backends_lose_no_write_and_repeat_none(database_url):
     """Every request is answered, and repeated until its answer is final."""
     async with working(database_url) as coalescer:
         killing = asyncio.create_task(kill_backends(database_url))
@@ -183,7 +185,7 @@ async def test_randomly_terminated_backends_lose_nothing_and_double_nothing(data
 async def test_a_new_key_whose_commit_gets_no_answer_is_stored_or_reported_as_lost(
     wire, database_url, action, stored
 ):
-    """The same holds for writes that do not go through the ledger."""
+    """A write that does not go through the ledger is settled in the same way."""
     database = Database(wire.url, pool_size=2)
     await database.ping()  # since connecting sends a COMMIT of its own
     wire.fault = Fault(action, at=COMMIT)
@@ -231,12 +233,14 @@ async def spend_transaction_ids(url: str) -> None:
     await connection.close()
 
 
-async def test_after_a_crash_no_other_transaction_answers_for_a_lost_one(tmp_path):
+async def test_after_a_crash_no_other_transaction_is_taken_for_a_lost_one(tmp_path):
     answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
     assert (type(answer), count) == (OutcomeUnknown, 0)
 
 
-async def test_without_its_history_a_lost_commit_would_be_acknowledged(tmp_path, monkeypatch):
+async def test_without_the_check_of_the_history_a_lost_commit_would_be_acknowledged(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("db.session.configuration.HISTORY", "SELECT 'always the same'")
     answer, count = await a_commit_that_never_reached_a_server_that_crashed(tmp_path)
     assert (answer.effect, count) == ("created", 0)

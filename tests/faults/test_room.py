@@ -1,4 +1,4 @@
-"""Exhausted resources, such as a full disk or queue: clients get an error, until it is over."""
+"""Exhausted resources, such as a full disk or queue: clients get an error until there is room."""
 
 import asyncio
 import shutil
@@ -84,7 +84,7 @@ def fill(ballast: Path) -> None:
 
 
 async def keep_running(postgres: EmbeddedPostgres) -> None:
-    """Do what the service does for a PostgreSQL of its own: try again after a failed attempt."""
+    """Restart PostgreSQL as the service restarts its private one: try again after a failure."""
     while True:
         with suppress(EmbeddedError):  # on a full disk its recovery fails, too
             postgres.ensure_running()
@@ -140,7 +140,7 @@ class Turns:
 
 
 CAPACITY, QUEUE, ROUNDS = 10, 30, 40
-"""Commands in a batch, commands that may wait, and batches."""
+"""Commands in a batch, commands that may be queued, and batches."""
 
 
 @dataclass
@@ -149,8 +149,9 @@ class Flood:
 
     turns: Turns
     waited: Counter[int] = field(default_factory=Counter)
-    """The number of batches that buyers of the hot SKU had to wait."""
+    """How many requests for the hot SKU waited for each number of batches."""
     elsewhere: Counter[int] = field(default_factory=Counter)
+    """The same for requests for the other SKU."""
     shed: Counter[str] = field(default_factory=Counter)
     told_late: int = 0
 

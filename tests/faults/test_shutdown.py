@@ -53,7 +53,8 @@ async def waits_for_a_lock(connection: asyncpg.Connection) -> None:
             " AND datname = current_database()"
         ):
             await asyncio.sleep(0.005)
-            await connection.execute("SELECT pg_stat_clear_snapshot()")  # or the view never changes
+            # Within a transaction, the view shows its first state until it is cleared.
+            await connection.execute("SELECT pg_stat_clear_snapshot()")
 
 
 async def test_the_service_is_unready_first_while_it_still_serves_requests(database_url):

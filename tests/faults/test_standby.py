@@ -1,4 +1,4 @@
-"""Standbys: a write that the standby lacks is not acknowledged; a failover loses no write."""
+"""Standbys: a write that the standby lacks is not acknowledged; a failover loses no ack."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -104,11 +104,13 @@ async def a_commit_that_only_the_dead_primary_had(pair: Pair) -> tuple[str, int]
         return await reserving, await effects(pair.standby_url)
 
 
-async def test_after_a_failover_no_other_transaction_answers_for_a_lost_one(pair):
+async def test_after_a_failover_no_other_transaction_is_taken_for_a_lost_one(pair):
     assert await a_commit_that_only_the_dead_primary_had(pair) == ("outcome_unknown", 0)
 
 
-async def test_without_its_history_a_lost_commit_would_be_acknowledged(pair, monkeypatch):
+async def test_without_the_check_of_the_history_a_lost_commit_would_be_acknowledged(
+    pair, monkeypatch
+):
     monkeypatch.setattr("db.session.configuration.HISTORY", "SELECT 'always the same'")
     assert await a_commit_that_only_the_dead_primary_had(pair) == ("created", 0)
 
@@ -128,10 +130,10 @@ async def test_a_primary_that_turns_read_only_empties_the_pool_and_needs_no_rest
 
 async def backends(database: Database) -> set[int]:
     """The server processes behind every connection of the pool."""
-    everybody_has_one = asyncio.Barrier(3)
+    each_has_a_connection = asyncio.Barrier(3)
 
     async def ask(connection: AsyncConnection) -> int:
-        await everybody_has_one.wait()
+        await each_has_a_connection.wait()
         return (await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
 
     return set(await asyncio.gather(*(database.read(ask, is_urgent=True) for _ in range(3))))
@@ -170,7 +172,7 @@ async def test_a_standby_behind_the_address_is_503_until_it_is_promoted(pair):
 
 
 async def test_a_primary_that_hangs_is_skipped(pair):
-    """It is first in the address and still accepts connections; one failure discards the pool."""
+    """It is first in the address and still accepts connections. One failure discards the pool."""
     async with shop(pair.both, Timeouts()) as ledger:
         assert len(await backends(ledger.database)) == 3
         with pair.frozen_primary():

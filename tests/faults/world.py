@@ -63,7 +63,7 @@ class World:
         return [pid for pid in family_of(self.supervisor)[1:] if not is_postgres(pid)]
 
     async def start(self) -> None:
-        """Start the service, whichever processes were killed before."""
+        """Start the service; any of its earlier processes may have been killed."""
         self.directory.chmod(0o755)  # under root, PostgreSQL runs as another user
         stack = ExitStack()
         serving = running_server(
@@ -93,7 +93,7 @@ class World:
         return stopped[0]
 
     async def wait(self, seconds_max: float = 0.3) -> None:
-        """Wait for a random moment."""
+        """Wait for a random time."""
         await asyncio.sleep(self.chance.uniform(0, seconds_max))
 
 
@@ -242,7 +242,7 @@ OTHER: dict[str, Callable[[World], Awaitable[None]]] = {
     "terminate all backends": terminate_backends,
     "freeze PostgreSQL": freeze_postgresql,
     "freeze a worker at its COMMIT": freeze_worker_at_commit,
-    "take PostgreSQL away": outage,
+    "keep PostgreSQL down": outage,
     "renew the workers": renew_workers,
     "restart": restart,
 }
