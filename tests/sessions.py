@@ -1,4 +1,4 @@
-"""Transactions that a test begins and ends itself, beside those of the service."""
+"""Transactions that a test begins and ends itself, in addition to those of the service."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +8,7 @@ from db.session.database import Database, Transaction
 
 @asynccontextmanager
 async def session(database: Database) -> AsyncIterator[Transaction]:
-    """A transaction on a connection of its own; it is rolled back unless the block commits it."""
+    """Begin a transaction on a new connection; roll it back unless the block commits it."""
     async with database.engine.connect() as connection:
         transaction = Transaction(connection)
         await transaction.begin()
