@@ -53,7 +53,7 @@ async def test_the_client_may_choose_the_id(service):
 
 
 @pytest.mark.parametrize("key", ["1", '"1"'])
-async def test_the_idempotency_key_stands_in_for_seq(service, key):
+async def test_the_header_idempotency_key_can_replace_seq(service, key):
     await service.stock("A", 10)
     body = {name: value for name, value in MINE.items() if name != "seq"}
     first = await send(service, body, Idempotency_Key=key)
@@ -63,14 +63,14 @@ async def test_the_idempotency_key_stands_in_for_seq(service, key):
     assert await service.on_hand("A") == (8, 2)
 
 
-async def test_a_quoted_key_is_unescaped(service):
+async def test_a_quoted_idempotency_key_is_unescaped(service):
     await service.stock("A", 10)
     first = await send(service, {"lines": LINES}, Idempotency_Key=r'"a \"b\" \\c"')
     assert first.json()["seq"] == r'a "b" \c'
 
 
 @pytest.mark.parametrize("key", ["2", '"2"', "", '"', '"a', '"a"b', r'"\a"', '" 1"', "x" * 129])
-async def test_a_key_that_differs_from_seq_or_is_none_is_400(service, key):
+async def test_an_idempotency_key_that_differs_from_seq_or_is_malformed_is_400(service, key):
     await service.stock("A", 10)
     response = await send(service, MINE, Idempotency_Key=key)
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
@@ -92,7 +92,7 @@ async def test_a_request_without_any_seq_is_400(service):
         [{"sku": "A", "quantity": 1}, {"sku": "B", "quantity": 1}, {"sku": "A", "quantity": 2}],
     ],
 )
-async def test_order_spelling_and_duplicate_lines_make_no_other_content(service, lines):
+async def test_lines_in_another_order_or_form_are_the_same_content(service, lines):
     await service.stock("A", 10)
     await service.stock("B", 10)
     first = await service.reserve("1", ("A", 3), ("B", 1))
@@ -138,7 +138,9 @@ OTHER_LINES = [{"sku": "A", "location": "main", "quantity": 1}]
         ({"hold_seconds": 1, "metadata": {}}, "hold_seconds", 900, 1),
     ],
 )
-async def test_other_content_is_422_and_names_the_first_field(service, change, field, stored, sent):
+async def test_a_repetition_with_other_content_is_422_and_names_the_first_field_that_differs(
+    service, change, field, stored, sent
+):
     await service.stock("A", 10)
     await send(service, MINE)
     response = await send(service, {**MINE, **change})
@@ -158,7 +160,7 @@ async def test_the_same_id_with_another_seq_is_422(service):
     assert (problem["stored"], problem["sent"]) == ("1", "2")
 
 
-async def test_the_seq_decides_before_the_id(service):
+async def test_a_stored_seq_takes_precedence_over_a_stored_id(service):
     await service.stock("A", 10)
     first = await send(service, MINE)
     second = await send(service, {**MINE, "seq": "2", "id": OTHER})
@@ -202,8 +204,8 @@ async def test_a_chosen_id_is_random_or_time_ordered_or_the_derived_one(service,
 
 
 @pytest.mark.parametrize("chosen", NOT_TO_BE_CHOSEN)
-async def test_any_other_id_is_400_before_anything_is_looked_up(service, chosen):
-    """Also if the seq was used, and if the SKU is unknown: the answer tells nothing."""
+async def test_any_other_chosen_id_is_400_before_any_row_is_read(service, chosen):
+    """The answer is the same if the seq was used or the SKU is unknown, so it reveals nothing."""
     await service.stock("A", 10)
     other = await service.key("shop-us", "reserve")
     await service.client.post("/v1/reservations", json=MINE, headers=other)
@@ -220,7 +222,7 @@ async def test_any_other_id_is_400_before_anything_is_looked_up(service, chosen)
     assert len(await service.sql("TABLE reservation")) == 2
 
 
-async def test_no_caller_can_take_the_id_that_another_source_will_derive(service):
+async def test_no_caller_can_choose_the_id_that_another_source_will_derive(service):
     await service.stock("A", 10)
     squatter = await service.key("shop-us", "reserve")
     entries = [{"seq": f"{n}", "lines": LINES, "id": derived("shop-eu", f"{n}")} for n in range(9)]
@@ -252,7 +254,7 @@ async def test_a_refund_and_an_adjustment_may_use_a_reservation_s_seq(service):
 
 
 @pytest.mark.parametrize("state", ["confirmed", "cancelled", "expired", "refunded"])
-async def test_a_replay_shows_the_reservation_as_it_is_now(service_without_sweeper, state):
+async def test_a_replay_shows_the_current_state_of_the_reservation(service_without_sweeper, state):
     service = service_without_sweeper
     await service.stock("A", 10)
     address = (await send(service, MINE)).headers["Location"]
@@ -280,7 +282,7 @@ async def test_64_equal_requests_at_once_have_one_effect_and_one_answer(service)
     assert len(await service.sql("SELECT FROM movement WHERE kind = 'reserve'")) == 1
 
 
-async def test_of_64_different_contents_at_once_one_wins(service):
+async def test_of_64_contents_for_one_seq_at_once_exactly_one_is_stored(service):
     await service.stock("A", 1000)
     answers = await asyncio.gather(*(service.reserve("1", ("A", n)) for n in range(1, 65)))
     assert sorted(r.status_code for r in answers) == [201] + [422] * 63
@@ -321,14 +323,14 @@ async def test_a_refusal_is_stored_as_rejected_with_its_shortages(service):
     assert (await service.client.get(f"{address}/movements")).json()["items"] == []
 
 
-async def test_other_content_than_the_refused_is_422(service):
+async def test_a_repetition_of_a_refused_request_with_other_content_is_422(service):
     await service.stock("A", 1)
     await send(service, MINE)
     response = await send(service, {**MINE, "lines": OTHER_LINES})
     assert (response.status_code, response.json()["field"]) == (422, "lines")
 
 
-async def test_an_unknown_sku_is_not_remembered_and_comes_before_shortages(service):
+async def test_a_refusal_for_an_unknown_sku_is_not_stored_and_precedes_shortages(service):
     await service.stock("A", 1)
     first = await service.reserve("1", ("A", 5), ("B", 1), ("C", 1))
     assert (first.status_code, first.json()["code"]) == (404, "unknown_sku")
@@ -342,7 +344,7 @@ async def test_an_unknown_sku_is_not_remembered_and_comes_before_shortages(servi
     assert (await service.reserve("1", ("A", 1), ("B", 1), ("C", 1))).status_code == 201
 
 
-async def test_the_stored_answer_comes_before_unknown_skus(service):
+async def test_a_stored_answer_is_replayed_even_if_the_sku_was_deleted(service):
     await service.stock("A", 2)
     first = await service.reserve("1", ("A", 2))
     await service.reserve("2", ("A", 2))
@@ -353,7 +355,7 @@ async def test_the_stored_answer_comes_before_unknown_skus(service):
     assert (await service.reserve("3", ("A", 2))).status_code == 404
 
 
-async def test_a_malformed_request_is_not_remembered(service):
+async def test_the_answer_to_a_malformed_request_is_not_stored(service):
     await service.stock("A", 9)
     assert (await service.reserve("1", ("A", 0))).status_code == 400
     assert (await service.reserve("1", ("A", 1))).status_code == 201

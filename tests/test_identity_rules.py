@@ -1,4 +1,4 @@
-"""The same request again, or another under its number, as pure functions."""
+"""The rules for repeated requests and for other requests with the same identity."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_a_mismatch_reports_both_contents(field, asked, stored, sent):
     assert problem == {"field": field, "stored": stored, "sent": sent}
 
 
-def test_another_id_is_reported_unless_another_source_has_it():
+def test_a_mismatch_of_ids_hides_the_reservation_of_another_source():
     asked = reserve("hold", 60, A=2)
     asked.id = asked.effective_id = of("other")
     problem = only(plan(snapshot(*held()), [asked])).fields
@@ -52,7 +52,7 @@ def test_other_metadata_is_a_mismatch():
     assert problem == {"field": "metadata", "stored": {}, "sent": {"cart": "1"}}
 
 
-def test_a_refusal_names_the_reservation_that_remembers_it():
+def test_a_refusal_names_the_reservation_that_stores_it():
     for asked, is_replayed in (
         ([reserve("1", A=9)] * 1, [False]),
         ([reserve("1", A=9)] * 2, [False, True]),
@@ -62,20 +62,20 @@ def test_a_refusal_names_the_reservation_that_remembers_it():
         assert {outcome.fields["reservation_id"] for outcome in outcomes} == {str(of("1"))}
 
 
-def test_a_derived_id_that_another_source_has_chosen_is_refused_without_details():
+def test_a_derived_id_that_another_source_has_is_refused_without_details():
     theirs = reservation("1", State.HELD, source="them", seq="theirs")
     problem = only(plan(snapshot(stock(held=2), theirs), [reserve("1", 60, A=2)])).fields
     assert problem == {"field": "id", "stored": None, "sent": str(of("1"))}
 
 
-def test_a_repetition_without_its_chosen_id_ignores_that_another_source_has_the_derived_id():
+def test_a_repetition_without_its_chosen_id_succeeds_though_another_source_has_the_derived_id():
     ours = reservation("1", State.HELD, id=of("chosen"))
     theirs = reservation("1", State.HELD, source="them", seq="theirs")
     planned = plan(snapshot(stock(held=4), ours, theirs), [reserve("1", 60, A=2)])
     assert planned.outcomes == [Done("unchanged", ours)]
 
 
-def test_a_repeated_request_with_another_sources_id_gets_no_details_of_it():
+def test_a_repetition_with_the_id_of_another_source_is_refused_without_details():
     theirs = reservation("other", State.HELD, source="them", seq="theirs")
     asked = reserve("hold", 60, A=2)
     asked.id = asked.effective_id = of("other")
@@ -83,7 +83,7 @@ def test_a_repeated_request_with_another_sources_id_gets_no_details_of_it():
     assert problem == {"field": "id", "stored": None, "sent": str(of("other"))}
 
 
-def test_a_reservation_that_is_asked_for_again_is_answered_as_it_is_now():
+def test_a_repeated_reservation_is_answered_with_its_current_state():
     for row in (held()[1], reservation("hold", State.EXPIRED, version=2)):
         planned = plan(snapshot(stock(held=2), row), [reserve("hold", 60, A=2)])
         assert planned.outcomes == [Done("unchanged", row)]

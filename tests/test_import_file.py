@@ -14,7 +14,7 @@ EXPECTED = "expected sku,location,available,name"
 
 
 def read_rows(raw):
-    """The rows of a file that has been checked."""
+    """Check a file, then return its rows in order."""
     count = asyncio.run(check(raw))
     rows = tuple(sorted(rows_of(raw)))
     assert len(rows) == count
@@ -38,7 +38,7 @@ def refused(content):
         'sku,available,location,name\nB,7,north,\n"A",5,,"x"\n',
     ],
 )
-def test_columns_are_found_by_name_or_without_a_header_by_order(content):
+def test_columns_are_found_by_the_header_or_else_by_their_order(content):
     assert read_rows(content.encode()) == (("A", "main", 5, "x"), ("B", "north", 7, None))
 
 

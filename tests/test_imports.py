@@ -1,4 +1,4 @@
-"""The import: a job that first looks for the rows and then inserts missing ones, once a name."""
+"""An import inserts the missing rows of a file, once for each job name."""
 
 import asyncio
 
@@ -32,7 +32,7 @@ async def test_missing_rows_are_inserted_and_existing_rows_stay_as_they_are(serv
     assert [(m["kind"], m["available_delta"]) for m in items] == [("import", 7)]
 
 
-async def test_the_same_job_with_the_same_bytes_is_answered_from_its_record(service):
+async def test_a_repeated_job_with_the_same_bytes_gets_the_stored_answer(service):
     first = await send(service, FILE)
     await service.client.delete("/v1/stock/A/main")
     again = await send(service, FILE)
@@ -144,7 +144,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(imports, "ROWS_AT_ONCE", 3)
 
 
-async def test_an_import_in_parts_is_one_import(service, small_parts):
+async def test_an_import_in_parts_gets_one_answer(service, small_parts):
     await service.stock("SKU4", 1)
     content = "".join(f"SKU{n},main,{n}\n" for n in range(11))
     response = await send(service, content)
@@ -165,7 +165,7 @@ async def test_an_interrupted_import_continues_where_it_stopped(service, small_p
     assert (stopped.status_code, stopped.json()["code"]) == (503, "unavailable")
     assert "3 of 11 rows are done" in stopped.json()["detail"]
     running.is_ending = False
-    await service.client.delete("/v1/stock/SKU0/main")  # rows that are done are not created again
+    await service.client.delete("/v1/stock/SKU0/main")  # the import must not create it again
     other = await send(service, content + "SKU11,main,1\n")
     assert (other.status_code, other.json()["field"]) == (422, "content")
     response = await send(service, content)
@@ -192,7 +192,7 @@ async def test_the_same_import_through_two_services_at_once_creates_each_row_onc
     assert made[0][0] == 50
 
 
-async def test_a_part_whose_connection_is_lost_is_tried_again(service, small_parts):
+async def test_a_part_whose_connection_is_lost_is_retried(service, small_parts):
     content = "".join(f"SKU{n},main,{n}\n" for n in range(300))
     importing = asyncio.create_task(send(service, content))
     for rows_done in (0, 60, 120, 180):
@@ -218,7 +218,7 @@ async def test_too_many_imports_at_once_are_refused(service, monkeypatch):
     assert (await send(service, FILE)).status_code == 201
 
 
-async def test_other_requests_are_carried_out_between_the_parts_of_an_import(service):
+async def test_other_requests_run_between_the_parts_of_an_import(service):
     """A reservation during an import of thousands of rows does not wait for the whole import."""
     await service.stock("A", 10)
     content = "".join(f"SKU{n},main,{n}\n" for n in range(20_000))

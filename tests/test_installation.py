@@ -1,4 +1,4 @@
-"""The memory that the private PostgreSQL uses for pages."""
+"""The size of the page cache (shared_buffers) of the private PostgreSQL."""
 
 import pytest
 
@@ -11,14 +11,14 @@ GB = 2**30
 @pytest.mark.parametrize(
     ("memory", "megabytes"), [(GB // 2, 128), (2 * GB, 128), (8 * GB, 512), (64 * GB, 1024)]
 )
-def test_pages_get_a_sixteenth_of_the_memory_within_bounds(memory, megabytes):
+def test_shared_buffers_are_a_sixteenth_of_the_memory_within_bounds(memory, megabytes):
     assert shared_buffers_megabytes(memory) == megabytes
 
 
 @pytest.mark.parametrize(
     ("limit", "binds"), [("1073741824\n", True), ("max\n", False), ("", False)]
 )
-def test_the_limit_of_a_container_counts_as_its_memory(monkeypatch, tmp_path, limit, binds):
+def test_the_memory_limit_of_a_container_counts_as_its_memory(monkeypatch, tmp_path, limit, binds):
     monkeypatch.setattr(installation, "MEMORY_LIMITS", (tmp_path / "none",))
     everything = memory_bytes()
     (tmp_path / "limit").write_text(limit)

@@ -1,4 +1,4 @@
-"""A key in use is looked up again ahead of time, and a revoked one soon does not work."""
+"""A key in use is looked up again in the background, and a revoked key soon stops working."""
 
 import asyncio
 import gc
@@ -33,7 +33,7 @@ async def known(database):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """An event for which every look-up waits from now on."""
+    """Make every look-up wait for an event from now on; return the event."""
     find, may_go = credentials.find, asyncio.Event()
 
     async def find_later(*arguments):
@@ -53,7 +53,7 @@ async def allows(known):
 
 
 async def waits(known):
-    """True when the request waits for the look-up."""
+    """Return True if a request waits for the look-up."""
     try:
         async with asyncio.timeout(0.1):
             await allows(known)
@@ -103,20 +103,24 @@ async def test_the_age_of_a_look_up_counts_from_its_start(known, slow, monkeypat
 
 
 async def test_a_look_up_in_the_background_that_fails_is_repeated(known, monkeypatch, caplog):
-    away = Database("postgresql://127.0.0.1:1/away", pool_size=1, timeouts=Timeouts(connect=0.2))
+    unreachable = Database(
+        "postgresql://127.0.0.1:1/none", pool_size=1, timeouts=Timeouts(connect=0.2)
+    )
     monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
     monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
-    monkeypatch.setattr(known, "database", away)
+    monkeypatch.setattr(known, "database", unreachable)
     assert await allows(known)
     await asyncio.sleep(0.1)
     assert await allows(known)
-    await away.close()
+    await unreachable.close()
     gc.collect()
     assert "never retrieved" not in caplog.text
 
 
-async def test_the_first_key_stays_private_when_another_user_has_planted_files(database, tmp_path):
-    planted = tmp_path / f"admin.{os.getpid()}"  # where an older version prepared it
+async def test_the_first_key_stays_private_even_if_another_user_has_created_files_in_advance(
+    database, tmp_path
+):
+    planted = tmp_path / f"admin.{os.getpid()}"  # an older version prepared the key in this file
     planted.touch()
     planted.chmod(0o666)
     await ensure_first_key(database, Settings(data_dir=tmp_path))

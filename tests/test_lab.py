@@ -1,4 +1,4 @@
-"""The conflict lab: it keeps the rules in short runs, finds a broken engine, and writes reports."""
+"""The conflict lab: short runs keep the rules, a broken engine is found, reports are written."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ SHORT = Experiment(skus=1, clients=24, seconds=0.4, processes=1, twins=0.1)
 
 @pytest.fixture(autouse=True)
 def quietly():
-    """The lab configures logging for its process; restore it for the other tests."""
+    """Restore the configuration of logging, which the lab changes for its process."""
     before = structlog.get_config()
     quiet()
     yield
@@ -86,13 +86,17 @@ async def test_a_paused_holder_keeps_its_distributed_lock_until_the_lock_expires
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     slices = "".join("x" if answers else "." for answers in result.timeline)
     silence = max(slices.split("x"), key=len)
-    assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, "a row lock is held for a shorter time"
-    assert "x" in slices.partition(silence)[2], "after the expiry, others get the lock"
+    assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, (
+        "the silence is no longer than a row lock would cause"
+    )
+    assert "x" in slices.partition(silence)[2], "no other client got the lock after it expired"
     assert result.conflicts["lock_timeout"] > 0
 
 
 @pytest.mark.parametrize("strategy", ["redis", "zookeeper"])
-async def test_the_holder_is_still_paused_when_another_gets_its_lock(runner, brokers, strategy):
+async def test_another_client_gets_the_lock_while_its_holder_is_still_paused(
+    runner, brokers, strategy
+):
     settings = brokers[strategy]()
     experiment = replace(SHORT, strategy=strategy, **settings)
     async with runner.sandbox.database() as url, asyncio.timeout(60):
@@ -138,14 +142,16 @@ async def test_in_an_open_loop_orders_arrive_at_their_rate(runner):
     assert 20 < result.requests < 90  # Poisson: 50 give or take seven
 
 
-async def test_services_in_processes_of_their_own_share_one_history(postgres_url):
+async def test_services_in_separate_processes_share_one_history(postgres_url):
     with started(2) as processes:
         async with Sandbox(postgres_url).opened() as sandbox:
             runner = ExperimentRunner(sandbox, processes)
             for merge in (True, False):
                 result = await runner.run(replace(SHORT, processes=2, merge=merge, twins=0.5))
                 assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
-                assert result.outcomes["unchanged"] > 0, "equal requests meet across processes"
+                assert result.outcomes["unchanged"] > 0, (
+                    "no equal requests reached different processes"
+                )
 
 
 CARELESS = ("stock.available + new.lowest >= 0", "stock.version = new.seen_version")
@@ -153,7 +159,7 @@ CARELESS = ("stock.available + new.lowest >= 0", "stock.version = new.seen_versi
 
 @pytest.fixture
 def without_guards(monkeypatch):
-    """An engine that writes its plan even if the rows it read have changed."""
+    """Make the engine write its plan even if the rows that it read have changed."""
     part = writes.PARTS["stock_changed"]
     sql = part.sql
     for guard in CARELESS:
@@ -175,7 +181,9 @@ async def test_an_engine_without_guards_oversells_and_the_lab_finds_it(runner, w
     assert any("oversold" in finding for finding in result.verdict.history)
 
 
-async def test_with_the_constraint_too_the_lab_finds_the_missing_guards(runner, without_guards):
+async def test_the_lab_finds_missing_guards_even_if_a_constraint_prevents_overselling(
+    runner, without_guards
+):
     result = await runner.run(RUSH)
     assert any("internal_error" in finding for finding in result.verdict.answers)
 
@@ -188,7 +196,7 @@ def answer(kind="reserve", called=0.0, answered=1.0, outcome="created", **more):
 SHORT_ID = UUID(int=1)
 
 
-def test_a_request_carried_out_twice_is_found():
+def test_a_request_that_was_executed_twice_is_found():
     verdict = judge(SHORT, [answer(), answer()], {}, {})
     assert "carried out 2 times" in verdict.once[0]
 
@@ -209,7 +217,7 @@ def test_more_retries_than_the_budget_are_found():
     assert judge_budget(SHORT, retries=1000, commands=10_000, seconds=1.0) == []
 
 
-async def test_select_then_insert_breaks_without_a_unique_index_and_not_with_one(runner):
+async def test_select_then_insert_makes_duplicates_only_without_a_unique_index(runner):
     async with runner.sandbox.database() as url:
         found = {(each.way, each.crowd): each for each in await insert_everywhere(url, seed=1)}
     at_once = "16 clients, the same key at once"
@@ -220,7 +228,7 @@ async def test_select_then_insert_breaks_without_a_unique_index_and_not_with_one
     assert found["unique index, ON CONFLICT DO NOTHING", at_once].errors == 0
 
 
-async def test_a_claim_holds_only_where_every_round_agrees(runner):
+async def test_a_claim_holds_only_if_every_round_agrees(runner):
     result = await runner.run(replace(SHORT, seconds=0.1))
     fast, slow = replace(result, throughput=200.0), replace(result, throughput=100.0)
     clear, mixed, *_ = SETTINGS
@@ -232,7 +240,7 @@ async def test_a_claim_holds_only_where_every_round_agrees(runner):
     assert verdicts == ["holds", "no clear difference"]
 
 
-async def test_a_report_is_one_file_that_needs_no_other(runner, tmp_path):
+async def test_a_report_loads_no_other_file(runner, tmp_path):
     report = LabReport(
         "holdfast lab", [await runner.run(SHORT)], skipped={"redis": "no --redis-url"}
     )

@@ -20,14 +20,14 @@ def test_a_planted_oversell_is_found():
 
 
 def test_a_planted_stale_refusal_is_found():
-    """Nothing had been sold when the refusal was given, and no purchase was under way."""
+    """At the time of the refusal, no unit had been sold and no purchase was in progress."""
     moves = [take(5, 6)]
     assert check_counter(1, moves, [Refused(1, 0, called=1, answered=2)])[0].startswith("stale")
     assert check_counter(1, moves, [Refused(1, 0, called=7, answered=8)]) == []
     assert check_counter(1, moves, [Refused(1, 0, called=1, answered=5.5)]) == []
 
 
-def test_a_refusal_after_units_came_back_is_stale():
+def test_a_refusal_after_units_were_returned_is_stale():
     moves = [take(0, 1), Moved(1, 2, 3)]
     assert check_counter(1, moves, [Refused(1, 0, called=4, answered=5)])[0].startswith("stale")
     assert check_counter(1, moves, [Refused(1, 0, called=2.5, answered=5)]) == []
@@ -43,13 +43,13 @@ def test_a_refusal_of_available_units_is_found():
     assert check_counter(5, [], [Refused(5, 5, called=2, answered=3)])[0].startswith("stale")
 
 
-def test_an_order_that_contradicts_real_time_is_found():
+def test_versions_that_contradict_real_time_are_found():
     assert check_counter(9, [take(2, 3), take(0, 1)], [])[0].startswith("out of order")
     assert check_counter(9, [take(0.5, 3), take(0, 1)], []) == []
 
 
-def test_refusals_must_agree_with_real_time_among_themselves():
-    """Each alone has a moment, but the second was requested after the answer of the first."""
+def test_refusals_that_contradict_each_other_in_real_time_are_found():
+    """Each refusal alone is possible, but the second was requested after the first was answered."""
     moves = [take(0, 9), Moved(1, 0, 9), take(0, 9)]
     sold_out, back = Refused(1, 0, 1, 2), Refused(2, 1, 3, 4)
     assert check_counter(1, moves, [sold_out, back]) == []

@@ -1,6 +1,6 @@
-"""The table of states and steps equals the contract's drawing, and the planner follows it.
+"""The table of states and steps equals the drawing in the contract, and the planner follows it.
 
-The tests cover each state with each step, the deadline included, and need no database.
+The tests cover each step from each state, before and at the deadline, and need no database.
 """
 
 import pytest
@@ -63,7 +63,7 @@ def in_state(state, deadline=START + MINUTE):
 
 
 def asked(state, step, deadline=START + MINUTE):
-    """The plan of a step from a state."""
+    """Return the plan of a step from a state."""
     held = 2 if state == "held" else 0
     return plan(snapshot(stock(held=held), in_state(state, deadline)), [COMMANDS[step]])
 
@@ -74,7 +74,7 @@ def test_the_table_has_a_verdict_on_each_step_from_each_state():
 
 
 @pytest.mark.parametrize(("state", "step"), STEPS)
-def test_the_table_is_the_contracts_drawing(state, step):
+def test_the_table_equals_the_drawing_in_the_contract(state, step):
     verdict = verdict_on(state, step)
     if (state, step) in DRAWN:
         assert verdict is State(DRAWN[state, step]) is state_after(state, step)
@@ -87,14 +87,14 @@ def test_the_table_is_the_contracts_drawing(state, step):
 
 
 @pytest.mark.parametrize(("state", "step"), [each for each in STEPS if each not in DRAWN])
-def test_no_plan_can_take_a_step_that_leads_nowhere(state, step):
+def test_no_plan_can_take_a_step_that_leads_to_no_state(state, step):
     message = f"^a plan takes the step {step} from the state {state}$"
     with pytest.raises(AssertionError, match=message):
         state_after(state, step)
 
 
 @pytest.mark.parametrize(("state", "step"), DRAWN)
-def test_a_step_leads_where_the_drawing_says(state, step):
+def test_a_step_leads_to_the_state_in_the_drawing(state, step):
     (changed,) = asked(
         state, step, START if step == "expire" else START + MINUTE
     ).writes.reservations_changed
@@ -103,7 +103,7 @@ def test_a_step_leads_where_the_drawing_says(state, step):
 
 
 @pytest.mark.parametrize(("state", "step"), sorted(REPEATS))
-def test_a_repeated_step_is_answered_and_moves_nothing(state, step):
+def test_a_repeated_step_succeeds_and_moves_no_units(state, step):
     planned = asked(state, step)
     assert planned.outcomes == [Done("unchanged", in_state(state))]
     assert (bool(planned.writes), planned.writes.movements) == (False, [])
@@ -112,7 +112,7 @@ def test_a_repeated_step_is_answered_and_moves_nothing(state, step):
 @pytest.mark.parametrize(
     ("state", "step"), [each for each in STEPS if each not in DRAWN and each not in REPEATS]
 )
-def test_every_other_step_is_refused_and_moves_nothing(state, step):
+def test_every_other_step_is_refused_and_moves_no_units(state, step):
     planned = asked(state, step)
     assert (bool(planned.writes), planned.writes.movements) == (False, [])
     if step == "expire":
@@ -140,7 +140,7 @@ def test_before_its_deadline_a_hold_does_not_expire():
 
 
 @pytest.mark.parametrize("state", ALLOWED)
-def test_the_steps_that_a_client_can_take_from_each_state(state):
+def test_a_client_can_take_the_steps_in_the_drawing_from_each_state(state):
     assert allowed(state) == ALLOWED[state]
 
 
@@ -148,7 +148,7 @@ def test_the_steps_that_a_client_can_take_from_each_state(state):
     ("units", "hold_seconds", "state"),
     [(1, None, "confirmed"), (1, 60, "held"), (9, None, "rejected"), (9, 60, "rejected")],
 )
-def test_a_reservation_begins_where_the_drawing_says(units, hold_seconds, state):
+def test_a_reservation_begins_in_the_state_in_the_drawing(units, hold_seconds, state):
     (row,) = plan(
         snapshot(stock()), [reserve("1", hold_seconds, A=units)]
     ).writes.reservations_created

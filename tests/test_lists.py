@@ -22,7 +22,7 @@ async def seqs(service, **params):
 
 
 async def pages(service, path, limit, between=None):
-    """The items of each page; `between` is called once, after the first page."""
+    """Return the items of each page; call `between` once, after the first page."""
     cursor, found = None, []
     while True:
         params = {"limit": limit} | ({"cursor": cursor} if cursor else {})
@@ -70,7 +70,7 @@ async def test_a_full_last_page_has_no_cursor(service):
     assert [len(page) for page in await pages(service, "/v1/reservations", 2)] == [2, 2]
 
 
-async def test_a_cursor_keeps_to_its_filters(service):
+async def test_a_cursor_continues_a_filtered_list(service):
     await service.stock("A", 100)
     await service.stock("B", 100)
     for n in range(6):
@@ -91,7 +91,7 @@ async def test_reservations_are_filtered(service):
     await service.client.post("/v1/reservations", json=body, headers=other)
     assert await seqs(service) == ["sold", "held", "short", "sold"]
     assert await seqs(service, source="shop-eu") == ["sold", "held", "short"]
-    assert await seqs(service, source="nobody") == []
+    assert await seqs(service, source="unknown") == []
     assert await seqs(service, seq="sold") == ["sold", "sold"]
     assert await seqs(service, seq="sold", source="shop-us") == ["sold"]
     assert await seqs(service, sku="B") == ["held", "short"]
@@ -252,7 +252,9 @@ async def test_rows_created_and_changed_in_one_transaction_are_listed_in_order_o
     assert [item["sku"] for item in items] == ["A", "B"]
 
 
-async def test_a_page_of_long_reservations_ends_early_and_the_list_is_whole(service, monkeypatch):
+async def test_a_page_of_long_reservations_ends_early_and_the_list_is_complete(
+    service, monkeypatch
+):
     monkeypatch.setattr(lists, "PAGE_LINES_MAX", 10)
     skus = [f"S{number:02}" for number in range(12)]
     for sku in skus:

@@ -1,4 +1,4 @@
-"""Locks and the clock: rows are locked in one order, and no lock lets a deadline pass unnoticed."""
+"""Locks and the clock: rows are locked in one order, and a wait for a lock hides no deadline."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -48,25 +48,27 @@ def put(sku: str) -> SetStock:
 
 @asynccontextmanager
 async def holding(database: Database, statement: str) -> AsyncIterator[Any]:
-    """Another session that has run a statement and has not committed."""
+    """Run a statement in another session, which does not commit before the end of the block."""
     async with session(database) as transaction:
         await transaction.connection.execute(text(statement))
         yield transaction.connection
 
 
 async def waits_for_a_lock(database: Database) -> None:
-    """Return when a session of this database waits for a lock."""
+    """Wait until a session of this database waits for a lock."""
     question = text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     async with asyncio.timeout(30), database.engine.connect() as connection:
         while not await connection.scalar(question):
-            await asyncio.sleep(0.005)  # bounded by the timeout; PostgreSQL can't call us
+            await asyncio.sleep(
+                0.005
+            )  # the timeout limits it; PostgreSQL can't notify us of a lock
 
 
 async def can_be_locked_now(database: Database, sku: str) -> bool:
-    """Whether no session has locked the row."""
+    """Return whether the row is unlocked."""
     free = text("SELECT 1 FROM stock WHERE sku = :sku FOR UPDATE SKIP LOCKED")
     async with database.engine.connect() as connection:
         return await connection.scalar(free, {"sku": sku}) is not None
@@ -78,7 +80,7 @@ LOCK_A = "SELECT 1 FROM stock WHERE sku = 'A' FOR UPDATE"
 async def keeps_b_free(
     database: Database, work: Callable[[Transaction], Any], prepare: tuple[str, ...] = ()
 ) -> bool:
-    """Whether a session that waits for row A, of the rows A and B, has not locked B yet."""
+    """Return whether the work leaves row B unlocked while it waits for row A."""
     async with session(database) as transaction:
         for statement in prepare:
             await transaction.connection.execute(text(statement))
@@ -114,7 +116,7 @@ async def test_without_order_by_rows_would_be_locked_in_another_order(database, 
 
 
 async def test_with_scans_the_update_would_lock_rows_in_another_order(postgres_url, monkeypatch):
-    """A scan finds rows in their order on disk."""
+    """A scan reads the rows in their order on disk."""
     monkeypatch.setattr("db.session.configuration.NEVER_SCANS", ())
     async with fresh_database(postgres_url) as url:
         database = Database(url, pool_size=4)
@@ -164,7 +166,7 @@ async def test_without_skip_locked_the_look_up_would_wait(database_url, database
 
 
 async def confirm_behind_a_lock(database: Database) -> None:
-    """Plan a confirm before the deadline, and apply it after a wait for its locks until later."""
+    """Plan a confirm before the deadline, and make it wait for a lock until after the deadline."""
     await run(database, put("A"), HOLD)
     connection = await database.engine.connect()
     await connection.execute(
@@ -189,7 +191,7 @@ async def confirm_behind_a_lock(database: Database) -> None:
             await connection.close()
 
 
-async def test_a_confirm_that_waited_until_after_the_deadline_is_refused(database):
+async def test_a_confirm_that_waits_for_a_lock_beyond_the_deadline_is_refused(database):
     with pytest.raises(Conflict) as conflict:
         await confirm_behind_a_lock(database)
     assert conflict.value.kind == "deadline"
@@ -197,7 +199,7 @@ async def test_a_confirm_that_waited_until_after_the_deadline_is_refused(databas
 
 
 async def test_with_the_time_of_begin_a_late_confirm_would_succeed(database, monkeypatch):
-    """`now()` is the time of BEGIN."""
+    """In PostgreSQL, `now()` is the time of BEGIN."""
     monkeypatch.setattr(writes, "CLOCK", "now()")
     monkeypatch.setattr(writes, "_STATEMENTS", {})
     await confirm_behind_a_lock(database)
@@ -215,7 +217,7 @@ async def test_without_the_check_of_the_clock_a_late_confirm_would_succeed(datab
 
 
 async def overdue_after_begin(database: Database) -> bool:
-    """Whether a plan sees a deadline that passed between BEGIN and the read of the rows."""
+    """Return whether a plan sees a deadline that passed between BEGIN and the read of the rows."""
     await run(database, put("A"), HOLD)
     async with session(database) as transaction:
         connection = transaction.connection

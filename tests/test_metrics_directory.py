@@ -1,4 +1,4 @@
-"""A service removes the metrics of killed services, and no other directory."""
+"""A service removes the metrics directories of killed services, and no other directory."""
 
 import os
 import tempfile
@@ -35,7 +35,7 @@ def test_the_directory_of_a_killed_service_is_removed(parent):
         assert not (parent / f"{PREFIX}left").exists()
 
 
-def test_directories_that_are_new_or_in_use_or_foreign_are_left_alone(parent):
+def test_directories_that_are_new_in_use_or_foreign_are_kept(parent):
     (parent / f"{PREFIX}new").mkdir()
     age(parent / "others")
     with metrics_directory():

@@ -1,4 +1,4 @@
-"""A user id without a name, which OpenShift gives to every container, and a read-only root."""
+"""A user id without a name, as OpenShift gives to every container, and a read-only root."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from tests.server import environment, running_server
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 UID = 123456
-# The capability lets it read a Python that is installed in root's home.
+# The capability lets this user read a Python that is installed in root's home.
 AS_NAMELESS = (
     "setpriv", f"--reuid={UID}", "--regid=0", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
@@ -32,7 +32,7 @@ WITH_READ_ONLY_ROOT = """
     mount --bind "$0" "$1$0"
     exec chroot "$@"
 """
-"""Its arguments: a directory that stays writable, a directory for the new root, the command."""
+"""The arguments: a directory that stays writable, a directory for the new root, the command."""
 # The first run loads every module as root, because the other user can't reach the files.
 TWICE = f"""
 import os, sys
@@ -68,7 +68,7 @@ def open_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def wrapper() -> None:
-    """Require the library that gives a name to the user id."""
+    """Skip the test (fail it in CI) without the library that gives a name to the user id."""
     loaded = subprocess.run(
         ["/bin/true"],
         env={"LD_PRELOAD": postmaster.NSS_WRAPPER},
@@ -79,7 +79,9 @@ def wrapper() -> None:
         missing(f"{postmaster.NSS_WRAPPER} is not installed")
 
 
-def test_the_private_postgresql_starts_and_starts_again(open_dir, wrapper):
+def test_the_private_postgresql_starts_for_a_user_without_a_name_and_starts_again(
+    open_dir, wrapper
+):
     data = open_dir / "data"
     for status in (201, 200):
         with running_server(None, before=AS_NAMELESS, data_dir=data) as server:

@@ -1,4 +1,4 @@
-"""The OpenAPI document as other tools read it: linters, and makers of clients.
+"""Other tools read the OpenAPI document: linters, and generators of clients.
 
 The versions of the npm tools are pinned in tests/openapi/package-lock.json.
 """
@@ -39,13 +39,13 @@ export async function reserve(): Promise<components["schemas"]["Reservation"]> {
 
 
 def described():
-    """The document of this version, without a running service."""
-    return document(create_app(Settings(database_url="postgresql://nobody@localhost/none")))
+    """Return the document of this version; no service needs to run."""
+    return document(create_app(Settings(database_url="postgresql://user@localhost/none")))
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """The document as a file."""
+    """Write the document to a file."""
     file = tmp_path_factory.mktemp("openapi") / "openapi.json"
     file.write_text(json.dumps(described(), indent=1))
     return file
@@ -66,7 +66,7 @@ def test_redocly_finds_nothing(path):
     assert done.returncode == 0, done.stdout
 
 
-def test_the_linters_notice_a_broken_document(path, tmp_path):
+def test_the_linters_report_a_broken_document(path, tmp_path):
     broken = described()
     operation = broken["paths"]["/v1/reservations"]["post"]
     operation["responses"]["201"]["content"]["application/json"]["example"] = {"id": 1}
@@ -80,13 +80,13 @@ def test_the_linters_notice_a_broken_document(path, tmp_path):
 
 
 def bodies_of_the_readme():
-    """The bodies of README's reservations, as they are."""
+    """Return the bodies of the reservations in the README, unchanged."""
     return RESERVATION.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def typescript(path, tmp_path_factory):
-    """A directory with the types that openapi-typescript makes of the document."""
+    """Generate types with openapi-typescript; return their directory."""
     tools = npm.installed()
     directory = tmp_path_factory.mktemp("typescript")
     binary = tools / "node_modules" / ".bin" / "openapi-typescript"
@@ -97,7 +97,7 @@ def typescript(path, tmp_path_factory):
 
 
 def errors_of(directory, programs):
-    """What `tsc --strict` says of these programs, each of which is named after its number."""
+    """Return the errors that `tsc --strict` finds in the programs; program n is `program{n}.ts`."""
     names = [f"program{number}.ts" for number in range(len(programs))]
     for name, source in zip(names, programs, strict=True):
         (directory / name).write_text(source)
@@ -132,7 +132,7 @@ def test_typescript_refuses_wrong_requests(typescript):
 
 @pytest.fixture(scope="module")
 def python_client(path, tmp_path_factory):
-    """The directory of the package that openapi-python-client makes, without any warning."""
+    """Generate a package with openapi-python-client, without warnings; return its directory."""
     directory = tmp_path_factory.mktemp("python-client")
     command = [
         Path(sys.executable).parent / "openapi-python-client", "generate", "--fail-on-warning",
@@ -141,7 +141,7 @@ def python_client(path, tmp_path_factory):
     ]  # fmt: skip
     done = subprocess.run(
         command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={"PATH": str(Path(sys.executable).parent)},  # where it looks for ruff
+        env={"PATH": str(Path(sys.executable).parent)},  # the generator looks for ruff here
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "arning" not in done.stdout

@@ -1,4 +1,4 @@
-"""Every operation that is declared authenticates its callers, and the document describes it."""
+"""Every declared operation authenticates its callers, and the document describes it."""
 
 import uuid
 
@@ -26,12 +26,12 @@ def address(declared):
 
 
 def guarded(service):
-    """The operations that need a scope."""
+    """Return the operations that need a scope."""
     return [each for each in operations(service.app) if each.scope is not None]
 
 
 async def ask(service, declared, headers):
-    """Send a request whose body nothing could read."""
+    """Send a request whose body, if the operation has one, is not valid JSON."""
     body = b"{" if declared.body is not None else None
     return await service.client.request(
         declared.method, address(declared), content=body, headers=headers
@@ -51,7 +51,7 @@ async def test_every_operation_with_a_scope_refuses_a_request_without_a_key(serv
         assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated"), each.id
 
 
-async def test_every_operation_refuses_a_key_with_another_scope_before_it_reads(service):
+async def test_every_operation_refuses_a_key_with_another_scope_before_it_reads_the_body(service):
     keys = {scope: await service.key("shop", scope) for scope in Scope if scope != Scope.ADMIN}
     for each in guarded(service):
         for scope, headers in keys.items():

@@ -15,7 +15,7 @@ from tests.conftest import REAL_ORDERS
 SMALL = Path(__file__).parent / "data" / "orders.csv"
 needs_real_orders = pytest.mark.skipif(
     not (REAL_ORDERS / "orders.csv").exists(),
-    reason="the slice of UCI Online Retail is not here; docs/replay.md says what it is",
+    reason="the slice of UCI Online Retail is missing; docs/replay.md describes it",
 )
 
 
@@ -26,7 +26,7 @@ def small():
 
 @pytest.fixture
 def matched(small):
-    """Cancellation line → purchase line, of the small file."""
+    """The matches in the small file: cancellation line → purchase line."""
     matches, _ = match_cancellations(small)
     return {
         (match.cancellation.invoice, match.cancellation.line): (
@@ -39,7 +39,7 @@ def matched(small):
 
 @pytest.fixture
 def unmatched(small):
-    """Cancellation line → the reason that it matches no purchase, of the small file."""
+    """The other cancellation lines of the small file → the reason why they match no purchase."""
     _, found = match_cancellations(small)
     return {(one.cancellation.invoice, one.cancellation.line): one.reason for one in found}
 
@@ -56,7 +56,7 @@ def test_one_purchase_line_can_be_cancelled_several_times_until_nothing_is_left(
     assert unmatched["C100007", 1] == "more units than one earlier line has left"
 
 
-def test_a_purchase_of_the_same_minute_is_not_earlier(matched):
+def test_a_purchase_in_the_same_minute_does_not_count_as_earlier(matched):
     assert matched["C100012", 1] == ("100001", 2)
 
 
@@ -102,7 +102,7 @@ def test_a_credit_note_is_one_refund_for_each_order_that_it_refers_to(small):
     ]
 
 
-def test_a_negative_line_without_c_is_written_off(small):
+def test_a_negative_line_of_an_invoice_that_is_no_cancellation_is_a_write_off(small):
     (one,) = plan_replay(small, "p").write_offs
     assert (one.seq, one.sku, one.delta) == ("p-100008-1", "TRAY", -3)
 
@@ -123,7 +123,7 @@ def test_scarce_stock_still_covers_every_write_off(small):
     assert plan_replay(small, "p", stock_share=0).seed["TRAY"] == 3
 
 
-def test_an_invoice_too_long_for_a_reservation_is_split(small, monkeypatch):
+def test_an_invoice_that_is_too_long_for_a_reservation_is_split(small, monkeypatch):
     monkeypatch.setattr(orders, "LINES_MAX", 3)
     plan = plan_replay(small, "p")
     assert [order.seq for order in plan.orders[:2]] == ["p-100001", "p-100001+2"]
@@ -175,7 +175,7 @@ def test_the_error_of_a_missing_file_names_it(tmp_path):
 
 
 @needs_real_orders
-def test_the_rule_finds_all_real_matches_and_no_others():
+def test_the_rule_finds_exactly_the_real_matches():
     matches, unmatched = match_cancellations(read_orders(REAL_ORDERS / "orders.csv"))
     with (REAL_ORDERS / "matches.csv").open(newline="") as stream:
         expected = [tuple(row.values()) for row in csv.DictReader(stream)]

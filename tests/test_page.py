@@ -20,7 +20,7 @@ COOKIE = re.compile(r"^(?P<name>\S+?)=(?P<value>[^;]*); (?P<attributes>.*)$")
 
 @asynccontextmanager
 async def browser(service, **headers):
-    """A client without a key, which keeps its cookies."""
+    """A client that sends no key and keeps its cookies."""
     transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://holdfast", headers=headers
@@ -46,7 +46,7 @@ async def operator(service):
 
 
 async def token_of(client, path="/"):
-    """The token in the forms of a page."""
+    """Return the token in the forms of a page."""
     html = (await client.get(path)).text
     found = set(re.findall(r'name="token" value="([^"]+)"', html))
     assert len(found) == 1, html
@@ -54,7 +54,7 @@ async def token_of(client, path="/"):
 
 
 async def form(client, **fields):
-    """A reserve form, filled in."""
+    """Return the fields of a completed reserve form."""
     return {"token": await token_of(client), "sku": "A", "quantity": "2", **fields}
 
 
@@ -65,7 +65,7 @@ async def reservations(service):
 # Sessions
 
 
-async def test_a_visitor_without_a_session_sees_nothing(service):
+async def test_a_visitor_without_a_session_sees_only_the_sign_in_page(service):
     async with browser(service) as client:
         for path in ("/", f"/reservations/{reservation_id('shop-eu', '1')}"):
             answer = await client.get(path)
@@ -87,10 +87,10 @@ async def test_a_key_signs_in_and_its_session_signs_out(service):
         assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
         assert (await client.get("/")).status_code == 303
         again = await client.post("/sign-out", data={"token": "x"})
-        assert again.status_code == 303  # a double click on the button
+        assert again.status_code == 303  # as after a double click on the button
 
 
-async def test_signing_out_ends_the_session_of_a_copied_cookie_too(service):
+async def test_signing_out_ends_the_session_even_for_a_copied_cookie(service):
     async with browser(service) as client, browser(service) as thief:
         await sign_in(service, client)
         thief.cookies = httpx.Cookies(dict(client.cookies))
@@ -100,7 +100,7 @@ async def test_signing_out_ends_the_session_of_a_copied_cookie_too(service):
 
 
 @pytest.mark.parametrize("key", ["hf_nonsense", "", "hf_'\"<script>"])
-async def test_a_wrong_key_is_refused_on_a_page(service, key):
+async def test_a_wrong_key_is_refused_with_a_page(service, key):
     async with browser(service) as client:
         answer = await client.post("/sign-in", data={"key": key})
         assert answer.status_code == 401
@@ -125,13 +125,13 @@ async def test_the_cookie_is_restricted_to_this_site_and_to_http(service, header
         assert set(cookie["attributes"].split("; ")) == attributes
 
 
-async def test_behind_tls_only_the_prefixed_cookie_counts(service, operator):
+async def test_behind_tls_only_the_cookie_with_the_host_prefix_is_accepted(service, operator):
     """A cookie that plain HTTP or another host could have set is ignored."""
     answer = await operator.get("/", headers={"X-Forwarded-Proto": "https"})
     assert answer.status_code == 303
 
 
-async def test_neither_cookie_nor_token_is_stored(service, operator):
+async def test_neither_a_cookie_nor_a_token_is_stored_in_the_database(service, operator):
     await service.stock("A", 5)
     sent = await form(operator)
     assert (await operator.post("/reserve", data=sent)).status_code == 303
@@ -144,8 +144,8 @@ async def test_neither_cookie_nor_token_is_stored(service, operator):
         assert value.encode().hex() not in everything
 
 
-async def test_opening_a_page_changes_nothing(service, operator):
-    """No row is written for the tokens of forms, even if the page is opened often."""
+async def test_opening_a_page_writes_no_row(service, operator):
+    """The tokens of forms need no rows, however often the page is opened."""
     tables = await service.sql(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
     )
@@ -184,7 +184,7 @@ async def test_signing_in_deletes_expired_sessions(service, operator):
 # The scopes of a key
 
 
-async def test_a_key_with_the_scope_read_alone_has_no_forms(service):
+async def test_a_key_with_only_the_scope_read_sees_no_forms(service):
     await service.stock("A", 5)
     async with browser(service) as client:
         await sign_in(service, client, "read")
@@ -197,7 +197,7 @@ async def test_a_key_with_the_scope_read_alone_has_no_forms(service):
     assert await reservations(service) == []
 
 
-async def test_a_key_with_the_scope_reserve_alone_sees_its_own_results_and_no_stock(service):
+async def test_a_key_with_only_the_scope_reserve_sees_its_own_results_and_no_stock(service):
     await service.stock("SECRET", 5)
     await service.stock("A", 5)
     api = (await service.reserve("by-api", ("A", 1))).json()
@@ -209,7 +209,7 @@ async def test_a_key_with_the_scope_reserve_alone_sees_its_own_results_and_no_st
         assert (await client.get(f"/reservations/{api['id']}")).status_code == 403
 
 
-async def test_a_key_with_another_scope_can_sign_in_and_do_nothing(service):
+async def test_a_key_with_another_scope_can_sign_in_but_not_reserve(service):
     async with browser(service) as client:
         await sign_in(service, client, "stock")
         assert (await client.get("/")).status_code == 200
@@ -278,7 +278,7 @@ async def test_pages_load_nothing_from_other_hosts_and_run_no_script(service, op
         assert (await operator.get(address)).status_code == 200
 
 
-async def test_every_input_has_its_label(service, operator):
+async def test_every_input_has_a_label(service, operator):
     for page in ((await operator.get("/")).text, (await operator.get("/sign-in")).text):
         labels = set(re.findall(r'<label for="([^"]+)"', page))
         inputs = re.findall(r'<input id="([^"]+)"', page)
@@ -420,7 +420,7 @@ async def test_a_form_that_is_sent_twice_has_one_effect_and_one_result(service, 
     assert await service.on_hand("A") == (8, 0)
 
 
-async def test_a_refund_that_is_sent_twice_gives_back_once(service, operator):
+async def test_a_refund_that_is_sent_twice_returns_the_units_once(service, operator):
     await service.stock("A", 10)
     await service.reserve("sale", ("A", 5))
     sent = {"token": await token_of(operator), "reservation": "sale", "quantity": "2"}
@@ -456,7 +456,7 @@ async def test_a_forged_token_is_forbidden(service, operator, token):
 
 @pytest.mark.parametrize("used", [False, True])
 async def test_a_token_of_another_session_is_forbidden(service, operator, used):
-    """Even a session of the same source can't use it, and even for the first result."""
+    """A session of the same source can't use it either, not even to see the first result."""
     await service.stock("A", 10)
     sent = await form(operator)
     if used:
@@ -568,7 +568,7 @@ def session(secret: str = "secret") -> Session:
     return Session(secret, Caller("us"), frozenset({"reserve"}))
 
 
-def test_two_tokens_are_never_the_same():
+def test_two_tokens_have_different_seqs():
     seqs = [session().read_token("reserve", session().issue_token("reserve")).seq for _ in "12"]
     assert seqs[0] != seqs[1]
 
@@ -577,11 +577,11 @@ def test_two_tokens_are_never_the_same():
     "change",
     [
         pytest.param(lambda token: token[:-1] + chr(ord(token[-1]) ^ 1), id="signature"),
-        pytest.param(lambda token: "f" + token[1:], id="moment"),
+        pytest.param(lambda token: "f" + token[1:], id="time"),
         pytest.param(lambda token: token.replace("refund", "reserve"), id="action"),
         pytest.param(lambda token: token.rpartition(".")[0], id="no signature"),
-        pytest.param(lambda token: token.rpartition(".")[2], id="nothing but a signature"),
-        pytest.param(lambda token: "." + token.rpartition(".")[2], id="nothing signed"),
+        pytest.param(lambda token: token.rpartition(".")[2], id="only a signature"),
+        pytest.param(lambda token: "." + token.rpartition(".")[2], id="empty content"),
     ],
 )
 def test_a_token_that_was_changed_is_refused(change):

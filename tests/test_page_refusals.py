@@ -67,7 +67,7 @@ async def test_addresses_of_the_api_answer_browsers_with_problem_documents_too(v
     assert wrong_method.headers["content-type"] == "application/problem+json"
 
 
-def test_the_list_of_the_apis_addresses_is_complete(service):
+def test_the_list_of_the_first_parts_of_api_addresses_is_complete(service):
     of_pages = {route.path for router in pages.ROUTES for route in router.routes}
     others = {route.path for route in service.app.routes} - of_pages
     assert {path.split("/")[1].encode() for path in others} == set(failures.API_ROOTS)
@@ -77,7 +77,7 @@ def test_the_list_of_the_apis_addresses_is_complete(service):
 
 
 class Clock:
-    """A clock that moves only on demand: a slow machine must not refill a bucket."""
+    """A clock that moves only on demand, so that a slow machine does not refill a bucket."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -101,7 +101,7 @@ async def limited(database_url, clock):
 
 
 def is_refused(answer):
-    """True for a page that refuses a request beyond the limit."""
+    """Return True if the answer is the page that refuses a request beyond the limit."""
     if answer.status_code != 429:
         return False
     assert is_page(answer)

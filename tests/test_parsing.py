@@ -1,4 +1,4 @@
-"""A valid body is parsed in one step; for any other at most a hundred errors are named."""
+"""A valid body is parsed in one step; an invalid body gets at most a hundred errors."""
 
 import asyncio
 import gc
@@ -24,7 +24,7 @@ def encoded(value):
 
 
 def refused(model, raw):
-    """The errors of a body: {path: message}, and whether these are all."""
+    """Return the errors of a body as {path: message}, and whether the list is complete."""
     with pytest.raises(InvalidRequest) as caught:
         parse(model, raw)
     fields = caught.value.fields
@@ -49,18 +49,18 @@ def unknown(count, size=6):
 
 TOO_MANY = {
     "unknown members": b'{"seq":"1",' + unknown(100_000) + b"}",
-    "one unknown member again and again": b"{" + many(b'"":0', 200_000) + b"}",
-    "one known member again and again": b"{" + many(b'"seq":"1"', 100_000) + b"}",
+    "one unknown member repeated": b"{" + many(b'"":0', 200_000) + b"}",
+    "one known member repeated": b"{" + many(b'"seq":"1"', 100_000) + b"}",
     "bad lines": b'{"lines":[' + many(b"{}", 1000) + b"]}",
     "lines with unknown members": b'{"lines":[' + many(b'{"a":1,"b":2}', 1000) + b"]}",
     "a line with unknown members": b'{"lines":[{' + unknown(99_000) + b"}]}",
     "too many bad lines": b'{"lines":[' + many(b"{}", 340_000) + b"]}",
-    "one member of metadata again and again": b'{"metadata":{' + many(b'"":""', 150_000) + b"}}",
+    "one member of metadata repeated": b'{"metadata":{' + many(b'"":""', 150_000) + b"}}",
 }
 
 
 @pytest.mark.parametrize("name", TOO_MANY)
-def test_a_hundred_errors_are_named_and_the_rest_is_truncated(name):
+def test_a_hundred_errors_are_listed_and_the_rest_is_left_out(name):
     with pytest.raises(InvalidRequest) as caught:
         parse(ReserveBody, TOO_MANY[name])
     assert len(caught.value.fields["errors"]) == 100
@@ -70,7 +70,7 @@ def test_a_hundred_errors_are_named_and_the_rest_is_truncated(name):
 
 @pytest.mark.parametrize("name", ["bad lines", "unknown members", "metadata"])
 def test_pydantic_stops_at_the_first_bad_item(name):
-    """Without that it would make an error object for each item."""
+    """Otherwise it would make an error object for each item."""
     metadata = b'{"lines":[{"sku":"A","quantity":1}],"metadata":{' + unknown(100) + b"}}"
     with pytest.raises(ValidationError) as caught:
         ReserveBody.model_validate_json({**TOO_MANY, "metadata": metadata}[name])
@@ -131,7 +131,7 @@ def test_a_hostile_entry_fails_alone(bad):
     [b"{}", b"0", b'{"lines":[{},{},{}]}', b"{%b}" % unknown(300), b'{"%b":1}' % (b"y" * 4_000)],
     ids=lambda raw: raw[:20].decode(),
 )  # fmt: skip
-def test_a_batch_of_bad_entries_names_one_error_of_each_and_few_more(entry):
+def test_a_batch_of_bad_entries_gets_one_error_for_each_and_few_more(entry):
     found = entries_of(batch(*[entry] * 1000))
     counts = [len(bad.error.fields["errors"]) for bad in found]
     assert (min(counts), len(counts)) == (1, 1000)
@@ -165,7 +165,7 @@ def test_a_batch_of_bad_entries_names_one_error_of_each_and_few_more(entry):
     ],
     ids=range(15),
 )  # fmt: skip
-def test_an_error_of_a_whole_batch_refuses_it(raw, path):
+def test_a_batch_that_is_invalid_as_a_whole_is_refused(raw, path):
     with pytest.raises(InvalidRequest) as caught:
         entries_of(raw)
     assert caught.value.fields["errors"][0]["path"] == path
@@ -227,7 +227,7 @@ def measure(name):
     print(name, megabytes("VmHWM") - kept, time.process_time() - began, sep="\t", flush=True)
 
 read(batch(GOOD, b"{}"))
-for name in HEAVY:  # each in a new process, without memory that was freed before
+for name in HEAVY:  # each body in a new process, so that no freed memory is reused
     child = os.fork()
     if not child:
         measure(name)
@@ -272,7 +272,7 @@ HEAVY = {
 
 
 def test_memory_and_time_grow_no_faster_than_the_size_of_a_body():
-    """The time limit is so generous that only superlinear parsing exceeds it."""
+    """The time limit is so high that only superlinear parsing exceeds it."""
     found = subprocess.run(
         [sys.executable, "-c", COST], capture_output=True, text=True, check=True, timeout=120
     ).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""A body gets the same verdict in one step, member by member and as an entry of a batch."""
+"""A body gets the same result in one step, member by member, and as an entry of a batch."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ class StrictReserve(ReserveBody):
 
 
 def mostly(*good, bad=scalars):
-    """One of the good values, sometimes a bad one."""
+    """Generate good values, and sometimes a bad one."""
     return st.integers(0, 15).flatmap(lambda n: bad if n == 0 else st.sampled_from(good))
 
 
@@ -69,7 +69,7 @@ def reservations(draw):
 
 
 def is_good(raw):
-    """Whether pydantic accepts a body and no member appears twice."""
+    """Return whether pydantic accepts the body and no member appears twice."""
     twice = []
 
     def look(pairs):
@@ -88,7 +88,7 @@ def is_good(raw):
 
 @given(reservations())
 @settings(max_examples=600, deadline=None)
-def test_every_way_to_parse_a_body_gives_the_same_verdict(raw):
+def test_every_way_to_parse_a_body_gives_the_same_result(raw):
     found = []
     for read in (parse, lambda model, raw: parsing._parse_by_member(model, raw, parsing._Errors())):
         try:

@@ -1,4 +1,4 @@
-"""The planner against the serial model, and its guards against changes in the meantime."""
+"""The planner equals the serial model, and its guards detect changes since the read of the rows."""
 
 import os
 from collections import Counter
@@ -23,8 +23,8 @@ MANY = settings(
 )
 
 
-def lived(shelf: Any, history: Any) -> tuple[Tables, Model, datetime]:
-    """A state that some history leads to, as tables and as the model has it."""
+def after(shelf: Any, history: Any) -> tuple[Tables, Model, datetime]:
+    """Execute a history; return its state as tables and as a model, and the time after it."""
     tables, model, now = Tables(), Model(), START
     for wait, command in [(MICROSECOND, command) for command in shelf] + history:
         now += wait + MICROSECOND
@@ -41,8 +41,8 @@ def assert_same(tables: Tables, model: Model) -> None:
 
 @given(shelves, histories, batches)
 @MANY
-def test_a_batch_has_the_same_result_as_its_commands_one_by_one(shelf, history, batch):
-    tables, model, now = lived(shelf, history)
+def test_a_batch_has_the_same_result_as_its_commands_one_after_another(shelf, history, batch):
+    tables, model, now = after(shelf, history)
     alone = tables.copy()
     planned = tables.plan(batch, now)
     assert tables.guards_hold(planned.writes)
@@ -58,23 +58,27 @@ def test_a_batch_has_the_same_result_as_its_commands_one_by_one(shelf, history, 
 
 @given(shelves, histories, batches, batches)
 @MANY
-def test_guards_that_hold_make_the_plan_right_despite_changes_since(shelf, history, batch, others):
-    """Some order of the commands explains every answer, the batch's and the others'.
+def test_a_plan_whose_guards_hold_is_serializable_despite_changes_since_the_read(
+    shelf, history, batch, others
+):
+    """All answers, those of the batch and of the others, agree with one serial order.
 
-    Those that changed nothing else (a refusal, a replay) may have been carried out when the rows
-    were read, before the others; the rest when they were written, after them. An import alone may
-    do both: it looks first and inserts after, and counts a row deleted in between as skipped.
+    The other commands run between the read and the write of the batch. A command of the batch that
+    moved nothing, such as a refusal or a replay, may take effect at the read, before the others.
+    Every other command takes effect at the write, after the others. Only an import may do both: it
+    looks for rows at the read and inserts them at the write. It counts a row that is deleted in
+    between as skipped.
     """
     if any(isinstance(command, ImportStock) for command in batch):
         others = [other for other in others if not isinstance(other, DeleteStock)]
-    rows, _, now = lived(shelf, history)
+    rows, _, now = after(shelf, history)
     planned = rows.plan(batch, now)
     since = rows.copy()
     told_others = [outcome_of(since.run(other, now)) for other in others]
     if not since.guards_hold(planned.writes):
         event("a guard failed")
         return
-    event("the guards held" + (" though things had changed" if since != rows else ""))
+    event("the guards held" + (" although rows had changed" if since != rows else ""))
     written = since.copy()
     written.apply(planned.writes)
     moments = Counter(movement.created_at for movement in planned.writes.movements)
@@ -94,19 +98,19 @@ def test_guards_that_hold_make_the_plan_right_despite_changes_since(shelf, histo
         late = min(set(wrong) - early, default=None)
         if late is None and is_the_known_gap(batch[wrong[0]], outcomes[wrong[0]], others):
             return
-        assert late is not None, explained(batch, others, planned.outcomes, wrong[0])
-        assert may_be_early(planned.outcomes[late]), explained(
+        assert late is not None, contradiction(batch, others, planned.outcomes, wrong[0])
+        assert may_be_early(planned.outcomes[late]), contradiction(
             batch, others, planned.outcomes, late
         )
         early.add(late)
     for then, other in zip(told_then, told_others, strict=True):
-        assert then == other or not is_remembered(other)
+        assert then == other or not is_stored(other)
     assert serial == written
-    event(f"{len(early)} verdicts were about the moment of reading")
+    event(f"{len(early)} commands took effect at the read")
 
 
 def run(tables: Tables, batch: Any, now: datetime, chosen: set[int]) -> dict[int, Any]:
-    """What the chosen commands come to, and how many movements each makes."""
+    """Run the chosen commands; return the outcome and the number of movements of each."""
     told_now = {}
     for index in sorted(chosen):
         moved_before = len(tables.movements)
@@ -115,18 +119,23 @@ def run(tables: Tables, batch: Any, now: datetime, chosen: set[int]) -> dict[int
     return told_now
 
 
-def is_remembered(answer: Any) -> bool:
-    """Whether the command left something behind. The moment of another refusal is not exact: a
-    reservation is refused when the rows are read, and its refusal is found once it is written."""
+def is_stored(answer: Any) -> bool:
+    """Return whether the command's answer is stored.
+
+    The time of any other refusal is not exact: a reservation is refused when the rows are read, but
+    others find its refusal only after it is written.
+    """
     return answer[0] < 300 or "reservation_id" in answer[1]
 
 
 def is_the_known_gap(command: Any, answer: Any, others: Any) -> bool:
-    """A refusal that is not remembered can't guard an identity or a row that it did not find.
+    """Return whether the answer is a refusal that no serial order has to explain.
 
-    It may follow from a change in its own batch, like a 404 after a DELETE. If another process
-    stores that identity or creates that row at the same time, no order explains the refusal. It
-    wrote nothing, and its client may send it again."""
+    A refusal that is not stored can't guard an identity or a row that it did not find. It may
+    follow from a change in its own batch, like a 404 after a DELETE. If another process stores that
+    identity or creates that row at the same time, no order explains the refusal. It wrote nothing,
+    and its client may send the request again.
+    """
     (status, _, _), _ = answer
     identity = getattr(command, "seq", None)
     is_stored_meanwhile = any(
@@ -141,9 +150,9 @@ def may_be_early(outcome: Any) -> bool:
     return True
 
 
-def explained(batch: Any, others: Any, outcomes: Any, index: int) -> str:
+def contradiction(batch: Any, others: Any, outcomes: Any, index: int) -> str:
     return (
-        f"neither then nor now: {batch[index]} came to {outcomes[index]!r}\n"
+        f"neither order gives {batch[index]} the outcome {outcomes[index]!r}\n"
         f"{batch=}\n{others=}\n{outcomes=}"
     )
 

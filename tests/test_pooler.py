@@ -1,6 +1,6 @@
 """PgBouncer between the service and PostgreSQL, with fewer sessions than clients.
 
-Each transaction may run in another session. Debian's version does not know prepared statements.
+Each transaction may run in another session. Debian's version does not support prepared statements.
 """
 
 import asyncio
@@ -57,9 +57,9 @@ def pooled(database_url: str, **settings: str | float) -> Iterator[Database]:
 
 
 async def shop(service: Service, name: str) -> Counter[int]:
-    """Send requests of every kind at once, again and again; count the answers by their status.
+    """Send requests of every kind at once, eight times; count the answers by their status.
 
-    There are no more reads at once than the pool has places for them.
+    The number of reads at once does not exceed the places that the pool has for them.
     """
     answers: Counter[int] = Counter()
     for round_ in range(8):
@@ -88,7 +88,7 @@ async def test_two_services_share_three_sessions_and_no_request_is_refused(datab
                     await asyncio.sleep(0.05)
 
 
-async def test_the_first_connections_may_all_be_made_at_once(database_url):
+async def test_the_first_connections_can_all_be_made_at_once(database_url):
     """Each connection examines its session, and so does SQLAlchemy."""
     for _ in range(3):
         with pooled(database_url) as database:
@@ -120,16 +120,14 @@ async def test_no_statement_is_prepared_outside_a_transaction(pooled_url):
         assert named["name"] == ""
         return await prepare(self, *arguments, **named)
 
-    with (
-        pytest.MonkeyPatch.context() as patched
-    ):  # the audit after the test has a session of its own
+    with pytest.MonkeyPatch.context() as patched:  # the audit after the test needs the original
         patched.setattr(Driver, "prepare", watched)
         async with running_service(pooled_url) as service:
             await service.stock("A", 1000)
             assert (await shop(service, "watched")).keys() == {200, 201}
 
 
-async def test_the_settings_are_in_force_and_do_not_stay_in_the_session(database_url):
+async def test_the_settings_apply_to_a_transaction_and_do_not_stay_in_its_session(database_url):
     """Other clients use the same session, so a setting must end with its transaction."""
     with running_pgbouncer(database_url, default_pool_size=2) as url:
         database = Database(url, pool_size=3, timeouts=Timeouts(lock=0.2))
@@ -155,7 +153,7 @@ async def lock_stock(transaction: Any) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["version", "pessimistic", "serializable", "advisory"])
-async def test_the_other_strategies_keep_the_books_through_a_pooler(pooled_url, strategy):
+async def test_the_other_strategies_keep_the_books_balanced_through_a_pooler(pooled_url, strategy):
     one, other = (Database(pooled_url, pool_size=4, timeouts=PATIENCE) for _ in range(2))
     ledgers = [Ledger(database, open_strategy(strategy)) for database in (one, other)]
     await run(ledgers[0], SetStock("A", "main", 5, None, None, None))
@@ -169,7 +167,7 @@ async def test_the_other_strategies_keep_the_books_through_a_pooler(pooled_url, 
 
 @pytest.mark.parametrize("action", ["cut", "swallow"])
 async def test_a_commit_that_gets_no_answer_is_settled(pooled_url, database_url, action):
-    """Another session settles it if it belongs to the history that BEGIN has noted."""
+    """Another session settles it if the session has the history that was noted at BEGIN."""
     async with proxy(pooled_url) as wire:
         database = Database(wire.url, pool_size=3)
         ledger = Ledger(database, Guard())
@@ -195,15 +193,15 @@ async def test_a_session_of_another_history_settles_no_commit(pooled_url, monkey
 
 
 async def fill_with_old_history(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the open connection note another history than the session that will be asked."""
+    """Make the open connection note a history that differs from the history of later sessions."""
     connection = await database.pool.take()
     driver = connection.sync_connection.connection.driver_connection
-    driver.preamble = driver.preamble.replace("system_identifier", "'of a cluster before'")
+    driver.preamble = driver.preamble.replace("system_identifier", "'an older cluster'")
     await database.pool.give_back(connection)
 
 
-async def test_sessions_that_are_ended_behind_the_pooler_cost_a_retry_and_no_answer(database_url):
-    """By default PgBouncer waits 15 seconds after a session that ended while it logged in."""
+async def test_requests_survive_the_end_of_sessions_behind_the_pooler(database_url):
+    """By default PgBouncer waits 15 seconds after a session ends during its login."""
     with running_pgbouncer(database_url, server_login_retry=0.1) as url:
         await buy_while_sessions_end(url, database_url)
     assert await effects(database_url) == 100
@@ -231,7 +229,7 @@ async def buy_while_sessions_end(url: str, database_url: str) -> None:
 
 
 async def end_sessions(url: str) -> None:
-    """End a random session, sixty times. Without a limit a slow machine would finish no request."""
+    """End a random session sixty times. The limit lets a slow machine finish its requests."""
     connection = await asyncpg.connect(as_superuser(url))
     for _ in range(60):
         await connection.execute(
@@ -243,7 +241,7 @@ async def end_sessions(url: str) -> None:
     await connection.close()
 
 
-async def test_a_pooler_that_hangs_up_on_idle_clients_costs_no_request(database_url):
+async def test_no_request_fails_when_the_pooler_closes_idle_connections(database_url):
     with pooled(database_url, client_idle_timeout=1) as database:
         ledger = Ledger(database, Guard())
         await run(ledger, SetStock("A", "main", 10, None, None, None))
@@ -260,7 +258,7 @@ async def test_a_pooler_that_hangs_up_on_idle_clients_costs_no_request(database_
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_the_start_reports_a_pooler_in_between(database_url, mode):
+async def test_a_pooler_is_reported_at_the_start(database_url, mode):
     with pooled(database_url, pool_mode=mode) as database:
         told = await concerns(database)
         assert any("through a pooler" in each for each in told)
@@ -268,7 +266,7 @@ async def test_the_start_reports_a_pooler_in_between(database_url, mode):
         await database.close()
 
 
-async def test_a_pooler_that_reports_the_right_process_id_is_recognized_by_the_settings_it_drops(
+async def test_a_pooler_that_reports_the_right_process_id_is_recognized_by_lost_settings(
     database_url, monkeypatch
 ):
     async def deceived(driver: Driver, wanted: Any) -> Any:
@@ -289,7 +287,7 @@ def holdfast(*command: str, url: str, directory: Path) -> subprocess.CompletedPr
 
 @REFUSING
 async def test_serve_and_the_commands_work_with_an_empty_database(postgres_url, ignored, tmp_path):
-    """Migrations, keys, imports and the audit."""
+    """The commands are migrations, keys, imports and the audit."""
     name = f"empty_{os.getpid()}"
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(f"CREATE DATABASE {name}")
@@ -321,7 +319,7 @@ async def buy(client: httpx.AsyncClient, n: int) -> int:
     return (await client.post("/v1/reservations", json=body)).status_code
 
 
-async def test_a_pooler_in_statement_mode_is_refused_in_a_sentence(database_url, tmp_path):
+async def test_a_pooler_in_statement_mode_is_refused_with_a_one_line_error(database_url, tmp_path):
     with running_pgbouncer(database_url, pool_mode="statement") as url:
         run = await asyncio.to_thread(holdfast, "serve", url=url, directory=tmp_path)
     assert run.returncode == 1

@@ -53,7 +53,7 @@ def reservation(quantity: int = 10) -> dict:
 
 
 async def hold(server: Server) -> str:
-    """The id of a new hold of ten."""
+    """Return the id of a new hold of ten units."""
     answer = await exchange(server, b"".join(post(server, "/v1/reservations", reservation())))
     assert answer.status == 201
     return answer.json()["id"]
@@ -70,7 +70,7 @@ def code_of(answer: RawAnswer | None) -> tuple[int, str]:
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
 @pytest.mark.parametrize("in_packets", [1, 2, 3])
-async def test_an_offer_to_upgrade_is_ignored_and_the_body_read(server, offer, in_packets):
+async def test_an_offer_to_upgrade_is_ignored_and_the_body_is_read(server, offer, in_packets):
     id_ = await hold(server)
     body = {"lines": [{"sku": "S", "quantity": 3}]}
     head, content = post(server, f"/v1/reservations/{id_}/confirm", body, *offer)
@@ -113,7 +113,7 @@ async def test_requests_pipelined_after_an_offer_to_upgrade_are_answered(server)
         assert [answer.json()["lines"][0]["quantity"] for answer in answers] == [1, 2, 3]
 
 
-async def test_a_body_that_looks_like_a_request_is_never_carried_out(server):
+async def test_a_body_that_looks_like_a_request_is_never_executed(server):
     inner = b"".join(post(server, "/v1/reservations", body := reservation()))
     head = head_of(server, "POST", "/v1/reservations", *H2C, length=len(inner))
     async with dial(server) as wire:
@@ -124,7 +124,7 @@ async def test_a_body_that_looks_like_a_request_is_never_carried_out(server):
         assert answer.json()["items"] == []
 
 
-async def test_a_tunnel_is_refused(server):
+async def test_a_connect_request_is_refused(server):
     answer = await exchange(server, b"CONNECT inner:80 HTTP/1.1\r\nHost: inner\r\n\r\n")
     assert code_of(answer) == (405, "method_not_allowed")
 
@@ -217,9 +217,7 @@ async def test_earlier_requests_are_answered_before_the_refusal_of_a_later_one(s
         pytest.param(b"A: b\r\n" * 1_000_000, (431, "headers_too_large"), id="a million lines"),
         pytest.param(b"A" * 5_000_000, (431, "headers_too_large"), id="a long name"),
         pytest.param(b"A: " + b"," * 1_000_000, (431, "headers_too_large"), id="commas"),
-        pytest.param(
-            b"A: b\r\n" * 101 + b"\r\n", (431, "headers_too_large"), id="a hundred and one lines"
-        ),
+        pytest.param(b"A: b\r\n" * 101 + b"\r\n", (431, "headers_too_large"), id="101 lines"),
     ],
 )
 async def test_an_endless_head_is_refused(server, sent, refusal):
@@ -271,7 +269,7 @@ UNFINISHED = {
     "no body": (["head"], 408),
     "a dripped body": (["head", *[b" "] * 90], 408),
     "a dripped chunk": (["chunked", *[b"1\r\n \r\n"] * 90], 408),
-    "a body behind its refusal": (["unauthorized", *[b" "] * 90], 401),
+    "a body after its refusal": (["unauthorized", *[b" "] * 90], 401),
 }
 
 

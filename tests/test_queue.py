@@ -1,4 +1,4 @@
-"""The queue is first come, first served, but a crowd for one SKU does not delay the others."""
+"""The queue keeps the order of arrival, but a crowd for one SKU does not delay other requests."""
 
 import asyncio
 from typing import Any
@@ -70,7 +70,7 @@ async def test_an_order_joins_the_crowd_of_any_of_its_skus():
     assert taken(queue, 4) == ["both"]
 
 
-async def test_a_submission_for_a_sku_is_outside_the_crowd_once_few_others_wait_for_it():
+async def test_a_sku_has_no_crowd_any_more_once_few_submissions_wait_for_it():
     queue = queue_of(*(submission(n, "A") for n in range(3)))
     assert len(taken(queue, 2)) == 2
     queue.put(submission("next", "A"))
@@ -96,7 +96,7 @@ async def test_a_crowd_is_refused_when_the_queue_is_three_quarters_full():
         queue.put(submission("D", "D"))
 
 
-async def test_a_refused_submission_leaves_no_trace():
+async def test_a_refused_submission_leaves_nothing_in_the_queue():
     queue = queue_of(*(submission(n, "AC"[n % 2]) for n in range(4)), commands_max=4)
     with pytest.raises(Overloaded):
         queue.put(submission("B", "B"))
@@ -117,7 +117,7 @@ async def test_a_submission_that_names_a_locked_row_keeps_its_place():
     assert taken(queue, 9) == ["0", "2", "4"]
 
 
-async def test_a_submission_whose_client_has_disconnected_is_not_carried_out():
+async def test_a_submission_whose_client_has_disconnected_is_dropped():
     gone = submission("gone", "A")
     gone.outcomes.cancel()
     assert taken(queue_of(gone, submission("here", "A")), 9) == ["here"]

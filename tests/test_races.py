@@ -1,7 +1,7 @@
 """Races: two applications on one database in this process, and two workers of a real server.
 
-Every call of a race is sent before the first answer is awaited, and each goes to another
-application, pool and coalescer than the one before it.
+Every request of a race is sent before the first answer is awaited. Requests alternate between the
+applications, each of which has its own pool and coalescer.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Shop:
         assert answer.status_code == 201, answer.text
 
     async def stock(self, sku: str) -> tuple[int, int]:
-        """(available, held)"""
+        """Return (available, held)."""
         row = (await self.doors[0].get(f"/v1/stock/{self.prefix}{sku}/main")).json()
         return row["available"], row["held"]
 
@@ -94,7 +94,7 @@ async def open_shop(request: Any, postgres_url: str) -> AsyncIterator[Shop]:
 
 @pytest.fixture
 async def shop(open_shop: Shop) -> AsyncIterator[Shop]:
-    """The shop with SKUs of its own for this test; its books balance at the end."""
+    """The shop with new SKUs for each test; check at the end that its books balance."""
     yield replace(open_shop, prefix=f"{uuid.uuid4().hex[:8]}-")
     await assert_books_balance(open_shop.url)
 
@@ -117,9 +117,9 @@ async def test_of_two_hundred_buyers_of_the_last_seven_units_exactly_seven_get_o
 async def test_the_race_catches_a_reserve_that_does_not_guard_its_deduction(
     postgres_url, monkeypatch
 ):
-    """Without its guard the engine oversells, and the harness of this file must notice.
+    """Without its guard the engine oversells, and the race of this file must detect it.
 
-    It always uses the strategy `guard`, since most others also keep buyers apart by locks.
+    The test always uses the strategy `guard`, because most others also use locks.
     """
     part = writes.PARTS["stock_changed"]
     careless = part.sql
@@ -168,7 +168,7 @@ async def test_of_many_requests_for_one_id_exactly_one_gets_it(shop):
     assert await shop.stock("A") == (99, 0)
 
 
-async def test_orders_with_the_same_skus_in_different_sequences_all_succeed(shop):
+async def test_orders_with_the_same_skus_in_different_orders_all_succeed(shop):
     for sku in "ABC":
         await shop.put(sku, 300)
     orders = itertools.cycle(itertools.permutations([("A", 1), ("B", 1), ("C", 1)]))
@@ -207,7 +207,7 @@ async def test_of_confirm_and_the_deadline_exactly_one_wins(shop):
 
 
 async def deadlines_pass_one_by_one(shop: Shop, holds: list[dict[str, Any]]) -> None:
-    """Deadlines one millisecond apart, of which half have passed already."""
+    """Set deadlines one millisecond apart, half of which have already passed."""
     connection = await asyncpg.connect(shop.url)
     await connection.execute(
         "UPDATE reservation SET expires_at = clock_timestamp() + (n - 20) * interval '1 ms'"
@@ -217,7 +217,7 @@ async def deadlines_pass_one_by_one(shop: Shop, holds: list[dict[str, Any]]) -> 
     await connection.close()
 
 
-async def test_refunds_at_once_give_back_no_more_than_was_sold(shop):
+async def test_refunds_at_once_return_no_more_units_than_were_sold(shop):
     await shop.put("A", 5)
     sale = await shop.reserve("sale", ("A", 5))
     lines = shop.order("", ("A", 2))["lines"]

@@ -1,4 +1,4 @@
-"""What is given back of a sale, as pure functions: wholly, in parts, once."""
+"""The rules of refunds: of a whole sale, of a part, and only once."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_a_refund_of_other_content_is_a_mismatch():
 
 
 def sold_two() -> list[Any]:
-    """A sale of two of A and three of B, one of B given back already."""
+    """A sale of two units of A and three of B, of which one was refunded."""
     lines = (Line("A", "main", 2, confirmed=2), Line("B", "main", 3, confirmed=3, refunded=1))
     sale = reservation("sale", State.CONFIRMED, lines=lines, expires_at=None)
     return [stock("A"), stock("B"), sale]
@@ -60,7 +60,7 @@ def test_a_refund_of_a_part_leaves_the_rest_and_the_state():
     assert changed.updated_at == START + MICROSECOND
 
 
-def test_after_a_refund_of_a_part_the_sale_is_still_a_sale():
+def test_after_a_refund_of_a_part_the_sale_stays_confirmed():
     planned = plan(snapshot(*sold_two()), [partly("r", A=1)])
     (changed,) = planned.writes.reservations_changed
     assert (changed.state, changed.updated_at) == (State.CONFIRMED, START)
@@ -77,7 +77,7 @@ def test_refunding_more_than_is_left_reports_the_units_left():
         ]
 
 
-def test_a_refund_of_the_rest_has_no_line_for_units_that_were_given_back_before():
+def test_a_refund_of_the_rest_has_no_line_for_units_that_were_refunded_before():
     asked = [partly("a", A=2), partly("again", A=1), refund("rest")]
     planned = plan(snapshot(*sold_two()), asked)
     _, again, rest = planned.outcomes
@@ -86,7 +86,7 @@ def test_a_refund_of_the_rest_has_no_line_for_units_that_were_given_back_before(
     assert [move.sku for move in planned.writes.movements] == ["A", "B"]
 
 
-def test_units_of_a_row_that_was_deleted_since_are_not_given_back():
+def test_units_are_not_refunded_to_a_row_that_was_deleted_after_the_sale():
     rows = [*sold_two()[1:], stock("A", deleted=True)]
     planned = plan(snapshot(*rows), [partly("r", A=1), partly("s", B=1)])
     unknown, given = planned.outcomes
@@ -94,7 +94,7 @@ def test_units_of_a_row_that_was_deleted_since_are_not_given_back():
     assert given.effect == "created"
 
 
-def test_a_refund_of_a_part_is_the_same_only_with_the_same_lines():
+def test_a_refund_of_a_part_is_repeated_only_with_the_same_content():
     seen = snapshot(*sold_two())
     stored = only(plan(seen, [partly("r", "torn", A=1)])).value
     seen.answers = {Refund: {("us", "r"): stored}}
@@ -120,12 +120,12 @@ def test_a_refused_refund_explains_the_error_in_a_sentence(asked, detail):
     assert str(only(plan(snapshot(*rows), [asked]))) == detail
 
 
-def test_every_movement_of_a_refund_names_the_sale_and_its_step():
+def test_every_movement_of_a_refund_names_the_sale_and_its_new_version():
     movements = plan(snapshot(*sold_two()), [refund("r")]).writes.movements
     names = [(move.sku, move.reservation_id, move.reservation_version) for move in movements]
     assert names == [("A", of("sale"), 2), ("B", of("sale"), 2)]
 
 
-def test_a_refund_relies_on_no_units_of_its_row():
+def test_a_refund_needs_no_available_units_of_its_row():
     (change,) = plan(snapshot(*sold()), [refund("r")]).writes.stock_changed
     assert (change.available_delta, change.lowest, change.seen_version) == (2, 0, None)

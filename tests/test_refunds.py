@@ -1,4 +1,4 @@
-"""Giving units of a sale back."""
+"""Refunds of a sale, over HTTP."""
 
 import asyncio
 import uuid
@@ -27,7 +27,7 @@ def is_replay(response):
     return response.headers.get("Idempotency-Replayed") == "true"
 
 
-async def test_a_refund_of_all_gives_every_unit_back_and_ends_the_sale(service):
+async def test_a_refund_of_everything_returns_every_unit_and_ends_the_sale(service):
     await service.stock("A", 10)
     await service.stock("B", 10)
     address = await sale(service, ("A", 3), ("B", 1))
@@ -48,7 +48,7 @@ async def test_a_refund_of_all_gives_every_unit_back_and_ends_the_sale(service):
     assert read.headers["ETag"] == response.headers["ETag"]
 
 
-async def test_the_last_unit_back_makes_it_refunded(service):
+async def test_a_sale_is_refunded_once_its_last_unit_is_returned(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     first = await refund(service, address, "r1", ("A", 1), ("A", 1))
@@ -63,7 +63,7 @@ async def test_the_last_unit_back_makes_it_refunded(service):
     assert listed == {"items": [first.json(), rest.json()], "next_cursor": None}
 
 
-async def test_a_refund_after_the_last_is_illegal_but_an_old_seq_replays(service):
+async def test_a_new_refund_after_the_last_is_illegal_but_an_old_one_is_replayed(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     first = await refund(service, address, "r1")
@@ -78,7 +78,7 @@ async def test_a_refund_after_the_last_is_illegal_but_an_old_seq_replays(service
     assert await service.on_hand("A") == (10, 0)
 
 
-async def test_confirming_after_a_full_refund_is_answered_from_the_present_state(service):
+async def test_confirming_after_a_full_refund_is_refused_with_the_current_state(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     await refund(service, address, "r1")
@@ -126,14 +126,16 @@ async def test_only_confirmed_units_can_be_refunded(service):
     assert await service.on_hand("A") == (10, 0)
 
 
-async def test_a_refused_refund_is_not_remembered(service):
+async def test_the_refusal_of_a_refund_is_not_stored(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     assert (await refund(service, address, "r1", ("A", 4))).status_code == 409
     assert (await refund(service, address, "r1", ("A", 2))).status_code == 201
 
 
-async def test_other_content_is_422_and_names_the_first_field(service):
+async def test_a_repetition_with_other_content_is_422_and_names_the_first_field_that_differs(
+    service,
+):
     await service.stock("A", 10)
     address, other = await sale(service, ("A", 3)), await sale(service, ("A", 3), seq="2")
     await refund(service, address, "r1", ("A", 2), reason="damaged")
@@ -155,7 +157,7 @@ async def test_other_content_is_422_and_names_the_first_field(service):
     assert await service.on_hand("A") == (6, 0)
 
 
-async def test_lines_that_name_all_units_differ_from_no_lines(service):
+async def test_a_refund_with_lines_for_all_units_differs_from_one_without_lines(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     await refund(service, address, "r1")
@@ -164,7 +166,7 @@ async def test_lines_that_name_all_units_differ_from_no_lines(service):
     assert (response.json()["stored"], response.json()["sent"]) == (None, quantities(("A", 3)))
 
 
-async def test_duplicate_lines_and_their_order_make_no_other_content(service):
+async def test_lines_in_another_order_or_form_are_the_same_content(service):
     await service.stock("A", 10)
     await service.stock("B", 10)
     address = await sale(service, ("A", 3), ("B", 2))
@@ -172,7 +174,7 @@ async def test_duplicate_lines_and_their_order_make_no_other_content(service):
     assert is_replay(await refund(service, address, "r1", ("B", 1), ("A", 1), ("A", 1)))
 
 
-async def test_the_idempotency_key_stands_in_for_seq(service):
+async def test_the_header_idempotency_key_can_replace_seq(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 3))
     key = {"Idempotency-Key": '"r1"'}
@@ -191,7 +193,7 @@ async def test_an_empty_list_of_lines_is_400(service):
     assert (response.status_code, response.json()["errors"][0]["path"]) == (400, "lines")
 
 
-async def test_units_of_a_row_that_was_deleted_since_are_404(service):
+async def test_a_refund_to_a_row_that_was_deleted_after_the_sale_is_404(service):
     await service.stock("A", 3)
     await service.stock("B", 3)
     address = await sale(service, ("A", 3), ("B", 3))
@@ -210,7 +212,7 @@ async def test_an_unknown_reservation_is_404(service):
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-async def test_64_equal_refunds_at_once_give_units_back_once(service):
+async def test_64_equal_refunds_at_once_return_the_units_once(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 10))
     answers = await asyncio.gather(*(refund(service, address, "r1", ("A", 2)) for _ in range(64)))
@@ -219,7 +221,7 @@ async def test_64_equal_refunds_at_once_give_units_back_once(service):
     assert await service.on_hand("A") == (2, 0)
 
 
-async def test_many_refunds_at_once_give_back_no_more_than_was_sold(service):
+async def test_many_refunds_at_once_return_no_more_units_than_were_sold(service):
     await service.stock("A", 10)
     address = await sale(service, ("A", 5))
     answers = await asyncio.gather(*(refund(service, address, f"r{n}", ("A", 2)) for n in range(8)))

@@ -1,4 +1,4 @@
-"""Orders sent twice to a real server are carried out once, and the checks find every error."""
+"""Orders that are sent twice to a real server have one effect; the checks find every error."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ from tests.test_orders import SMALL, needs_real_orders
 
 @pytest.fixture(scope="module")
 async def server(postgres_url):
-    """Two workers on a new database for all tests here; each test uses its own prefix."""
+    """A server with two workers that all tests here share; each test uses its own prefix."""
     async with fresh_database(postgres_url) as url:
         with running_server(url, workers=2) as started:
             yield started
@@ -45,7 +45,7 @@ class Ended:
     err: str
 
     def row(self, name: str) -> list[int]:
-        """The figures of both passes in a row of the report."""
+        """Return the figures of both passes in a row of the report."""
         found = re.search(rf"^{name} +([\d,]+) +([\d,]+)$", self.out, re.MULTILINE)
         assert found is not None, self.out
         return [int(figure.replace(",", "")) for figure in found.groups()]
@@ -67,7 +67,7 @@ async def available(server: Server, location: str) -> dict[str, int]:
         return {sku: row[0] for sku, row in (await client.stock(location)).items()}
 
 
-async def test_every_request_is_carried_out_once_and_the_second_pass_is_all_replays(server):
+async def test_every_request_is_executed_once_and_the_second_pass_gets_only_replays(server):
     ended = await holdfast(server, "replay", SMALL, "--prefix", "once")
     assert ended.code == 0, ended.err
     assert ended.row("orders") == [4, 4]
@@ -97,7 +97,7 @@ async def test_a_second_run_with_the_same_prefix_gets_only_replays(server):
     assert await available(server, "twice") == before
 
 
-async def test_scarce_stock_is_refused_and_stays_refused(server):
+async def test_orders_beyond_scarce_stock_are_refused_and_stay_refused(server):
     ended = await holdfast(server, "replay", SMALL, "--prefix", "scarce", "--stock-share", "0")
     assert ended.code == 0, ended.err
     assert ended.row("orders") == [0, 0]
@@ -137,7 +137,7 @@ async def test_stock_that_differs_from_the_answers_is_a_failure(server):
     assert "report this bug" in ended.err
 
 
-async def test_a_matches_file_that_disagrees_is_a_failure(server, tmp_path):
+async def test_a_file_of_matches_that_disagrees_is_a_failure(server, tmp_path):
     matches = tmp_path / "matches.csv"
     matches.write_text(
         "cancel_invoice,cancel_line,purchase_invoice,purchase_line,returned\nC100004,1,100003,2,4\n"
@@ -148,7 +148,7 @@ async def test_a_matches_file_that_disagrees_is_a_failure(server, tmp_path):
     assert "holdfast found 4 of invoice 100002" in ended.err
 
 
-async def test_an_unreachable_service_an_unknown_key_and_a_bad_file_name_the_remedy(
+async def test_the_errors_about_an_unreachable_service_a_wrong_key_and_a_bad_file_name_the_remedy(
     server, tmp_path
 ):
     ended = await holdfast(None, "replay", SMALL, "--url", "http://127.0.0.1:9", key="hf_any")
@@ -167,7 +167,7 @@ async def test_an_unreachable_service_an_unknown_key_and_a_bad_file_name_the_rem
     assert "orders.csv line 8: quantity 'one' is not a whole number" in ended.err
 
 
-async def test_an_import_is_carried_out_once(server, tmp_path):
+async def test_a_repeated_import_changes_nothing(server, tmp_path):
     stock = tmp_path / "stock.csv"
     stock.write_text("sku,location,available,name\nA,depot,5,A thing\nB,depot,7,\n")
     first = await holdfast(server, "import", stock)
@@ -216,7 +216,7 @@ async def test_the_real_orders_pass_all_checks_on_two_workers_with_too_little_st
 
 
 def answering(*responses: httpx.Response | Exception) -> tuple[Client, list[bytes]]:
-    """A client whose requests get these answers, and the bodies that it sends."""
+    """Return a client that gets these answers, and the list of the bodies that it sends."""
     waiting, sent = iter(responses), []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -235,14 +235,14 @@ LIMITED = httpx.Response(429, json={"code": "rate_limited"}, headers={"Retry-Aft
 DONE = httpx.Response(200, json={"id": "7"}, headers={"Idempotency-Replayed": "true"})
 
 
-async def test_a_request_is_sent_again_with_the_same_bytes_until_it_is_answered():
+async def test_a_request_is_retried_with_the_same_bytes_until_it_gets_a_final_answer():
     client, sent = answering(LATER, LIMITED, httpx.ReadError("cut"), DONE)
     answer = await client.send("POST", "/", b"same")
     assert (answer.status, answer.replayed, answer.attempts) == (200, True, 4)
     assert sent == [b"same"] * 4
 
 
-async def test_a_request_without_a_final_answer_fails_in_the_end(monkeypatch):
+async def test_a_request_without_a_final_answer_fails_after_the_last_attempt(monkeypatch):
     monkeypatch.setattr(client_module, "ATTEMPTS_MAX", 2)
     client, sent = answering(LATER, LATER)
     with pytest.raises(
@@ -252,7 +252,7 @@ async def test_a_request_without_a_final_answer_fails_in_the_end(monkeypatch):
     assert len(sent) == 2
 
 
-async def test_a_key_without_permission_is_answered_with_the_command_that_makes_one():
+async def test_the_error_about_a_key_without_permission_names_the_command_that_makes_a_key():
     client, _ = answering(httpx.Response(403, json={"code": "forbidden", "detail": "No."}))
     with pytest.raises(ClientError, match="holdfast key create --source NAME --scope reserve"):
         await client.send("POST", "/", b"")

@@ -1,4 +1,4 @@
-"""Reserve, confirm, cancel, extend, expire."""
+"""The life of a reservation over HTTP: reserve, confirm, cancel, extend, expire."""
 
 import asyncio
 from datetime import datetime
@@ -44,7 +44,7 @@ async def test_a_hold_has_exactly_the_members_of_the_contract(service):
     assert await service.on_hand("A") == (8, 2)
 
 
-async def test_without_hold_seconds_the_units_are_gone_at_once(service):
+async def test_without_hold_seconds_the_units_are_sold_at_once(service):
     await service.stock("A", 10)
     response = await service.reserve("1", ("A", 2))
     body = response.json()
@@ -63,14 +63,14 @@ async def test_a_reservation_takes_all_lines_or_none(service):
     assert (await service.on_hand("A"), await service.on_hand("B")) == ((10, 0), (1, 0))
 
 
-async def test_lines_of_the_same_row_are_summed_before_they_are_checked(service):
+async def test_lines_of_the_same_stock_row_are_added_up_before_the_check(service):
     await service.stock("A", 3)
     response = await service.reserve("1", ("A", 2), ("A", 2))
     assert response.status_code == 409
     assert response.json()["shortages"][0]["requested"] == 4
 
 
-async def test_locations_are_kept_apart_and_case_counts(service):
+async def test_locations_are_separate_and_names_are_case_sensitive(service):
     await service.stock("A", 1)
     await service.stock("A", 1, location="north")
     await service.stock("a", 1)
@@ -81,7 +81,7 @@ async def test_locations_are_kept_apart_and_case_counts(service):
     assert await service.on_hand("A", "north") == await service.on_hand("a") == (0, 0)
 
 
-async def test_the_limits_themselves_are_allowed(service):
+async def test_values_equal_to_the_limits_are_accepted(service):
     await service.stock("A", 1_000_000_000_000)
     metadata = {str(n).rjust(64, "k"): "v" * 256 for n in range(16)}
     longest = "x" * 128
@@ -133,7 +133,7 @@ async def test_confirming_a_part_releases_the_rest_in_the_same_step(service):
     ]
 
 
-async def test_repeating_a_confirm_is_compared_by_effect(service):
+async def test_a_confirm_is_a_repetition_if_it_has_the_same_effect(service):
     await service.stock("A", 10)
     address = await hold(service, ("A", 3))
     first = await confirm(service, address, ("A", 1), ("A", 2))
@@ -180,7 +180,7 @@ async def test_confirming_no_lines_is_400(service):
     assert (response.status_code, response.json()["errors"][0]["path"]) == (400, "lines")
 
 
-async def test_cancel_gives_everything_back_once(service):
+async def test_cancel_returns_all_units_once(service):
     await service.stock("A", 10)
     address = await hold(service, ("A", 3))
     first = await service.client.post(f"{address}/cancel")
@@ -193,7 +193,7 @@ async def test_cancel_gives_everything_back_once(service):
     assert await movements(service, address) == [("reserve", "A", -3, 3), ("cancel", "A", 3, -3)]
 
 
-async def test_extend_moves_the_deadline_to_now_plus_n(service):
+async def test_extend_sets_the_deadline_to_now_plus_hold_seconds(service):
     await service.stock("A", 10)
     address = await hold(service, ("A", 3), seconds=604_800)
     response = await service.client.post(f"{address}/extend", json={"hold_seconds": 60})
@@ -208,7 +208,7 @@ async def test_extend_moves_the_deadline_to_now_plus_n(service):
 
 
 async def reach(service, state):
-    """A reservation in that state; its units are of A."""
+    """Bring a reservation of units of A into a state; return its address."""
     await service.stock("A", 10)
     quantity = 11 if state == "rejected" else 3
     response = await service.reserve("1", ("A", quantity), hold_seconds=900)
@@ -241,7 +241,7 @@ REPEATED = {("confirmed", "confirm"), ("cancelled", "cancel")}
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("state", ALLOWED)
-async def test_every_transition_in_every_state_at_once(service_without_sweeper, state, command):
+async def test_eight_equal_steps_at_once_in_every_state(service_without_sweeper, state, command):
     service = service_without_sweeper
     address = await reach(service, state)
     before = (await service.client.get(address)).json(), await service.on_hand("A")
@@ -279,19 +279,21 @@ async def test_of_confirm_and_cancel_at_once_exactly_one_wins(service):
         assert sorted((confirmed.status_code, cancelled.status_code)) == [200, 409]
 
 
-async def test_the_time_that_a_request_has_waited_for_room_counts(service, monkeypatch):
+async def test_the_time_that_a_request_waited_for_space_in_the_queue_is_deducted(
+    service, monkeypatch
+):
     await service.stock("A", 1)
     coalescer, told = service.app.worker.coalescer, []
     submit = coalescer.submit
 
-    async def no_room_for_a_while():
+    async def wait_for_space():
         return 2.5
 
     async def note(commands, *, waited_seconds):
         told.append(waited_seconds)
         return await submit(commands)
 
-    monkeypatch.setattr(coalescer, "wait_for_space", no_room_for_a_while)
+    monkeypatch.setattr(coalescer, "wait_for_space", wait_for_space)
     monkeypatch.setattr(coalescer, "submit", note)
     assert (await service.reserve("1", ("A", 1))).status_code == 201
     assert told == [2.5]

@@ -1,4 +1,4 @@
-"""The retry policy: a request's attempts, and what a process may retry in all."""
+"""The retry policy: the attempts of a request, and the retries of all requests of a process."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def spendable(budget):
     return count
 
 
-def test_retries_are_a_tenth_of_traffic_beyond_the_burst():
+def test_beyond_the_burst_a_tenth_of_the_requests_may_be_retried():
     budget = RetryBudget(RetryPolicy(burst_max=5, share_max=0.1), Clock())
     assert spendable(budget) == 5
     budget.earn(39)
@@ -37,7 +37,7 @@ def test_retries_are_a_tenth_of_traffic_beyond_the_burst():
     assert spendable(budget) == 1
 
 
-def test_no_more_than_the_burst_is_saved_up():
+def test_the_budget_never_exceeds_the_burst():
     clock = Clock()
     budget = RetryBudget(RetryPolicy(burst_max=5, spare_per_second=1.0), clock)
     budget.earn(10_000)
@@ -54,7 +54,7 @@ def test_a_quiet_process_may_retry_a_few_times_a_second():
 
 
 class Loser:
-    """A ledger whose every attempt loses its race."""
+    """A ledger that loses the race in every attempt."""
 
     def __init__(self, **policy):
         self.attempts = 0
@@ -71,19 +71,19 @@ class Loser:
         return lost.value.fields["attempts"]
 
 
-async def test_a_request_that_keeps_losing_is_given_up_after_its_attempts():
+async def test_a_request_that_keeps_losing_its_race_fails_after_its_last_attempt():
     loser = Loser(attempts_max=4)
     assert (await loser.lose(), loser.attempts) == (4, 4)
 
 
-async def test_when_the_budget_is_spent_a_lost_race_is_answered_at_once():
+async def test_when_the_budget_is_spent_a_lost_race_is_not_retried():
     loser = Loser(attempts_max=4, burst_max=3, spare_per_second=0.0)
     await loser.lose()
     assert (await loser.lose(), loser.attempts) == (1, 5)
 
 
-async def test_a_process_whose_requests_all_fail_retries_nothing_more():
-    """Requests that failed are no traffic: an outage must not pay for its own retries."""
+async def test_a_process_whose_requests_all_fail_stops_retrying():
+    """Failed requests add nothing to the budget, so an outage can't pay for its own retries."""
     loser = Loser(burst_max=1, spare_per_second=0.0, share_max=1.0)
     assert [await loser.lose() for _ in range(3)] == [2, 1, 1]
 

@@ -1,4 +1,4 @@
-"""The roles of the private PostgreSQL: the privileges of each; none can become another."""
+"""The roles of the private PostgreSQL: the privileges of each role, and no way to another role."""
 
 import asyncio
 import signal
@@ -53,9 +53,9 @@ FOREIGN = {
     "an extension": "CREATE EXTENSION pg_buffercache",
     "a column": "ALTER TABLE stock ADD COLUMN mine int",
     "an index": "CREATE INDEX mine ON stock (sku)",
-    "no constraint": "ALTER TABLE stock DROP CONSTRAINT stock_available_check",
-    "no ledger": "DROP TABLE movement",
-    "no ledger's lines": "TRUNCATE movement",
+    "a dropped constraint": "ALTER TABLE stock DROP CONSTRAINT stock_available_check",
+    "a dropped ledger": "DROP TABLE movement",
+    "an emptied ledger": "TRUNCATE movement",
     "a program": "COPY stock TO PROGRAM 'cat'",
     "a program's output": "COPY import_job FROM PROGRAM 'cat'",
     "a file": "COPY stock TO '/tmp/stock'",
@@ -101,7 +101,7 @@ def statements(table: str, column: str) -> dict[str, str]:
 
 
 async def is_allowed(url: str, statement: str) -> bool:
-    """Whether the role may execute the statement, which is rolled back."""
+    """Return whether the role may execute the statement; roll it back."""
     connection = await asyncpg.connect(url)
     try:
         transaction = connection.transaction()
@@ -116,7 +116,7 @@ async def is_allowed(url: str, statement: str) -> bool:
         await connection.close()
 
 
-async def test_the_serving_role_has_the_privileges_that_it_needs_on_each_table_and_no_more(
+async def test_the_serving_role_has_exactly_the_privileges_that_it_needs_on_each_table(
     addresses,
 ):
     columns = {name: next(iter(table.columns)).name for name, table in Base.metadata.tables.items()}
@@ -182,7 +182,7 @@ async def execute(url: str, *commands: str) -> None:
         await connection.close()
 
 
-async def test_people_may_read_write_and_analyse_every_table_that_exists_or_will_exist(addresses):
+async def test_people_may_read_write_and_analyse_every_present_and_future_table(addresses):
     await execute(addresses.migrating, "CREATE TABLE later (n int)")
     await execute(
         addresses.people,
@@ -246,7 +246,7 @@ async def test_the_migrating_role_is_no_superuser(addresses):
 
 
 def test_each_command_connects_as_the_role_for_it(tmp_path):
-    """The other roles may not log in meanwhile."""
+    """During each command the other roles can't log in."""
     tmp_path.chmod(0o755)
     with running_server(None, data_dir=tmp_path / "data", admin_key=None) as server:
         addresses = find_addresses(tmp_path / "data")
@@ -277,7 +277,7 @@ OLD_PASSWORD = "the-superusers-own"
 
 
 def make_older_cluster(data_dir: Path) -> None:
-    """A cluster of the previous version, in which a superuser `holdfast` owns all tables."""
+    """Make a cluster of the previous version, in which a superuser `holdfast` owns all tables."""
     cluster = data_dir / "postgresql"
     cluster.mkdir(parents=True, mode=0o700)
     account = choose_account(data_dir / "none")
@@ -303,7 +303,7 @@ def older_url(port: int) -> str:
 
 
 async def use_as_before(url: str) -> None:
-    """The service migrates and sells a unit, and people create tables of their own."""
+    """Migrate and sell a unit like the service, and create tables like a person."""
     database = Database(url, pool_size=2)
     await upgrade(database)
     ledger = Ledger(database, Guard())
@@ -315,7 +315,7 @@ async def use_as_before(url: str) -> None:
         "CREATE VIEW sold AS SELECT sum(-available_delta) FROM movement WHERE kind = 'reserve'",
         "CREATE TABLE notes (id serial PRIMARY KEY, note text)",
         "CREATE DATABASE theirs",
-        "CREATE TABLE page_token (digest bytea)",  # a table of that version that a migration drops
+        "CREATE TABLE page_token (digest bytea)",  # a table that a later migration drops
     )
 
 

@@ -1,6 +1,6 @@
-"""Each import rule in pyproject.toml turns red when it is broken, and the rooms stay as documented.
+"""Each import rule in pyproject.toml fails when it is broken, and the documented rooms are right.
 
-The tests plant every forbidden import in copies of the tree and read the report of import-linter.
+The tests add every forbidden import to copies of the tree and read the report of import-linter.
 """
 
 import graphlib
@@ -32,7 +32,7 @@ ROOMS_MAX = 15
 
 
 def upward_pairs():
-    """Each room with each room that it must not import: those above it and those beside it."""
+    """Yield each room with each room above it or beside it, which it must not import."""
     for container, layers in LAYERS.items():
         for height, layer in enumerate(layers):
             above = [room for higher in layers[:height] for room in higher]
@@ -42,15 +42,15 @@ def upward_pairs():
 
 
 def forbidden_pairs():
-    """Each module of a `forbidden` contract with each module that it must not import."""
+    """Yield each module of a `forbidden` contract with each module that it must not import."""
     for contract in FORBIDDEN:
         yield from itertools.product(contract["source_modules"], contract["forbidden_modules"])
 
 
 def plant(tree, importer, imported):
-    """Add an import to a copy of the tree, in a module of its own if the importer is a package.
+    """Add an import to a copy of the tree; return the module that contains it.
 
-    Returns the module that has the import.
+    If the importer is a package, it gets a new module with the import.
     """
     place = tree / importer.replace(".", "/")
     if not place.is_dir():
@@ -71,7 +71,7 @@ def copy_tree(directory):
 
 
 def lint(tree):
-    """The report of `lint-imports` about a tree, and its exit code."""
+    """Return the report of `lint-imports` about a tree, and its exit code."""
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=tree,
@@ -86,7 +86,7 @@ def lint(tree):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """The report about a tree with every forbidden import, each planted directly."""
+    """The report about a tree in which the modules themselves contain every forbidden import."""
     tree = copy_tree(tmp_path_factory.mktemp("planted"))
     for importer, imported in dict.fromkeys([*upward_pairs(), *forbidden_pairs()]):
         plant(tree, importer, imported)
@@ -119,7 +119,7 @@ def test_the_tree_itself_keeps_every_contract():
 
 
 @pytest.mark.parametrize(("importer", "imported"), list(upward_pairs()))
-def test_an_import_upwards_or_sideways_is_reported(planted, importer, imported):
+def test_an_import_of_a_room_above_or_beside_is_reported(planted, importer, imported):
     step = rf"^-?\s*{re.escape(importer)}(\.planted\w+)? -> {re.escape(imported)} \(l\."
     assert re.search(step, planted, re.MULTILINE)
 
@@ -130,7 +130,7 @@ def test_a_forbidden_import_is_reported(planted, importer, imported):
 
 
 @pytest.mark.parametrize(("importer", "imported"), PURE_PAIRS)
-def test_a_forbidden_import_of_a_module_below_is_reported(planted_below, importer, imported):
+def test_a_forbidden_import_through_a_module_below_is_reported(planted_below, importer, imported):
     assert f"{importer} is not allowed to import {imported}:" in planted_below
 
 
@@ -139,7 +139,7 @@ def test_a_module_in_no_layer_is_reported(planted_below, package):
     assert f"- {package}.unlayered" in planted_below
 
 
-def test_every_dependency_is_forbidden_to_the_rules():
+def test_the_pure_modules_may_import_no_dependency():
     project = PROJECT["project"]
     extras = itertools.chain(*project["optional-dependencies"].values())
     requirements = [*project["dependencies"], *extras]
@@ -153,7 +153,7 @@ def graph():
 
 
 def test_no_rooms_import_each_other_in_a_circle(graph):
-    """At no level: neither packages, nor the modules and packages inside one of them."""
+    """The check covers every level: the packages, and the modules and packages inside each."""
     check_circles(graph)
 
 
@@ -165,7 +165,7 @@ def test_no_rooms_import_each_other_in_a_circle(graph):
         ("db.vocabulary", "service.domain.lifecycle"),
     ],
 )
-def test_a_circle_would_be_noticed(graph, importer, imported):
+def test_a_circle_is_detected(graph, importer, imported):
     graph.add_import(importer=importer, imported=imported)
     try:
         with pytest.raises(graphlib.CycleError):
@@ -181,7 +181,7 @@ def check_circles(graph):
 
 
 def imports_between_children(graph, parent):
-    """The rooms directly inside a package, each with those that it imports."""
+    """Return the rooms directly inside a package, each with the rooms that it imports."""
     depth = parent.count(".") + 2 if parent else 1
 
     def room(module):
@@ -202,7 +202,7 @@ def test_a_package_has_few_rooms(graph, package):
 
 
 def documented_modules():
-    """The rooms in docs/architecture.md with the modules that their tables name."""
+    """Return the rooms in docs/architecture.md with the modules that their tables name."""
     found = {}
     for line in (REPOSITORY / "docs" / "architecture.md").read_text().splitlines():
         if heading := re.fullmatch(r"### `((?:service|db)/.*)`", line):
@@ -215,7 +215,7 @@ def documented_modules():
 
 
 def modules_by_room():
-    """The rooms of the tree with their modules; migrations are numbered and need no names."""
+    """Return the rooms of the tree with their modules, except the numbered migrations."""
     found = {}
     for path in itertools.chain(*((REPOSITORY / package).rglob("*.py") for package in PACKAGES)):
         room = path.parent.relative_to(REPOSITORY).as_posix()

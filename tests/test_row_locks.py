@@ -1,4 +1,4 @@
-"""The purpose of each lock and each order in the SQL, with a mutant that lacks it."""
+"""Each lock and each ORDER BY in the SQL has a test and a mutant without it that fails the test."""
 
 import asyncio
 from collections.abc import Callable
@@ -39,7 +39,7 @@ Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
 def statement(name: str, before: str, after: str) -> Mutant:
-    """A mutant: a statement of db/ledger/load.py in which `after` replaces `before`."""
+    """Return a mutant: in a statement of db/ledger/load.py, `after` replaces `before`."""
 
     def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
         original = getattr(reads, name).text
@@ -50,7 +50,7 @@ def statement(name: str, before: str, after: str) -> Mutant:
 
 
 async def large_is_free(database: Database) -> bool:
-    """Whether a session that waits for the smaller id has not locked the larger one yet."""
+    """Return whether a session that waits for the smaller id leaves the larger one unlocked."""
     held = f"SELECT 1 FROM reservation WHERE id = '{SMALL}' FOR UPDATE"
     free = text("SELECT 1 FROM reservation WHERE id = :id FOR UPDATE SKIP LOCKED")
     async with session(database) as waiting, database.engine.connect() as other:
@@ -95,7 +95,7 @@ async def lock_all(transaction: Transaction) -> None:
 
 
 async def is_locked(database: Database, work: Callable[[Transaction], Any], table: str) -> bool:
-    """Whether no other session can lock a row of the table after that work."""
+    """Return whether the work prevents other sessions from locking any row of the table."""
     free = text(f"SELECT count(*) FROM (SELECT FROM {table} FOR NO KEY UPDATE SKIP LOCKED) AS row")
     async with session(database) as transaction, database.engine.connect() as other:
         await work(transaction)
@@ -189,14 +189,14 @@ async def test_without_order_by_a_refund_would_be_read_with_some_of_its_lines(
 
 
 async def widths(database: Database) -> set[int]:
-    """The numbers of lines with which the two refunds are read."""
+    """Return the numbers of lines with which the two refunds are read."""
     async with database.engine.connect() as connection:
         snapshot = await load(connection, Wanted(answers={Refund: {("us", "1"), ("us", "2")}}))
         return {len(row.lines) for row in snapshot.answers[Refund].values()}
 
 
 async def highest_is_free(database: Database) -> bool:
-    """Whether a session that waits for the lock with the lowest hash lacks the highest one."""
+    """Return whether a session that waits for the lowest lock leaves the highest one free."""
     wanted = Wanted(stock={(sku, "main") for sku in "ABCD"})
     async with session(database) as waiting, database.engine.connect() as other:
         hashes = sorted(await other.scalars(HASHES))
@@ -230,7 +230,7 @@ async def test_a_named_lock_makes_other_transactions_wait(database, monkeypatch)
 
 
 async def second_waits(database: Database) -> bool:
-    """Whether a second transaction that wants the same row waits until the first has ended."""
+    """Return whether a transaction for the same row waits until the first transaction ends."""
     wanted = Wanted(stock={("A", "main")})
     async with session(database) as first, session(database) as second:
         await first.connection.execute(advisory.LOCK, key_parameters(wanted))

@@ -1,4 +1,4 @@
-"""The rules' small print, as pure functions: what tests/model.py leaves out of its answers."""
+"""The details of the rules that the answers of tests/model.py leave out, without a database."""
 
 from datetime import timedelta
 from typing import Any
@@ -62,7 +62,7 @@ def test_confirming_more_than_is_held_reports_the_held_units():
 @pytest.mark.parametrize(
     "step", [Confirm(US, of("hold"), None), Cancel(US, of("hold")), Extend(US, of("hold"), 90)]
 )
-def test_a_client_s_step_of_a_hold_must_be_written_before_its_deadline(step):
+def test_a_step_of_a_client_must_be_written_before_the_deadline_of_the_hold(step):
     assert plan(snapshot(*held()), [step]).writes.apply_before == START + MINUTE
 
 
@@ -73,14 +73,14 @@ def test_the_earliest_of_many_deadlines_applies():
     assert plan(snapshot(*rows), steps).writes.apply_before == START + MINUTE / 2
 
 
-def test_an_expiry_a_refund_and_an_unchanged_hold_have_no_deadline():
+def test_an_expiry_a_refund_and_an_unchanged_hold_set_no_deadline_for_the_write():
     overdue = held(expires_at=START)
     assert plan(snapshot(*overdue), [Expire(of("hold"))]).writes.apply_before is None
     assert plan(snapshot(*sold()), [refund("r")]).writes.apply_before is None
     assert plan(snapshot(*held()), [Expire(of("hold"))]).outcomes[0].effect == "unchanged"
 
 
-def test_writes_come_in_the_order_in_which_rows_are_locked():
+def test_writes_have_the_order_in_which_rows_are_locked():
     rows = [stock(sku) for sku in "CAB"]
     asked = [reserve("1", C=1), reserve("2", A=1), reserve("3", B=1), put("0", 1)]
     writes = plan(snapshot(*rows), asked).writes
@@ -89,7 +89,7 @@ def test_writes_come_in_the_order_in_which_rows_are_locked():
     assert ids == sorted(ids)
 
 
-def test_with_pinned_rows_each_change_is_guarded_by_the_version():
+def test_a_plan_that_pins_rows_guards_each_change_by_the_version():
     asked = [reserve("1", A=1), adjust("1", -9, "B")]
     writes = plan(snapshot(stock("A"), stock("B")), asked, pins_rows=True).writes
     assert [change.seen_version for change in writes.stock_changed] == [4]
@@ -106,13 +106,13 @@ def test_a_row_of_a_refused_request_is_pinned_only_if_the_batch_changes_a_row():
     assert [change.seen_version for change in writes.stock_changed] == [4]
 
 
-def test_the_lowest_point_of_a_row_is_what_its_takes_need():
+def test_the_guard_of_a_row_covers_its_lowest_point_within_the_batch():
     asked = [reserve("1", A=1), reserve("2", 60, A=3), Cancel(US, of("2")), reserve("3", A=1)]
     (change,) = plan(snapshot(stock()), asked).writes.stock_changed
     assert (change.available_delta, change.lowest, change.steps) == (-2, -4, 4)
 
 
-def test_moments_are_a_microsecond_apart_and_written_down():
+def test_the_times_of_commands_are_a_microsecond_apart_and_stored():
     asked = [reserve("1", 60, A=1), Confirm(US, of("1"), None), adjust("1", 1)]
     planned = plan(snapshot(stock()), asked)
     second, third = (START + timedelta(microseconds=n) for n in (1, 2))
@@ -124,7 +124,7 @@ def test_moments_are_a_microsecond_apart_and_written_down():
     assert planned.outcomes[2].value.created_at == third
 
 
-def test_a_created_row_carries_its_identity_and_moment():
+def test_a_created_row_has_its_identity_and_time():
     planned = plan(snapshot(*sold()), [refund("r"), adjust("a", 2)])
     given, adjusted = (outcome.value for outcome in planned.outcomes)
     assert (given.id, given.source, given.seq) == (refund_id("us", "r"), "us", "r")
@@ -133,7 +133,7 @@ def test_a_created_row_carries_its_identity_and_moment():
     assert (adjusted.sku, adjusted.location, adjusted.reason) == ("A", "main", "count")
 
 
-def test_a_reservation_of_another_source_is_not_there():
+def test_a_reservation_of_another_source_is_not_found():
     asked = Cancel(Caller("them"), of("hold"))
     assert only(plan(snapshot(*held()), [asked])).code == "not_found"
     asked = Cancel(Caller("them", True), of("hold"))
@@ -161,7 +161,7 @@ def test_a_refusal_explains_the_error_in_a_sentence(asked, detail):
 
 
 @pytest.mark.parametrize(("available", "held"), [(-6, 0), (0, -3), (9, -3), (-6, 3)])
-def test_no_rule_can_take_a_row_below_zero_without_being_stopped(available, held):
+def test_no_rule_can_take_a_row_below_zero(available, held):
     message = r"^a plan takes stock row \('A', 'main'\) below zero units$"
     books = Books(snapshot(stock(held=2)))
     books.at = START
@@ -180,7 +180,7 @@ def test_no_rule_can_adjust_or_delete_a_row_that_does_not_exist(row):
             change(Books(snapshot(row)))
 
 
-def test_a_request_for_unknown_rows_is_told_which_they_are():
+def test_the_error_of_a_request_for_unknown_rows_names_the_rows():
     problem = only(plan(snapshot(stock("B")), [reserve("r", A=1, B=1, C=1)]))
     assert problem.fields == {
         "unknown": [{"sku": "A", "location": "main"}, {"sku": "C", "location": "main"}]

@@ -1,4 +1,4 @@
-"""The schema: migrations and models agree, upgrades may overlap, every look-up uses an index."""
+"""The schema: migrations equal the models, upgrades can overlap, every look-up uses an index."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ async def empty_database(postgres_url: str) -> AsyncIterator[str]:
 
 
 async def described(url: str) -> dict[str, set[Any]]:
-    """The schema in the catalogs, without the table of Alembic."""
+    """Read the schema from the catalogs, without the table of Alembic."""
     connection = await asyncpg.connect(url)
     found = {
         name: {str(tuple(row)) for row in await connection.fetch(select)}
@@ -101,7 +101,7 @@ async def test_the_migrations_make_the_schema_that_the_models_describe(postgres_
         assert rows == by_migrations[name]
 
 
-async def test_upgrades_of_an_empty_database_may_overlap(postgres_url):
+async def test_upgrades_of_an_empty_database_can_overlap(postgres_url):
     async with empty_database(postgres_url) as url:
         databases = [Database(url, pool_size=1) for _ in range(4)]
         await asyncio.gather(*(upgrade(database) for database in databases))
@@ -112,7 +112,7 @@ async def test_upgrades_of_an_empty_database_may_overlap(postgres_url):
             assert await described(url) == await described(reference)
 
 
-async def test_upgrades_by_several_processes_may_overlap(postgres_url):
+async def test_upgrades_by_several_processes_can_overlap(postgres_url):
     async with empty_database(postgres_url) as url:
         processes = [
             await asyncio.create_subprocess_exec(
@@ -200,7 +200,7 @@ FILL = (
 
 
 def nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every node of an EXPLAIN (FORMAT JSON)."""
+    """Yield every node of an EXPLAIN (FORMAT JSON)."""
     yield tree
     for child in tree.get("Plans", ()):
         yield from nodes(child)
@@ -228,9 +228,9 @@ EVERYTHING = Wanted(
 
 
 async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
-    """The tables that a statement of the ledger would scan."""
+    """Return the tables that a statement of the ledger would scan."""
     async with fresh_database(postgres_url) as url:
-        database = Database(as_superuser(url), pool_size=2)  # only it may gather statistics
+        database = Database(as_superuser(url), pool_size=2)  # only this role may run ANALYZE
         for command in BEFORE:
             await carry_out(database, [command])
         async with database.engine.begin() as connection:

@@ -17,7 +17,7 @@ ARGUMENTS = ("--seed", "1", "-n", "10")
 
 
 async def run_schemathesis(server: Server, *arguments: str) -> tuple[int, str]:
-    """Run schemathesis to its end; return its exit code and its output."""
+    """Run Schemathesis; return its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "schemathesis"),
         "--config-file", str(CONFIGURATION), "run", f"{server.url}/schema/openapi.json",

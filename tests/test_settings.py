@@ -1,4 +1,4 @@
-"""Settings from people and platforms: an error names the invalid setting, without a traceback."""
+"""Invalid settings get an error that names the setting, without a traceback."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ OTHER_KEY = "hf_another-key-that-an-operator-chose-"
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, with these settings only."""
+    """Run a command with only these settings; return its result."""
     inherited = {name: value for name, value in os.environ.items() if "HOLDFAST" not in name}
     return run_command(*arguments, environment={**inherited, **environment})
 
@@ -35,10 +35,10 @@ def taken_port() -> Iterator[int]:
 
 WRONG = {
     "redis without its address": (["--strategy", "redis"], "redis-url"),
-    "redis at no address": (["--strategy", "redis", "--redis-url", "nonsense"], "redis://"),
-    "redis at a bad port": (["--strategy", "redis", "--redis-url", "redis://h:x/0"], "redis://"),
+    "redis with an invalid address": (["--strategy", "redis", "--redis-url", "nonsense"], "redis://"),
+    "redis with an invalid port": (["--strategy", "redis", "--redis-url", "redis://h:x/0"], "redis://"),
     "zookeeper without its hosts": (["--strategy", "zookeeper"], "zookeeper-hosts"),
-    "zookeeper at a bad port": (
+    "zookeeper with an invalid port": (
         ["--strategy", "zookeeper", "--zookeeper-hosts", "h:x"], "zookeeper-hosts"),
     "a strategy that does not exist": (["--strategy", "hope"], "strategy"),
     "a port out of range": (["--port", "99999"], "HOLDFAST_PORT"),
@@ -49,10 +49,10 @@ WRONG = {
     "an address of another machine": (["--host", "192.0.2.1"], "192.0.2.1"),
     "a short admin key": (["--admin-key", "short"], "32"),
     "an admin key with a space": (["--admin-key", "x" * 40 + " y"], "32"),
-    "no admin key file": (["--admin-key-file", "/nowhere/key"], "/nowhere/key"),
+    "an admin key file that does not exist": (["--admin-key-file", "/nowhere/key"], "/nowhere/key"),
     "two admin keys": (["--admin-key", KEY, "--admin-key-file", "/etc/hostname"], "admin-key-file"),
-    "a log format": (["--log-format", "xml"], "HOLDFAST_LOG_FORMAT"),
-    "no binaries": (["--pg-bin", "/nowhere"], "/nowhere"),
+    "a log format that does not exist": (["--log-format", "xml"], "HOLDFAST_LOG_FORMAT"),
+    "a directory without binaries": (["--pg-bin", "/nowhere"], "/nowhere"),
     "a data directory that is a file": (["--data-dir", "/etc/hostname"], "/etc/hostname"),
 }  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_the_port_that_kubernetes_sets_is_ignored_with_a_warning(monkeypatch, ca
 
 
 def test_an_empty_setting_counts_as_unset(monkeypatch):
-    """Compose passes an unset variable as an empty value; a script may do so with a flag."""
+    """Compose passes an unset variable as an empty value, and a script can pass an empty flag."""
     for name in Settings.model_fields:
         monkeypatch.setenv(f"HOLDFAST_{name.upper()}", "")
     assert read_settings(dict.fromkeys(Settings.model_fields, "")) == Settings()
@@ -99,7 +99,7 @@ async def test_a_service_starts_in_the_environment_of_kubernetes_and_compose(dat
     }
     settings = {name.removeprefix("HOLDFAST_").lower(): foreign[name] for name in foreign}
     with running_server(database_url, redis_url="", log_format="", pg_bin="", **settings):
-        pass  # running_server has waited until it was ready
+        pass  # running_server waits until the service is ready
 
 
 # The first admin key
@@ -146,9 +146,11 @@ async def test_the_admin_key_can_be_read_from_a_file(database: Database, databas
 
 
 async def test_a_chosen_key_needs_no_data_directory(database: Database, database_url):
-    """In a container no directory may be writable."""
+    """In a container, possibly no directory is writable."""
     settings = Settings(database_url=database_url, data_dir="/proc/nowhere", admin_key=KEY)
-    with pytest.raises(OSError, match="nowhere"):  # a generated key that no one can read is useless
+    with pytest.raises(
+        OSError, match="nowhere"
+    ):  # a generated key is useless if it can't be written
         await bootstrap.ensure_first_key(database, settings.model_copy(update={"admin_key": None}))
     with structlog.testing.capture_logs() as logged:
         await bootstrap.ensure_first_key(database, settings)

@@ -1,4 +1,4 @@
-"""The table that decides what happens to the parts of a batch that failed as a whole."""
+"""The decision table for a batch that failed as a whole: each part is run again or refused."""
 
 import asyncio
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ LAST = ATTEMPTS_MAX
 
 A_IS_LOCKED = NeedsSplitting({("A", "main")})
 CAUSE_UNKNOWN = NeedsSplitting(set())
-"""Rows are locked, but nobody knows which ones; or an unexpected error occurred."""
+"""An unexpected error occurred, or rows are locked and it is not known which ones."""
 OTHER_ROW_LOCKED = NeedsSplitting({("no command names it", "main")})
 FOR_THE_BATCH = [
     Contention("The budget for retries is spent.", attempts=2),
@@ -51,7 +51,7 @@ def reserve(sku: str) -> Reserve:
 
 
 def batch(text: str) -> list[Submission]:
-    """A submission for each word, with a command for each letter, which is the command's SKU."""
+    """Return a submission for each word, with a command for each letter; the letter is its SKU."""
     return [
         Submission([reserve(sku) for sku in word], asyncio.Future(), 0.0, len(word), 0.0)
         for word in text.split()
@@ -66,7 +66,7 @@ def words(submissions: list[Submission]) -> str:
 
 
 def decisions(text: str, failure: Failure, attempt: int) -> list[Any]:
-    """The steps, written like the rows of the table."""
+    """Return the steps in the form of the rows of the table."""
     steps: list[Any] = []
     for step in split(batch(text), failure, attempt=attempt, attempts_max=ATTEMPTS_MAX):
         match step:
@@ -93,25 +93,25 @@ class Case:
 
 
 TABLE = [
-    # The cause is unknown: halve the batch, then split the one submission that is left.
+    # The cause is unknown: halve the batch. Split a submission that is alone into its commands.
     Case("B C", CAUSE_UNKNOWN, NOT_APART, [("run", "B", 0), ("run", "C", 0)]),
     Case("B C D", CAUSE_UNKNOWN, NOT_APART, [("run", "B", 0), ("run", "C D", 0)]),
     Case("B C DE", CAUSE_UNKNOWN, 2, [("run", "B", 2), ("run", "C DE", 2)]),
     Case("BC", CAUSE_UNKNOWN, NOT_APART, [("run in parts", "BC", 0)]),
     Case("BC", CAUSE_UNKNOWN, LAST, [("run in parts", "BC", LAST)]),
-    # A row is locked, but no submission names it: the same.
+    # A row is locked, but no submission names it: split in the same way.
     Case("B C", OTHER_ROW_LOCKED, NOT_APART, [("run", "B", 0), ("run", "C", 0)]),
     Case("BC", OTHER_ROW_LOCKED, NOT_APART, [("run in parts", "BC", 0)]),
-    # Locked rows: the first time, the others do not wait.
+    # Rows are locked for the first time: submissions that do not name them don't wait.
     Case("A B A C", A_IS_LOCKED, NOT_APART, [("set apart", "A A"), ("run", "B C", 0)]),
     Case("BA C", A_IS_LOCKED, NOT_APART, [("set apart", "BA"), ("run", "C", 0)]),
     Case("A A", A_IS_LOCKED, NOT_APART, [("set apart", "A A")]),
     Case("AB", A_IS_LOCKED, NOT_APART, [("set apart", "AB")]),
-    # Locked rows again: the others come first, and the attempts are counted.
+    # Rows are locked again: the other submissions run first, and the attempts are counted.
     Case("A A", A_IS_LOCKED, FIRST_APART, [("run", "A A", 2)]),
     Case("A B A", A_IS_LOCKED, FIRST_APART, [("run", "B", 1), ("run", "A A", 2)]),
     Case("A AB", A_IS_LOCKED, LAST - 1, [("run", "A AB", LAST)]),
-    # The last attempt is spent: what can be carried out is.
+    # The last attempt has failed: run the submissions and commands that name no locked row.
     Case(
         "A C AB",
         A_IS_LOCKED,
@@ -135,18 +135,18 @@ async def test_a_failed_batch_is_replaced_by_these_steps(case):
 @pytest.mark.parametrize("attempt", [NOT_APART, FIRST_APART, LAST])
 @pytest.mark.parametrize("text", ["A", "A B", "AB", "AB C"])
 @pytest.mark.parametrize("error", FOR_THE_BATCH, ids=lambda error: error.code)
-async def test_a_failure_that_holds_for_the_batch_refuses_every_submission(error, text, attempt):
+async def test_a_failure_of_the_whole_batch_refuses_every_submission(error, text, attempt):
     assert decisions(text, error, attempt) == [("refuse", text, type(error))]
 
 
-async def test_a_refusal_as_contended_says_how_many_attempts_were_made():
+async def test_a_refusal_for_contention_reports_the_number_of_attempts():
     (step,) = split(batch("A"), A_IS_LOCKED, attempt=LAST, attempts_max=ATTEMPTS_MAX)
     assert isinstance(step, Refuse)
     assert step.error.fields["attempts"] == LAST + 1
 
 
 async def test_a_submission_that_names_a_locked_reservation_is_set_apart():
-    """A command need not name a stock row: the reservation that it names can be locked."""
+    """The command names no stock row, but the reservation that it names is locked."""
     id_ = reservation_id("us", "1")
     cancel = Cancel(Caller("us"), id_)
     naming = Submission([cancel], asyncio.Future(), 0.0, 1, 0.0)
@@ -167,7 +167,7 @@ async def test_every_submission_is_in_exactly_one_step(text, failure, attempt):
 
 
 def parts(skus: str, failure: Failure) -> list[tuple[str, type[ServiceError] | None]]:
-    """The parts, each as its commands' SKUs and the type of their answer."""
+    """Return the parts: the SKUs of their commands and the type of their answer."""
     commands = [reserve(sku) for sku in skus]
     return [
         ("".join(skus[position] for position in part.positions), part.answer and type(part.answer))
@@ -190,22 +190,22 @@ def test_commands_that_failed_together_are_replaced_by_these_parts(skus, failure
     assert parts(skus, failure) == expected
 
 
-def test_a_command_that_is_answered_as_contended_says_how_many_attempts_were_made():
+def test_a_command_that_is_refused_for_contention_reports_the_number_of_attempts():
     (part,) = split_commands([reserve("A")] * 2, A_IS_LOCKED, attempt=3)
     assert part.answer is not None
     assert part.answer.fields["attempts"] == 3
 
 
 def raised(error: ServiceError) -> ServiceError:
-    """The error, with the frames that it was raised through."""
+    """Raise and catch the error, so that it has frames; return it."""
     try:
         raise error
     except ServiceError:
         return error
 
 
-async def test_an_error_that_is_kept_in_a_decision_keeps_no_frames():
-    """Else the frame keeps the step, the step the error, and the error the frame, in a circle."""
+async def test_an_error_in_a_decision_keeps_no_frames():
+    """Otherwise frame, step and error would refer to each other in a circle and stay in memory."""
     error = raised(Unavailable("The database is unreachable."))
     assert error.__traceback__ is not None
     (step,) = split(batch("A"), error, attempt=NOT_APART, attempts_max=1)

@@ -1,4 +1,4 @@
-"""The whole service, over HTTP, against the model: random requests in random order."""
+"""The whole service is compared with the model, over HTTP, with random requests in random order."""
 
 import asyncio
 import itertools
@@ -32,7 +32,7 @@ from tests.commands import SEQS, SOURCES, moves, reserves, shelves, stock_comman
 from tests.conftest import Service, assert_books_balance, fresh_database, running_service
 from tests.model import Model
 
-LONG = 600  # so long that no deadline passes during a test
+LONG = 600  # no deadline passes during a test
 
 
 class Shop:
@@ -55,7 +55,7 @@ class Shop:
 
 
 class World:
-    """Gives names in a command a prefix of the example, so all examples can share a database."""
+    """Gives the names in commands a prefix for each example, so that examples share a database."""
 
     def __init__(self, number: int) -> None:
         self.prefix = f"{number}-"
@@ -80,13 +80,16 @@ class World:
             )
         if "rows" in names:
             names["rows"] = tuple((self.prefix + sku, *rest) for sku, *rest in names["rows"])
-            names |= {"digest": self.csv(names["rows"]), "first": 0}  # over HTTP they are all
+            names |= {
+                "digest": self.csv(names["rows"]),
+                "first": 0,
+            }  # a request over HTTP has all rows
         if "effective_id" in names:
             names["effective_id"] = names["id"] or reservation_id(names["source"], names["seq"])
         return replace(command, **names)
 
     def id_of(self, command: Any) -> UUID:
-        """A reservation's id; to reserve, one is derived for itself or looks like a random one."""
+        """Return the id of a reservation; an id to reserve is the derived one or looks random."""
         derived = self.ids.get(command.id)
         if not isinstance(command, Reserve):
             return derived or UUID(int=uuid5(command.id, self.prefix).int, version=4)
@@ -99,7 +102,7 @@ class World:
 
 
 def request_of(command: Any) -> tuple[tuple[str, bool], str, str, dict[str, Any]]:
-    """(caller, method, path, other arguments of the request)"""
+    """Return the caller, the method, the path and the other arguments of the request."""
     match command:
         case Reserve():
             return (command.source, False), "POST", "/v1/reservations", {"json": body_of(command)}
@@ -142,7 +145,7 @@ def body_of(command: Any) -> dict[str, Any]:
 
 
 def told(status: int, body: Any) -> tuple[int, Any]:
-    """An answer in the terms of the model."""
+    """Return an answer in the words of the model."""
     if not body:
         return status, None
     if "code" in body:
@@ -167,7 +170,7 @@ def seen(body: Any) -> dict[str, Any]:
 
 
 def expected(answer: tuple[int, Any]) -> tuple[int, Any]:
-    """The answer of the model, in the form that JSON gives it."""
+    """Return an answer of the model in the form of JSON."""
     status, value = answer
     if value is None:
         return status, None

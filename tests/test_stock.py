@@ -1,4 +1,4 @@
-"""Setting, adjusting and deleting stock."""
+"""Stock over HTTP: set, adjust and delete."""
 
 import asyncio
 
@@ -44,7 +44,7 @@ async def test_if_none_match_on_a_row_that_exists_is_412(service):
     assert await service.on_hand("A") == (10, 0)
 
 
-async def test_if_match_replaces_at_that_version_only(service):
+async def test_if_match_replaces_a_row_only_at_that_version(service):
     await service.stock("A", 10, name="old", low_stock_at=1)
     response = await put(service, 5, {"If-Match": '"1"'})
     body = response.json()
@@ -66,7 +66,7 @@ async def test_if_match_on_a_missing_row_is_412_with_current_null(service):
     assert (gone.status_code, gone.json()["current"]) == (412, None)
 
 
-async def test_neither_precondition_is_428(service):
+async def test_a_put_without_a_precondition_is_428(service):
     for _ in range(2):
         response = await put(service, 5, {})
         assert (response.status_code, response.json()["code"]) == (428, "precondition_required")
@@ -84,13 +84,13 @@ async def test_neither_precondition_is_428(service):
         {"If-None-Match": '"1"'},
     ],
 )
-async def test_preconditions_that_make_no_sense_are_400(service, headers):
+async def test_invalid_preconditions_are_400(service, headers):
     response = await put(service, 5, headers)
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json()["errors"][0]["path"] in headers
 
 
-async def test_held_units_stay_when_available_is_set(service):
+async def test_held_units_stay_held_when_available_is_set(service):
     await service.stock("A", 10)
     await service.reserve("1", ("A", 4), hold_seconds=900)
     response = await put(service, 3, {"If-Match": '"2"'})
@@ -119,14 +119,14 @@ async def test_every_change_raises_the_version_by_one_and_writes_a_movement(serv
     ]
 
 
-async def test_the_movements_of_reservations_carry_their_id(service):
+async def test_the_movements_of_a_reservation_have_its_id(service):
     await service.stock("A", 10)
     response = await service.reserve("1", ("A", 4))
     items = (await service.client.get("/v1/stock/A/main/movements")).json()["items"]
     assert [m["reservation_id"] for m in items] == [None, response.json()["id"]]
 
 
-async def test_deleting_twice_is_deleting_once(service):
+async def test_a_second_delete_changes_nothing(service):
     await service.stock("A", 10)
     never = await service.client.delete("/v1/stock/never/main")
     answers = [await service.client.delete("/v1/stock/A/main") for _ in range(2)]
@@ -137,7 +137,7 @@ async def test_deleting_twice_is_deleting_once(service):
     assert await movements(service) == [("set", 1, 10, 0), ("delete", 2, -10, 0)]
 
 
-async def test_a_row_created_again_goes_on_from_its_old_version(service):
+async def test_a_row_that_is_created_again_continues_from_its_old_version(service):
     await service.stock("A", 10)
     await service.client.delete("/v1/stock/A/main")
     response = await put(service, 4, CREATE)
@@ -146,7 +146,7 @@ async def test_a_row_created_again_goes_on_from_its_old_version(service):
     assert (await put(service, 4, {"If-Match": '"1"'})).status_code == 412
 
 
-async def test_stock_in_use_is_not_deleted(service):
+async def test_a_row_with_held_units_is_not_deleted(service):
     await service.stock("A", 10)
     address = (await service.reserve("1", ("A", 1), hold_seconds=900)).headers["Location"]
     response = await service.client.delete("/v1/stock/A/main")
@@ -163,7 +163,7 @@ async def test_a_deleted_row_is_an_unknown_sku_to_all_requests(service):
     assert adjusted.json()["unknown"] == [{"sku": "A", "location": "main"}]
 
 
-async def test_an_adjustment_changes_available_once(service):
+async def test_a_repeated_adjustment_changes_available_once(service):
     await service.stock("A", 10)
     first, again = await adjust(service, "1", -3), await adjust(service, "1", -3)
     assert (first.status_code, again.status_code) == (201, 200)
@@ -192,7 +192,7 @@ async def test_64_equal_adjustments_at_once_have_one_effect(service):
         ({"delta": 4, "reason": "other"}, "delta", -3, 4),
     ],
 )
-async def test_another_adjustment_with_its_seq_is_422(service, change, field, stored, sent):
+async def test_another_adjustment_with_a_used_seq_is_422(service, change, field, stored, sent):
     await service.stock("A", 10)
     await service.stock("B", 10)
     await adjust(service, "1", -3)
@@ -203,7 +203,7 @@ async def test_another_adjustment_with_its_seq_is_422(service, change, field, st
     assert (await service.on_hand("A"), await service.on_hand("B")) == ((7, 0), (10, 0))
 
 
-async def test_an_adjustment_below_zero_is_refused_and_not_remembered(service):
+async def test_an_adjustment_below_zero_is_refused_and_the_refusal_is_not_stored(service):
     await service.stock("A", 3)
     refused = await adjust(service, "1", -4)
     problem = refused.json()
@@ -224,14 +224,14 @@ async def test_an_adjustment_of_another_version_is_412_but_its_replay_is_not(ser
     assert (await adjust(service, "1", 1, expected_version=1)).status_code == 200
 
 
-async def test_an_adjustment_of_an_unknown_sku_is_404_and_not_remembered(service):
+async def test_an_adjustment_of_an_unknown_sku_is_404_and_the_answer_is_not_stored(service):
     refused = await adjust(service, "1", 1)
     assert (refused.status_code, refused.json()["code"]) == (404, "unknown_sku")
     await service.stock("A", 1)
     assert (await adjust(service, "1", 1)).status_code == 201
 
 
-async def test_available_has_an_upper_bound_that_no_path_exceeds(service):
+async def test_no_request_can_exceed_the_upper_bound_of_available(service):
     limit = 1_000_000_000_000
     await service.stock("A", limit)
     assert (await put(service, limit + 1, {"If-Match": '"1"'})).status_code == 400

@@ -1,4 +1,4 @@
-"""Changes of stock itself, as pure functions: set, adjust, delete, import."""
+"""The rules that set, adjust, delete and import stock, without a database."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_an_import_of_other_bytes_is_a_mismatch():
 
 
 @pytest.mark.parametrize(("delta", "verdict"), [(0, "created"), (1, "invalid_request")])
-def test_no_row_holds_more_than_the_most_it_may(delta, verdict):
+def test_no_adjustment_exceeds_the_upper_bound_of_available(delta, verdict):
     planned = plan(snapshot(stock(available=AVAILABLE_MAX - 7)), [adjust("1", 7 + delta)])
     assert verdict_of(only(planned)) == verdict
     if verdict == "invalid_request":
@@ -47,7 +47,7 @@ def test_no_row_holds_more_than_the_most_it_may(delta, verdict):
         assert not planned.writes
 
 
-def test_a_new_row_has_its_moment_and_a_name():
+def test_an_imported_row_has_its_time_and_its_name():
     imported = ImportStock("us", "job", "digest", (("B", "main", 5, "b"),))
     planned = plan(snapshot(), [imported])
     (row,) = planned.writes.stock_created
@@ -74,35 +74,35 @@ def naming_version(version: int, delta: int) -> AdjustStock:
     return asked
 
 
-def test_a_new_row_is_written_as_it_was_asked_for_and_answered():
+def test_a_new_row_is_written_and_answered_as_requested():
     planned = plan(snapshot(), [SetStock("A", "main", 7, "a lamp", 2, None)])
     row = Stock("A", "main", "a lamp", 7, 0, 2, 1, START, created_at=START)
     assert planned.writes.stock_created == [row]
     assert planned.outcomes == [Done("created", row)]
 
 
-def test_a_row_that_is_replaced_keeps_its_moment_of_creation():
+def test_a_row_that_is_replaced_keeps_its_time_of_creation():
     planned = plan(snapshot(stock(held=2)), [SetStock("A", "main", 7, "a lamp", 2, 4)])
     row = Stock("A", "main", "a lamp", 7, 2, 2, 5, START)
     assert row.created_at is None
     assert planned.outcomes == [Done("changed", row)]
 
 
-def test_an_adjustment_reports_its_version_and_so_relies_on_the_version_that_it_saw():
+def test_an_adjustment_is_guarded_by_the_version_that_it_saw_because_it_reports_the_next():
     planned = plan(snapshot(stock()), [adjust("1", 2)])
     (change,) = planned.writes.stock_changed
     assert (only(planned).value.version, change.seen_version) == (5, 4)
     assert (change.name, change.low_stock_at, change.deleted) == ("a thing", 3, False)
 
 
-def test_an_adjustment_below_zero_lacks_units_even_when_its_version_is_current():
+def test_an_adjustment_below_zero_is_short_of_units_even_if_its_version_is_current():
     refused = only(plan(snapshot(stock()), [naming_version(4, -6)]))
     assert refused.code == "insufficient_stock"
     shortage = {"sku": "A", "location": "main", "requested": 6, "available": 5}
     assert refused.fields == {"shortages": [shortage]}
 
 
-def test_units_taken_back_from_overdue_holds_change_the_version_an_adjustment_named():
+def test_overdue_holds_that_expire_first_make_the_version_of_an_adjustment_stale():
     seen = snapshot(*held(expires_at=START))
     seen.overdue = frozenset({("A", "main")})
     planned = plan(seen, [naming_version(4, -6)])
@@ -119,7 +119,7 @@ def movement(kind: str, delta: int) -> Movement:
     return Movement("A", "main", 1, kind, delta, 0, None, None, START)
 
 
-def test_set_and_adjust_each_write_their_line_of_the_ledger():
+def test_set_and_adjust_each_write_a_movement():
     planned = plan(snapshot(stock()), [SetStock("A", "main", 7, None, None, 4)])
     assert only_movement(planned) == movement("set", 2)
     assert planned.writes.stock_changed[0].seen_version == 4
@@ -127,13 +127,13 @@ def test_set_and_adjust_each_write_their_line_of_the_ledger():
 
 
 @pytest.mark.parametrize("asked", [naming_version(3, 1), DeleteStock("A", "main", 3)])
-def test_a_stale_version_changes_nothing_and_the_current_one_is_reported(asked):
+def test_a_request_with_a_stale_version_changes_nothing_and_gets_the_current_version(asked):
     planned = plan(snapshot(stock()), [asked])
     assert (only(planned).code, only(planned).fields) == ("version_mismatch", {"current": 4})
     assert not planned.writes
 
 
-def test_a_delete_that_is_refused_for_its_version_relies_on_the_version_that_it_saw():
+def test_a_delete_that_is_refused_for_its_version_is_guarded_by_the_version_that_it_saw():
     (change,) = plan(
         snapshot(stock()), [reserve("1", A=1), DeleteStock("A", "main", 4)]
     ).writes.stock_changed
@@ -141,7 +141,7 @@ def test_a_delete_that_is_refused_for_its_version_relies_on_the_version_that_it_
 
 
 @pytest.mark.parametrize("version", [None, 4])
-def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
+def test_a_delete_empties_the_row_and_a_second_delete_changes_nothing(version):
     delete = DeleteStock("A", "main", version)
     planned = plan(snapshot(stock()), [delete, delete])
     assert planned.outcomes == [Done("changed", None), Done("unchanged", None)]
@@ -150,12 +150,12 @@ def test_a_delete_empties_the_row_and_a_second_one_finds_nothing_to_do(version):
     assert only_movement(planned) == movement("delete", -5)
 
 
-def test_a_delete_of_a_row_that_never_existed_is_done_already():
+def test_a_delete_of_a_row_that_never_existed_changes_nothing():
     planned = plan(snapshot(), [DeleteStock("A", "main", None)])
     assert (planned.outcomes, planned.writes.movements) == ([Done("unchanged", None)], [])
 
 
-def test_an_import_makes_the_rows_that_are_missing_and_leaves_the_others_alone():
+def test_an_import_creates_the_missing_rows_and_changes_no_others():
     names = [(sku, "main", 7, "imported") for sku in "ABCD"]
     asked = ImportStock("us", "job", "digest", tuple(names))
     seen = snapshot(stock("A", 0, deleted=True, low_stock_at=None), stock("B"))
@@ -177,7 +177,7 @@ def part(first: int, last: int) -> ImportStock:
     return ImportStock("us", "job", "digest", ROWS[first:last], first, len(ROWS))
 
 
-def test_an_import_in_parts_adds_up():
+def test_the_parts_of_an_import_add_up_to_one_answer():
     seen = snapshot(stock("B"))
     first = plan(seen, [part(0, 2)])
     job = ImportJob("us", "job", "digest", 5, 1, 1, START)
@@ -191,7 +191,7 @@ def test_an_import_in_parts_adds_up():
     assert rest.writes.answers_changed == {ImportJob: [(job, job._replace(created=4))]}
 
 
-def test_rows_that_are_done_are_passed_over():
+def test_rows_that_were_imported_before_are_skipped():
     seen = snapshot()
     seen.answers = {ImportJob: {("us", "job"): ImportJob("us", "job", "digest", 5, 3, 0, START)}}
     planned = plan(seen, [part(0, 3), part(2, 5)])
@@ -201,7 +201,7 @@ def test_rows_that_are_done_are_passed_over():
     assert [row.sku for row in planned.writes.stock_created] == ["D", "E"]
 
 
-def test_a_part_whose_predecessors_are_not_done_is_not_carried_out():
+def test_a_part_of_an_import_is_not_executed_before_the_parts_before_it():
     planned = plan(snapshot(), [part(2, 5)])
     assert (only(planned).replayed, only(planned).value.rows_done) == (True, 0)
     assert not planned.writes

@@ -1,6 +1,6 @@
-"""Each of the seven strategies keeps the promise: exact winners, no deadlock, one effect.
+"""Each of the seven strategies has the exact number of winners, no deadlock and one effect.
 
-Two applications have a pool, a coalescer and locks of their own, as two servers would.
+Two applications each have their own pool, coalescer and locks, like two servers.
 """
 
 import itertools
@@ -44,13 +44,13 @@ async def open_shop(settings: dict[str, str], postgres_url: str) -> AsyncIterato
 
 @pytest.fixture
 async def shop(open_shop: Shop) -> AsyncIterator[Shop]:
-    """The shop with SKUs of the test's own; its books balance at the end."""
+    """The shop with new SKUs for each test; check at the end that its books balance."""
     yield replace(open_shop, prefix=f"{uuid.uuid4().hex[:8]}-")
     await assert_books_balance(open_shop.url)
 
 
 async def cross(shop: Shop, count: int) -> None:
-    """Half of the orders name their SKUs the other way round; there are units for all."""
+    """Send orders of which half name their SKUs in reverse; there are enough units for all."""
     for sku in "AB":
         await shop.put(sku, 2 * count)
     ways = itertools.cycle([[("A", 1), ("B", 1)], [("B", 1), ("A", 1)]])
@@ -59,7 +59,7 @@ async def cross(shop: Shop, count: int) -> None:
     assert [await shop.stock(sku) for sku in "AB"] == [(count, 0)] * 2
 
 
-async def test_thirty_buyers_want_seven_units_and_exactly_seven_get_one(shop):
+async def test_of_thirty_buyers_of_seven_units_exactly_seven_get_one(shop):
     await shop.put("A", 7)
     answers = await shop.reserve_all(*(shop.order(n, ("A", 1)) for n in range(30)))
     assert statuses(answers) == {201: 7, 409: 23}
@@ -75,14 +75,14 @@ async def test_an_order_after_the_last_unit_is_refused_and_stays_refused(shop):
     assert all("Idempotency-Replayed" in answer.headers for answer in again)
 
 
-async def test_crossed_orders_all_succeed_and_none_by_way_of_a_deadlock(shop):
+async def test_crossed_orders_all_succeed_without_a_deadlock(shop):
     before = conflicts("deadlock")
     await cross(shop, 40)
     assert conflicts("deadlock") == before
 
 
 async def test_crossed_holds_are_confirmed_cancelled_and_refunded_at_once(shop):
-    """A step names a reservation alone: which stock rows it locks is found out on the way."""
+    """A step names only a reservation: the stock rows to lock are known once it is loaded."""
     for sku in "AB":
         await shop.put(sku, 40)
     ways = itertools.cycle([[("A", 1), ("B", 1)], [("B", 1), ("A", 1)]])
@@ -106,7 +106,7 @@ async def test_crossed_orders_all_succeed_over_two_workers(settings, postgres_ur
         with running_server(url, workers=2, **settings) as server:
             doors = [
                 httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=30)
-                for _ in range(8)  # connections of their own, so that both workers get some
+                for _ in range(8)  # separate connections, so that both workers get some of them
             ]
             async with AsyncExitStack() as stack:
                 for door in doors:
@@ -119,8 +119,10 @@ async def test_crossed_orders_all_succeed_over_two_workers(settings, postgres_ur
     ("name", "kind"),
     [("version", "stock_changed"), ("serializable", "serialization"), ("guard", None)],
 )
-async def test_an_order_that_was_overtaken_runs_again(database_url, monkeypatch, name, kind):
-    """By condition it need not: there is enough for both."""
+async def test_an_overtaken_order_succeeds_and_runs_again_only_if_its_strategy_needs_it(
+    database_url, monkeypatch, name, kind
+):
+    """With the strategy `guard` it need not: there are enough units for both orders."""
     database, strategy = Database(database_url, pool_size=4), open_strategy(name)
     other = Ledger(database, Guard())
     await other.execute([SetStock("A", "main", 9, None, None, None)])

@@ -62,13 +62,13 @@ async def test_nothing_is_written_to_a_closed_connection():
     assert wire.calls == ["close"]
 
 
-async def test_other_methods_are_those_of_the_transport():
+async def test_other_methods_are_passed_to_the_transport():
     transport, _ = corked()
     assert transport.get_extra_info("peer") == "the peer"
 
 
 def most_accepted_in_a_turn(listeners_of) -> int:
-    """Let sixty clients connect before the event loop starts to accept."""
+    """Connect sixty clients before the event loop starts; return the most accepted in a turn."""
     turns = [0]
 
     class Accepted(asyncio.Protocol):
@@ -96,7 +96,7 @@ def most_accepted_in_a_turn(listeners_of) -> int:
 
 
 async def test_many_clients_are_accepted_in_one_turn_of_the_loop():
-    """With a separate event loop, as in a worker."""
+    """The test uses a separate event loop, like a worker."""
     most = [
         await asyncio.to_thread(most_accepted_in_a_turn, listeners_of)
         for listeners_of in (lambda listener: [listener], accepting)

@@ -8,9 +8,9 @@ from tests.conftest import running_service
 
 pytestmark = pytest.mark.usefixtures("patient")
 
-ROUNDS = 15  # without a guard, about every second round goes wrong
+ROUNDS = 15  # without a guard, about half of the rounds fail
 
-COUNTS = pytest.mark.parametrize("count", [1, 4])  # one request alone, and several merged
+COUNTS = pytest.mark.parametrize("count", [1, 4])  # one request alone, or several that are merged
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ async def pair(service):
 
 
 async def both(pair, ask, count):
-    """Send `count` requests to each service, all at once; return the sorted statuses."""
+    """Send `count` requests to each service, all at once; return sorted statuses and answers."""
     answers = await asyncio.gather(*(ask(each, n) for n in range(count) for each in pair))
     return sorted(response.status_code for response in answers), answers
 
@@ -57,7 +57,7 @@ async def test_equal_requests_sent_to_two_services_at_once_have_one_effect(pair,
 
 
 @COUNTS
-async def test_one_replacement_of_a_version_wins(pair, count):
+async def test_of_many_replacements_of_one_version_exactly_one_succeeds(pair, count):
     service, _ = pair
     await service.stock("A", 100)
     for version in range(1, ROUNDS + 1):
@@ -72,7 +72,7 @@ async def test_one_replacement_of_a_version_wins(pair, count):
 
 
 @COUNTS
-async def test_of_many_creations_one_wins_and_of_many_imports_one_wins(pair, count):
+async def test_of_many_creations_or_imports_at_once_exactly_one_succeeds(pair, count):
     for turn in range(ROUNDS):
 
         async def create(each, n, turn=turn):
