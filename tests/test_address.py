@@ -178,10 +178,10 @@ def test_the_server_must_be_writable_unless_the_address_says_otherwise(
 
 
 def test_an_address_without_a_user_is_an_error_if_the_user_id_has_no_name(monkeypatch):
-    def nobody() -> str:
+    def fail() -> str:
         raise KeyError("getpwuid(): uid not found: 123456")
 
-    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr("getpass.getuser", fail)
     assert connection_arguments("postgresql://u@h/d")["user"] == "u"
     with pytest.raises(AddressError, match="names no user"):
         connection_arguments("postgresql://h/d")

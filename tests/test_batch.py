@@ -191,7 +191,7 @@ async def one_by_one(service, entries):
 
 
 async def everything(service):
-    """Everything that can be read, in the order of the lists."""
+    """All reservations, stock rows and movements, in the order of the lists."""
     paths = ["/v1/reservations?limit=500", "/v1/stock"]
     paths += [f"/v1/stock/{sku}/main/movements?limit=500" for sku in SKUS[:3]]
     return [comparable((await service.client.get(path)).json()) for path in paths]

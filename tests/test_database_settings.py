@@ -221,7 +221,7 @@ def holdfast(*command: str, url: str, directory: Path) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 @pytest.mark.parametrize("command", ["serve", "db upgrade"])
-async def test_a_database_of_another_encoding_is_refused_in_a_sentence(
+async def test_a_database_of_another_encoding_is_refused_with_one_sentence(
     postgres_url, encoding, command, tmp_path
 ):
     async with encoded(postgres_url, encoding) as url:
@@ -234,7 +234,7 @@ async def test_a_database_of_another_encoding_is_refused_in_a_sentence(
     assert "ENCODING 'UTF8' TEMPLATE template0" in run.stderr
 
 
-async def test_a_search_path_without_a_schema_is_refused_in_a_sentence(postgres_url):
+async def test_a_search_path_without_a_schema_is_refused_with_one_sentence(postgres_url):
     async with database_with(postgres_url, {"search_path": "shop"}) as url:
         database = Database(url, pool_size=3)
         with pytest.raises(UnfitDatabase, match=r"search_path \(shop\) names no schema"):

@@ -260,7 +260,7 @@ async def begin(database: Database, commands: list[Command]) -> tuple[Transactio
 
 
 async def end(transaction: Transaction) -> None:
-    """Undo what was not committed and give the connection back."""
+    """Roll the transaction back, unless it has committed, and close its connection."""
     await transaction.roll_back()
     await transaction.connection.close()
 

@@ -205,7 +205,7 @@ def request_bytes(server: Any, seq: str) -> bytes:
 
 
 async def hang_up(server: Any, seq: str, chance: random.Random) -> None:
-    """Send a request, whole or in part; later close or reset the connection."""
+    """Send a request or a part of it; later close or reset the connection."""
     url = httpx.URL(server.url)
     _, writer = await asyncio.open_connection(url.host, url.port)
     whole = request_bytes(server, seq)
