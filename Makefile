@@ -18,7 +18,7 @@ test: $(VENV)/dev  ## run every test, in two processes for each core (ARGS="-k n
 	@$(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/dev  ## run the tests that need PostgreSQL only (tests/slow.py names the others)
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) --fast $(ARGS)
 
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 

@@ -55,21 +55,31 @@ TESTS = Path(__file__).parent
 STRATEGY = os.environ.get("HOLDFAST_TEST_STRATEGY", "guard")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: two processes for each core, since tests wait more than they compute.
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: two processes for each core, because the slow tests often wait.
 
-    A server that the caller has named has room for one.
+    With `--fast` one for each core is as fast. A server that the caller has named has room for one.
     """
-    return 1 if GIVEN_SERVER else 2 * len(os.sched_getaffinity(0))
+    if GIVEN_SERVER:
+        return 1
+    return len(os.sched_getaffinity(0)) * (1 if config.getoption("--fast") else 2)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of each slow module, which `make test-fast` leaves out."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `make test-fast`."""
+    parser.addoption("--fast", action="store_true", help="leave out what tests/slow.py names")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--fast`, do not even import a slow module."""
+    is_slow = collection_path.parent == TESTS and collection_path.name in SLOW
+    return True if is_slow and config.getoption("--fast") else None
+
+
+def pytest_configure() -> None:
+    """Check the list of slow modules."""
     for name in SLOW:
         assert (TESTS / name).exists(), f"tests/slow.py names {name}, which does not exist"
-    for item in items:
-        if item.path.relative_to(TESTS).parts[0] in SLOW:
-            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
