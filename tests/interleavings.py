@@ -1,9 +1,10 @@
-"""Every order in which the steps of batches can come; tests/stage.py plays them.
+"""Every possible order of the steps of concurrent batches; tests/stage.py plays them.
 
-A batch is carried out by the real ledger against a real PostgreSQL, but waits for its turn before
-each step: load, apply, COMMIT, and those of every further attempt. At each point any batch that
-waits may go on; one that PostgreSQL makes wait on a lock may not, as in PostgreSQL's own
-isolationtester. All choices are gone through, depth first, each order from the beginning.
+The real ledger carries out each batch against a real PostgreSQL, but waits for its turn before
+each step: load, apply, COMMIT, and the steps of every further attempt. At each point one of the
+waiting batches is chosen to continue. A batch that waits for a lock in PostgreSQL can't be chosen,
+as in PostgreSQL's own isolationtester. The search is depth first and tries every choice; each
+order starts again from the first step.
 """
 
 import asyncio
@@ -28,17 +29,17 @@ LATER = timedelta(hours=1)
 
 @dataclass
 class Case:
-    """What was there, the batches that meet, and what else happens meanwhile."""
+    """The commands before, the concurrent batches, and the events that happen meanwhile."""
 
     before: list[Command]
     batches: list[list[Command]]
     deadline_passes: bool = False
     is_locked: str | None = None
-    """A SKU whose row somebody locks and lets go again, so that batches meet halfway."""
+    """A SKU whose row another session locks for a while, so that the batches wait for it."""
 
 
 class Order:
-    """One order of the steps: which of those that waited was chosen at each point."""
+    """One order of the steps: the number of the side that was chosen at each point."""
 
     def __init__(self, choices: list[int]) -> None:
         self.choices = choices
@@ -55,7 +56,7 @@ class Order:
         return chosen
 
     def next(self) -> list[int] | None:
-        """The choices of the order after this one."""
+        """The choices of the next order; None after the last one."""
         choices = list(self.choices)
         for place in reversed(range(len(self._counts))):
             if choices[place] + 1 < self._counts[place]:
@@ -73,19 +74,19 @@ def every_order() -> Iterator[Order]:
 
 @dataclass
 class Side:
-    """One batch on its way, or the deadline; `step` is what it waits to do."""
+    """A batch, the deadline or another session; `step` is the step for which it awaits its turn."""
 
     name: str
     commands: list[Command]
     changed: asyncio.Event
     step: str | None = None
-    is_over: bool = False
+    has_ended: bool = False
     began: int | None = None
-    """At which point of the order its first step was taken, and at which its last was over."""
+    """The places in the order at which its first step began and its last one ended."""
     ended: int | None = None
     read_at: datetime = START
     applied_at: datetime | None = None
-    """When the last attempt's writes were under its locks; None if it wrote nothing."""
+    """The time at which the last attempt had its locks and its writes; None without writes."""
     outcomes: list[Outcome] | ServiceError = field(default_factory=list)
     process_id: int = 0
     is_deadlocked: bool = False
@@ -103,12 +104,12 @@ class Side:
         self._turn.set()
 
     def end(self) -> None:
-        self.is_over = True
+        self.has_ended = True
         self.changed.set()
 
 
 class Stepped(Strategy):
-    """A strategy whose every step waits for its turn."""
+    """A strategy that awaits its turn before each step."""
 
     def __init__(self, strategy: Strategy, side: Side, clock: "Clock") -> None:
         self.name, self.isolation = strategy.name, strategy.isolation

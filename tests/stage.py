@@ -1,7 +1,7 @@
-"""A database in which one case after another is played, and what each must come to.
+"""Plays concurrent cases in a database, and compares the outcome of each with the serial model.
 
-The clock is a sequence, which knows no transactions: it moves when it is told to, and is seen at
-once by every reader. That the deadline passes is one more step among the others.
+The clock is a sequence, because sequences are not transactional: every session sees a new value at
+once. It moves only when a test sets it. The passing of the deadline is one more step of a case.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ PREPARE = f"""
 
 
 class Stage:
-    """A database where one case after another is played in one order after another."""
+    """A database in which each case is played in each order of its steps."""
 
     def __init__(self, database: Database, connection: asyncpg.Connection, strategy: str) -> None:
         self.database = database
@@ -67,7 +67,7 @@ class Stage:
         self.strategy = open_strategy(strategy)
 
     async def play(self, case: Case, order: Order) -> str | None:
-        """Play the case in that order; return what is wrong about it, if anything."""
+        """Play the case in that order; return a description of the error, or None."""
         await self.connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
         await self.clock.set(START)
         prepared = await Ledger(self.database, self.strategy).execute(case.before)
@@ -79,7 +79,7 @@ class Stage:
             sides.append(Side("the", [], changed))
             acts.append(self.pass_deadline(sides[-1]))
         if case.is_locked:
-            sides.append(Side("somebody", [], changed))
+            sides.append(Side("the other session", [], changed))
             acts.append(self.lock_row(sides[-1], case.is_locked))
         async with asyncio.TaskGroup() as group:
             for act in acts:
@@ -87,7 +87,7 @@ class Stage:
             while waiting := await self.settled(sides, changed):
                 place = len(order.steps)
                 for side in sides:
-                    if side.is_over and side.ended is None:
+                    if side.has_ended and side.ended is None:
                         side.ended = place
                 order.choose(waiting).go_on(place)
         return await self.unexplained(case, [side for side in sides if side.commands])
@@ -98,7 +98,7 @@ class Stage:
             side.outcomes = await ledger.execute(side.commands)
         except ServiceError as error:
             side.outcomes = error
-        except NeedsSplitting:  # no batch of ours has anything to be split for
+        except NeedsSplitting:  # these batches have no command that could be split off
             side.outcomes = InternalError("to be split")
         finally:
             side.end()
@@ -113,16 +113,16 @@ class Stage:
             side.process_id = driver_of(transaction.connection).get_server_pid()
             await side.turn("locks")
             await transaction.connection.execute(LOCK, {"sku": sku})
-            await side.turn("lets go")
+            await side.turn("unlocks")
         side.end()
 
     async def settled(self, sides: list[Side], changed: asyncio.Event) -> list[Side]:
-        """The sides that wait for a turn, once each side waits for a turn or a lock, or ended."""
+        """Wait until every side awaits its turn or a lock, or has ended; return the first kind."""
         async with asyncio.timeout(30):
             while True:
                 changed.clear()
                 waiting = [side for side in sides if side.step]
-                running = [side for side in sides if not side.step and not side.is_over]
+                running = [side for side in sides if not side.step and not side.has_ended]
                 if not running or (waiting and await self.are_blocked(running)):
                     return waiting
                 with suppress(TimeoutError):
@@ -130,7 +130,7 @@ class Stage:
                         await changed.wait()
 
     async def are_blocked(self, sides: list[Side]) -> bool:
-        """PostgreSQL can't call us, so it is asked."""
+        """True when each of these sides waits for a lock in PostgreSQL, which must be polled."""
         if not all(side.process_id for side in sides):
             return False
         return await self.connection.fetchval(
@@ -162,7 +162,7 @@ class Stage:
         return f"no serial order explains {answers}"
 
     async def equals(self, model: Model) -> bool:
-        """Whether the tables hold what the model holds."""
+        """True when the tables have the same rows as the model."""
         wanted = Wanted(reservations=set(model.reservations), stock=set(model.stock))
 
         async def read(connection: AsyncConnection) -> tuple[Snapshot, list[tuple[Any, ...]]]:
@@ -179,7 +179,7 @@ class Stage:
 
 
 EAGER = RetryPolicy(attempts_max=20, wait_first_seconds=0, seconds_max=60)
-"""Nobody waits between two attempts: when each begins is the order's to say."""
+"""Attempts follow each other without a pause, because the order decides when each one begins."""
 
 LOCK = text("SELECT 1 FROM stock WHERE sku = :sku FOR UPDATE")
 
@@ -190,7 +190,7 @@ MOVEMENTS = text(
 
 
 def orders_of_commands(sides: list[Side]) -> Iterator[tuple[tuple[Side, int], ...]]:
-    """Each order of all the commands that keeps what was over before what began after it."""
+    """Each order of all commands in which a batch that ended before another began comes first."""
     commands = [(side, place) for side in sides for place in range(len(side.commands))]
     for serial in itertools.permutations(commands):
         if not any(
@@ -201,7 +201,7 @@ def orders_of_commands(sides: list[Side]) -> Iterator[tuple[tuple[Side, int], ..
 
 
 def moment_of(side: Side, place: int) -> datetime:
-    """When a command happened: as it was read; one that must beat a deadline, as it was written."""
+    """The time of a command: that of its read, or that of its write if it has a deadline."""
     command = side.commands[place]
     is_bound = isinstance(command, Confirm | Cancel | Extend) and side.applied_at
     return (side.applied_at if is_bound else side.read_at) + place * MICROSECOND
@@ -211,7 +211,7 @@ def moment_of(side: Side, place: int) -> datetime:
 async def open_stage(
     database_url: str, strategy: str, monkeypatch: pytest.MonkeyPatch, clock: str = CLOCK
 ) -> AsyncIterator[Stage]:
-    """A stage in an empty database, whose clock every statement reads."""
+    """A stage in an empty database; every statement reads its clock."""
     for module in (reads, writes):
         monkeypatch.setattr(module, "_STATEMENTS", {})
     monkeypatch.setattr(reads, "OVERDUE", reads.OVERDUE.replace(reads.CLOCK, clock))
@@ -228,7 +228,7 @@ async def open_stage(
 
 
 async def wrong_orders(stage: Stage, case: Case) -> AsyncIterator[str | None]:
-    """For every order of the case's steps what is wrong about it, or None."""
+    """For each order of the case's steps, a description of the error, or None."""
     for order in every_order():
         finding = await stage.play(case, order)
         yield finding and f"{', '.join(order.steps)}: {finding}"

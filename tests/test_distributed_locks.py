@@ -415,8 +415,8 @@ async def rush(
     """
     doors = itertools.cycle(services)
     counts: dict[int, int] = {}
-    is_over = asyncio.Event()
-    breaking = asyncio.ensure_future(breaks(is_over))
+    has_ended = asyncio.Event()
+    breaking = asyncio.ensure_future(breaks(has_ended))
 
     async def buyer(seq: int, door: Service) -> None:
         status = await insist(lambda: buy(door, seq))
@@ -424,7 +424,7 @@ async def rush(
 
     for wave in range(0, 200, 20):
         await asyncio.gather(*(buyer(seq, next(doors)) for seq in range(wave, wave + 20)))
-    is_over.set()
+    has_ended.set()
     await breaking
     return counts
 
@@ -432,8 +432,8 @@ async def rush(
 async def test_locks_that_are_lost_under_load_oversell_no_unit(service, locks):
     seconds = {"redis": 0.05, "zookeeper": 0.5}  # a new session takes longer
 
-    async def lose_again_and_again(is_over: asyncio.Event) -> None:
-        while not is_over.is_set():
+    async def lose_again_and_again(has_ended: asyncio.Event) -> None:
+        while not has_ended.is_set():
             await asyncio.sleep(seconds[locks.name])
             await locks.lose(service.app.worker.coalescer.ledger.strategy)
 
@@ -445,7 +445,7 @@ async def test_locks_that_are_lost_under_load_oversell_no_unit(service, locks):
 
 
 async def test_a_lock_server_that_is_killed_under_load_loses_no_unit(service, locks):
-    async def restart_once(_is_over: asyncio.Event) -> None:
+    async def restart_once(_has_ended: asyncio.Event) -> None:
         await asyncio.sleep(0.05)
         await asyncio.to_thread(locks.restart)
 
@@ -462,13 +462,13 @@ async def test_a_server_that_is_frozen_until_its_locks_have_expired_writes_nothi
     """A process is stopped while it holds the lock; when it continues, all units are sold."""
     settings = {"strategy": "redis", **own_redis.settings}
     client = redis.asyncio.Redis.from_url(redis_url(own_redis.broker))
-    is_over = asyncio.Event()
+    has_ended = asyncio.Event()
 
     async def order_again_and_again(door: httpx.AsyncClient, seq: int) -> int:
         """Keep the server busy with one order; return its first answer."""
         body = {"seq": f"{seq}", "lines": [{"sku": "A", "quantity": 1}]}
         answers = []
-        while not answers or not is_over.is_set():
+        while not answers or not has_ended.is_set():
             answers.append(await insist(partial(_status, door, body)))
         return answers[0]
 
@@ -481,7 +481,7 @@ async def test_a_server_that_is_frozen_until_its_locks_have_expired_writes_nothi
             there = [asyncio.create_task(order_again_and_again(door, n)) for n in range(20)]
             async with stopped_while(server, lambda: client.exists(LOCK_A)):
                 here = [await insist(partial(buy, service, n)) for n in range(100)]
-            is_over.set()
+            has_ended.set()
             counts = Counter(here + await asyncio.gather(*there))
             assert counts[201] + counts[200] == 100
             assert counts[409] == 20

@@ -60,18 +60,18 @@ TWO_HELD: list[Command] = [put("A", 5), put("B", 5), crossed("one", "A", "B", ho
 TWO_HELD += [crossed("two", "A", "B", hold=60)]
 
 CASES = {
-    "two want the last unit": Case([put("A", 1)], [[reserve("1", A=1)], [reserve("2", A=1)]]),
-    "two want what is there for one of them": Case(
+    "two buyers of the last unit": Case([put("A", 1)], [[reserve("1", A=1)], [reserve("2", A=1)]]),
+    "two buyers, and units for one of them": Case(
         [put("A", 3)], [[reserve("1", 60, A=2)], [reserve("2", 60, A=2)]]
     ),
-    "two want what is there for both": Case(
+    "two buyers, and units for both": Case(
         [put("A", 4)], [[reserve("1", A=2)], [reserve("2", A=2)]]
     ),
     "confirm and expire": Case(HELD, [[CONFIRM], [EXPIRE]], deadline_passes=True),
     "extend and expire": Case(
         HELD, [[Extend(US, of("hold"), 7200)], [EXPIRE]], deadline_passes=True
     ),
-    "confirm and a buyer who takes the overdue units back": Case(
+    "confirm and a buyer of the overdue units": Case(
         HELD, [[CONFIRM], [reserve("1", A=1)]], deadline_passes=True
     ),
     "cancel and confirm": Case(HELD, [[CANCEL], [CONFIRM]]),
@@ -108,14 +108,14 @@ CASES = {
     ),
     "two sweepers": Case(HELD, [[EXPIRE], [EXPIRE]], deadline_passes=True),
     "two refunds of everything": Case(SOLD, [[refund("1")], [refund("2")]]),
-    "two refunds of parts that are too much together": Case(
+    "two partial refunds of more units than were sold": Case(
         [put("A", 3), reserve("sale", A=3)], [[partly("1", 2)], [partly("2", 2)]]
     ),
     "one refund twice": Case(SOLD, [[refund("1")], [refund("1")]]),
     "a buyer and a correction": Case([put("A", 1)], [[reserve("1", A=1)], [adjust("1", -1)]]),
 }
 ASKED = (
-    "two want the last unit",
+    "two buyers of the last unit",
     "confirm and expire",
     "cancel and confirm",
     "one id with two seqs",
@@ -152,7 +152,7 @@ async def test_no_order_is_left_out(database_url, monkeypatch):
     """Two batches of three steps have 20 orders. PostgreSQL prevents six of them if the batches
     change the same row, since the second one waits until the first has committed."""
     apart = Case([put("A", 1), put("B", 1)], [[reserve("1", A=1)], [reserve("2", B=1)]])
-    together = CASES["two want what is there for both"]
+    together = CASES["two buyers, and units for both"]
     async with open_stage(database_url, "guard", monkeypatch) as stage:
         assert len([wrong async for wrong in wrong_orders(stage, apart)]) == 20
         assert len([wrong async for wrong in wrong_orders(stage, together)]) == 14
@@ -168,13 +168,13 @@ def version_of(part: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 MUTANTS = [
-    ("two want the last unit", without("stock_changed", "stock.available + new.lowest >= 0")),
+    ("two buyers of the last unit", without("stock_changed", "stock.available + new.lowest >= 0")),
     ("cancel and confirm", version_of("reservation_changed")),
     ("confirm and expire", version_of("reservation_changed")),
     ("the sweeper and a confirm of one of its holds", version_of("reservation_changed")),
     ("two refunds of everything", version_of("reservation_changed")),
     (
-        "two refunds of parts that are too much together",
+        "two partial refunds of more units than were sold",
         version_of("reservation_changed"),
     ),
     ("one request twice", without("reservation_created", ON_CONFLICT, "")),
