@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ import pytest
 from db import files
 from db.embedded import installation, postmaster
 from db.embedded import server as embedded
-from db.embedded.postmaster import Account, find_processes, may_execute, wait_until
+from db.embedded.postmaster import (
+    Account,
+    find_processes,
+    may_execute,
+    name_cluster,
+    wait_until,
+)
 from db.embedded.roles import Role
 from db.embedded.server import DataDirectoryInUse, EmbeddedError, EmbeddedPostgres
 
@@ -122,8 +129,30 @@ def port_of(url: str) -> int | None:
     return urlsplit(url).port
 
 
+END_SECONDS_MAX = 30.0  # for a process that is ending
+
+
 def is_deserted(data_dir: Path) -> bool:
-    return not find_processes(data_dir / "postgresql")
+    """True when no process of this cluster runs.
+
+    A process that is ending has no command line and may belong to the server of another test, so
+    its end is awaited.
+    """
+    cluster = data_dir / "postgresql"
+    give_up_at = time.monotonic() + END_SECONDS_MAX
+    while left := find_processes(cluster):
+        if any(name_cluster(cluster).encode() in command_line(pid) for pid in left):
+            return False
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def command_line(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_the_server_is_durable_private_and_complete(data_dir: Path) -> None:
