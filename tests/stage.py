@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.ledger import apply as writes
 from db.ledger import load as reads
+from db.queries.audit import audit
 from db.rows import Snapshot, Wanted
 from db.session.database import Database
 from db.session.engine import driver_of
@@ -139,10 +140,9 @@ class Stage:
         )
 
     async def unexplained(self, case: Case, sides: list[Side]) -> str | None:
-        """None if no deadlock occurred and some serial order explains the answers and the rows.
-
-        The rows of the model balance, so rows that equal them need no audit.
-        """
+        """None if no deadlock occurred, the books balance and a serial order explains the rows."""
+        if drift := (await audit(self.database, seconds_max=30)).drift:
+            return f"the books drift: {drift}"
         for side in sides:
             if side.is_deadlocked:
                 return f"{side.name} was chosen to end a deadlock"

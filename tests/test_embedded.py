@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -139,14 +138,10 @@ def is_deserted(data_dir: Path) -> bool:
     its end is awaited.
     """
     cluster = data_dir / "postgresql"
-    give_up_at = time.monotonic() + END_SECONDS_MAX
-    while left := find_processes(cluster):
-        if any(name_cluster(cluster).encode() in command_line(pid) for pid in left):
-            return False
-        if time.monotonic() > give_up_at:
-            return False
-        time.sleep(0.01)
-    return True
+    mark = name_cluster(cluster).encode()
+    if any(mark in command_line(pid) for pid in find_processes(cluster)):
+        return False
+    return wait_until(lambda: not find_processes(cluster), END_SECONDS_MAX)
 
 
 def command_line(pid: int) -> bytes:

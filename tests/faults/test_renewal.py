@@ -173,7 +173,8 @@ async def test_a_rolling_restart_behind_nginx_loses_no_request(database_url):
     try:
         with running_nginx([f"http://127.0.0.1:{port}" for port in ports]) as url:
             headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-            async with load(url, headers, pause=0.02) as tally:  # the services start sooner
+            # The pauses leave the processor to the services that start.
+            async with load(url, headers, pause=0.02) as tally:
                 for turn in range(ROUNDS):
                     which = turn % 2
                     await asyncio.to_thread(services[which].close)
