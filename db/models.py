@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from db.vocabulary import RESERVATION_KINDS, MovementKind, Scope, State, sql_list
+from db.vocabulary import RESERVATION_KINDS, MovementKind, Scope, State, Tracking, sql_list
 
 BYTEWISE = Text(collation="C")
 MOMENT = DateTime(timezone=True)
@@ -240,11 +240,20 @@ class PageSessionTable(Base):
 
 
 class ApiKeyTable(Base):
-    """A credential. Only the SHA-256 of its key is stored; the key is long and random."""
+    """A credential. Only the SHA-256 of its key is stored; the key is long and random.
+
+    A key that a request made has the identity of the request: its `issuer`, which is the source of
+    the caller, and its `seq`. `content` is the content of that request.
+    """
 
     __tablename__ = "api_key"
     __table_args__ = (
         UniqueConstraint("digest"),
+        UniqueConstraint("issuer", "seq"),
+        CheckConstraint(
+            "(seq IS NULL) = (issuer IS NULL) AND (seq IS NULL) = (content IS NULL)",
+            name="content",
+        ),
         CheckConstraint(
             f"scopes <@ ARRAY[{sql_list(Scope)}] AND cardinality(scopes) > 0",
             name="scopes",
@@ -259,3 +268,43 @@ class ApiKeyTable(Base):
     """True for the admin key that a service was started with."""
     created_at: Mapped[datetime] = mapped_column(MOMENT)
     revoked_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    prefix: Mapped[str | None] = mapped_column(BYTEWISE)
+    """The first characters of the key; None for a key that an older version made."""
+    label: Mapped[str | None] = mapped_column(Text)
+    expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    last_used_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    issuer: Mapped[str | None] = mapped_column(BYTEWISE)
+    seq: Mapped[str | None] = mapped_column(BYTEWISE)
+    content: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+
+class SourceLimitTable(Base):
+    """The limits of a source (null: none), and its open holds and their units while tracked.
+
+    With `tracking` off, `open_holds` and `held_units` mean nothing. While it is `counting`,
+    transactions add their changes to them, but the holds that were open before are still missing.
+    """
+
+    __tablename__ = "source_limit"
+    __table_args__ = (
+        CheckConstraint(f"tracking IN ({sql_list(Tracking)})", name="tracking"),
+        CheckConstraint(
+            "(tracking = 'off') = (open_holds_max IS NULL AND held_units_max IS NULL)",
+            name="quota",
+        ),
+        CheckConstraint(
+            "tracking <> 'on' OR (open_holds >= 0 AND held_units >= 0)",
+            name="used",
+        ),
+        {"postgresql_with": {"fillfactor": 50}},
+    )
+
+    source: Mapped[str] = mapped_column(BYTEWISE, primary_key=True)
+    open_holds_max: Mapped[int | None] = mapped_column(Integer)
+    held_units_max: Mapped[int | None] = mapped_column(BigInteger)
+    hold_seconds_max: Mapped[int | None] = mapped_column(Integer)
+    requests_per_second: Mapped[int | None] = mapped_column(Integer)
+    tracking: Mapped[str] = mapped_column(BYTEWISE)
+    open_holds: Mapped[int] = mapped_column(BigInteger)
+    held_units: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[int] = mapped_column(BigInteger)

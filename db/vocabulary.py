@@ -53,6 +53,14 @@ class Scope(StrEnum):
     """Includes all other scopes."""
 
 
+class Tracking(StrEnum):
+    """Whether the open holds of a source and their units are tracked."""
+
+    OFF = "off"
+    COUNTING = "counting"
+    ON = "on"
+
+
 class StrategyName(StrEnum):
     """The names of the strategies that keep concurrent transactions apart."""
 

@@ -120,6 +120,54 @@ class Settings(BaseSettings):
     rate_limit: int = Field(
         0, ge=0, description="Requests a second that a key may make to a worker; 0 sets no limit."
     )
+    inflight_max: int = Field(
+        512,
+        ge=1,
+        description="Requests of one source that a worker answers at once; more are answered 429.",
+    )
+    jwt_issuer: str | None = Field(
+        None,
+        description="Issuer whose JSON Web Tokens are accepted in place of keys, as in their claim"
+        " iss. Needs JWT_AUDIENCE and JWT_JWKS beside it.",
+    )
+    jwt_audience: str | None = Field(
+        None, description="Audience that a token must be for, as in its claim aud."
+    )
+    jwt_jwks: str | None = Field(
+        None,
+        description="File or https URL with the public keys of the issuer (a JSON Web Key Set).",
+    )
+    jwt_algorithms: str = Field(
+        "RS256,ES256,EdDSA",
+        description="Signature algorithms that are accepted, divided by commas.",
+    )
+    jwt_source_claim: str = Field("sub", description="Claim of a token that names its source.")
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses and networks of the proxies in front of the service, divided by"
+        " commas. Only their X-Forwarded-For and X-Forwarded-Proto count.",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Host names that requests may name, divided by commas; *.example.com allows all"
+        " below it. Empty allows any name.",
+    )
+    connections_per_address_max: int = Field(
+        0,
+        ge=0,
+        description="Open connections that one address may have; 0 sets no limit.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="File with the certificate chain (PEM). With it the service speaks TLS only;"
+        " SIGHUP loads a renewed certificate.",
+    )
+    tls_key: Path | None = Field(
+        None, description="File with the private key of the certificate (PEM)."
+    )
+    metrics_key_required: bool = Field(
+        False, description="Whether /metrics needs a key with the scope read."
+    )
     unready_seconds: float = Field(
         0.5,
         ge=0,

@@ -22,8 +22,8 @@ import pytest
 
 from db.queries.audit import audit
 from db.session.database import Database
+from service.http.access.keys import new_key, store_key
 from service.http.app import Application, create_app
-from service.http.authentication import new_key, store_key
 from service.settings import Settings
 from tests.brokers import (
     redis_url,

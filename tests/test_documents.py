@@ -249,7 +249,7 @@ def test_operations_lists_every_setting_with_its_default():
 
 
 def shown(default: object) -> str:
-    if default is None:
+    if default in (None, ""):
         return "none"
     return f"{default:g}" if isinstance(default, float) else str(default)
 

@@ -13,8 +13,9 @@ from db.session.configuration import Timeouts
 from db.session.database import Database
 from service.cli import cli
 from service.domain.errors import Unauthenticated
-from service.http import authentication
-from service.http.authentication import Credentials, store_key
+from service.http.access import lookups
+from service.http.access.authentication import Authentication
+from service.http.access.keys import store_key
 from service.http.limits.rate_limit import RateLimit
 from service.ops.bootstrap import ensure_first_key
 from service.settings import Settings
@@ -26,8 +27,8 @@ AUTHORIZATION = f"Bearer {KEY}".encode()
 @pytest.fixture
 async def known(database):
     await store_key(database, KEY, "shop", ["read"])
-    known = Credentials(database, RateLimit(0))
-    assert (await known.require(AUTHORIZATION, "read")).source == "shop"
+    known = Authentication(database, RateLimit(0))
+    assert (await known.require(AUTHORIZATION, "read")).caller.source == "shop"
     return known
 
 
@@ -63,11 +64,11 @@ async def waits(known):
 
 
 async def test_a_known_key_is_looked_up_again_in_the_background(known, slow, monkeypatch):
-    monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
-    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
+    monkeypatch.setattr(lookups, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 60.0)
     async with asyncio.timeout(10):
         assert [await allows(known) for _ in range(3)] == [True] * 3
-    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.0)
+    monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 0.0)
     assert await waits(known)
     slow.set()
     assert await allows(known)
@@ -76,8 +77,8 @@ async def test_a_known_key_is_looked_up_again_in_the_background(known, slow, mon
 async def test_the_result_of_a_look_up_in_the_background_is_used(
     known, slow, monkeypatch, database_url
 ):
-    monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
-    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
+    monkeypatch.setattr(lookups, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 60.0)
     connection = await asyncpg.connect(database_url)
     await connection.execute("UPDATE api_key SET revoked_at = now()")
     await connection.close()
@@ -90,13 +91,13 @@ async def test_the_result_of_a_look_up_in_the_background_is_used(
 
 async def test_the_age_of_a_look_up_counts_from_its_start(known, slow, monkeypatch):
     """The result of a slow look-up may be stale when it arrives."""
-    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.0)
+    monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 0.0)
     waiting = asyncio.create_task(known.require(AUTHORIZATION, "read"))
     await asyncio.sleep(0.2)
     slow.set()
     await waiting
     slow.clear()
-    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 0.1)
+    monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 0.1)
     assert await waits(known)
     slow.set()
     assert await allows(known)
@@ -106,9 +107,9 @@ async def test_a_look_up_in_the_background_that_fails_is_repeated(known, monkeyp
     unreachable = Database(
         "postgresql://127.0.0.1:1/none", pool_size=1, timeouts=Timeouts(connect=0.2)
     )
-    monkeypatch.setattr(authentication, "RENEWED_SECONDS", 0.0)
-    monkeypatch.setattr(authentication, "BELIEVED_SECONDS", 60.0)
-    monkeypatch.setattr(known, "database", unreachable)
+    monkeypatch.setattr(lookups, "RENEWED_SECONDS", 0.0)
+    monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 60.0)
+    monkeypatch.setattr(known.keys, "database", unreachable)
     assert await allows(known)
     await asyncio.sleep(0.1)
     assert await allows(known)

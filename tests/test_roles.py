@@ -38,6 +38,7 @@ SERVES = {
     "import_job": READS_AND_ADDS | {"UPDATE"},
     "movement": READS_AND_ADDS,
     "api_key": READS_AND_ADDS | {"UPDATE"},
+    "source_limit": READS_AND_ADDS | {"UPDATE", "DELETE"},
     "page_session": READS_AND_ADDS | {"DELETE"},
     "alembic_version": {"SELECT"},
 }

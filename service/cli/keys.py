@@ -11,7 +11,7 @@ from db.vocabulary import Scope
 from service.cli.database import DATABASE_SETTINGS, with_database
 from service.cli.options import settings_options
 from service.domain.errors import InvalidRequest
-from service.http.authentication import new_key, store_key
+from service.http.access.keys import new_key, store_key
 from service.input.names import name_at
 
 

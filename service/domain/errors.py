@@ -212,6 +212,14 @@ class StockInUse(ServiceError):
     advice = "Confirm or cancel the open holds, or wait for them to expire; then delete again."
 
 
+class LastAdminKey(ServiceError):
+    """The key is the last admin key that does not expire."""
+
+    code = "last_admin_key"
+    status = 409
+    advice = "Create another admin key that does not expire, then revoke this one."
+
+
 class VersionMismatch(ServiceError):
     """The version is not the current one."""
 
@@ -274,6 +282,20 @@ class RateLimited(ServiceError):
     retryable = True
     retry_after_seconds = 1
     advice = "After `Retry-After` seconds send the same request again."
+
+
+class QuotaExceeded(ServiceError):
+    """The source's quota of open holds is used up."""
+
+    code = "quota_exceeded"
+    status = 429
+    retryable = True
+    retry_after_seconds = 1
+    advice = (
+        "`limit` is the limit that would be exceeded: `max` is its value, `used` is in use, and the"
+        " request asked for `asked`. Nothing was remembered. Confirm or cancel open holds, or wait"
+        " for them to expire, then send the same request again."
+    )
 
 
 class Contention(ServiceError):

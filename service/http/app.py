@@ -17,7 +17,7 @@ from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
 from service.engine.sweeper import Sweeper
-from service.http.authentication import Credentials
+from service.http.access.authentication import Authentication
 from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
 from service.http.limits.rate_limit import RateLimit
@@ -151,7 +151,7 @@ def build_worker(settings: Settings) -> WorkerState:
     return WorkerState(
         settings=settings,
         database=database,
-        credentials=Credentials(database, rate_limit),
+        authentication=Authentication(database, rate_limit),
         rate_limit=rate_limit,
         coalescer=coalescer,
         audits=SharedAudits(database),

@@ -10,6 +10,7 @@ from litestar.types import Receive, Scope
 
 from service.domain.commands import Caller, Command, Outcome, R_co
 from service.domain.errors import Forbidden, InvalidRequest, NotFound
+from service.http.access.credential import Credential
 from service.http.worker_state import WorkerState
 from service.input import headers
 from service.input.names import path_name_at
@@ -26,12 +27,13 @@ UNDECODED = "\ufffd"
 class Call(Generic[B]):
     """A request, the state of the worker that serves it, and the values that were read from it.
 
-    The route fills in `caller`, `stock_names`, `query` and `body` as its operation declares them.
+    The route fills in `credential`, `stock_names`, `query` and `body`, as far as its operation
+    declares them.
     """
 
     __slots__ = (
         "body",
-        "caller",
+        "credential",
         "query",
         "receive",
         "scope",
@@ -40,7 +42,7 @@ class Call(Generic[B]):
         "worker",
     )
 
-    caller: Caller
+    credential: Credential
     body: B
     query: Mapping[str, Any]
     """The value of each query parameter that the operation declares; None for an absent one."""
@@ -54,6 +56,11 @@ class Call(Generic[B]):
         self.receive = receive
         self.worker: WorkerState = cast("Any", scope["litestar_app"]).worker
         self.waited_seconds = 0.0
+
+    @property
+    def caller(self) -> Caller:
+        """The source that sends the request, and whether it acts for all sources."""
+        return self.credential.caller
 
     @property
     def path(self) -> str:

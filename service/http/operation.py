@@ -214,7 +214,7 @@ async def _authenticate(call: Call[Any], scope: Scope) -> None:
             authorization = value
         elif name == b"accept" and value != b"*/*":
             is_choosy = True
-    call.caller = await call.worker.credentials.require(authorization, scope)
+    call.credential = await call.worker.authentication.require(authorization, scope)
     if is_choosy:
         check_acceptable(call.header_list(b"accept") or b"")
 

@@ -110,6 +110,17 @@ class _Contention(ProblemAnswer):
     attempts: int = Field(description="The number of attempts that lost their race.")
 
 
+class _QuotaExceeded(ProblemAnswer):
+    example: ClassVar[Any] = {"limit": "open_holds_max", "max": 20, "used": 20, "asked": 1}
+
+    limit: Literal["open_holds_max", "held_units_max"] = Field(
+        description="The limit that would be exceeded."
+    )
+    max: Integer = Field(description="The value of the limit.")
+    used: Integer = Field(description="The open holds, or their units, at present.")
+    asked: Integer = Field(description="The holds, or units, that the request asks for.")
+
+
 MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
     errors.InvalidRequest: _InvalidRequest,
     errors.UnknownSku: _UnknownSku,
@@ -119,6 +130,7 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
     errors.ExceedsRefundable: _ExceedsRefundable,
     errors.ExceedsHeld: _ExceedsHeld,
     errors.VersionMismatch: _VersionMismatch,
+    errors.QuotaExceeded: _QuotaExceeded,
     errors.IdempotencyMismatch: _IdempotencyMismatch,
     errors.Contention: _Contention,
 }

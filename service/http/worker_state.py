@@ -6,7 +6,7 @@ from db.session.database import Database
 from service.engine.audits import SharedAudits
 from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
-from service.http.authentication import Credentials
+from service.http.access.authentication import Authentication
 from service.http.limits.body_room import BodyRoom
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.refusals import Refusals
@@ -19,7 +19,7 @@ class WorkerState:
 
     settings: Settings
     database: Database
-    credentials: Credentials
+    authentication: Authentication
     rate_limit: RateLimit
     coalescer: Coalescer
     audits: SharedAudits

@@ -11,7 +11,7 @@ from db.session.database import Database
 from db.strategies.guard import Guard
 from service.domain.commands import ImportStock
 from service.engine.ledger import Ledger
-from service.http.authentication import end_other_first_keys, ensure_admin_key, new_key
+from service.http.access.keys import end_other_first_keys, ensure_admin_key, new_key
 from service.settings import Settings
 
 log = structlog.get_logger()

@@ -19,7 +19,7 @@ from db.strategies.guard import Guard
 from service.domain.commands import Command, Outcome, SetStock
 from service.domain.errors import Contention, OutcomeUnknown, Unavailable
 from service.engine.ledger import Ledger
-from service.http.authentication import store_key
+from service.http.access.keys import store_key
 from tests.faults.processes import kill_all
 from tests.faults.proxy import COMMIT, Fault, Proxy, proxy
 from tests.test_coalescer import reserve, working

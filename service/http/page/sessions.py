@@ -19,7 +19,7 @@ from db.session.database import Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
-from service.http import authentication
+from service.http.access.keys import digest as digest_of_key
 from service.http.call import Call
 from service.http.responses import Header
 from service.input.headers import cookie
@@ -114,7 +114,7 @@ async def sign_in(call: Call[Any], key: str) -> Header:
     """
     worker, secret = call.worker, secrets.token_urlsafe(32)
     credential = await worker.database.read(
-        lambda connection: credentials.find(connection, authentication.digest(key.encode())),
+        lambda connection: credentials.find(connection, digest_of_key(key.encode())),
         is_urgent=True,
     )
     if credential is None:

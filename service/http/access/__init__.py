@@ -1,0 +1,1 @@
+"""Access: from the credential of a request to its source and its scopes."""
