@@ -210,7 +210,10 @@ async def test_a_service_that_never_stops_is_logged_and_the_others_are_stopped(m
             await asyncio.sleep(0)
 
 
-async def test_a_worker_runs_the_sweeper(service):
+async def test_a_worker_runs_the_sweeper_and_writes_the_access_log(service):
     services = service.app.worker
-    assert [each.name for each in background_services(services)] == ["sweeper"]
-    assert background_services(services, sweeps=False) == []
+    assert [each.name for each in background_services(services)] == [
+        "access_log",
+        "sweeper",
+    ]
+    assert [each.name for each in background_services(services, sweeps=False)] == ["access_log"]

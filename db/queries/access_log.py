@@ -27,12 +27,24 @@ class Entry(NamedTuple):
     route: str | None
     status: int | None
     request_id: str | None
-    count: int
+    requests: int
     is_counted: bool
 
 
 COLUMNS = "id, at, key_id, source, address, method, route, status, request_id, count"
-TYPES = ("uuid", "timestamptz", "uuid", "text", "text", "text", "text", "int", "text", "bigint", "bool")
+TYPES = (
+    "uuid",
+    "timestamptz",
+    "uuid",
+    "text",
+    "text",
+    "text",
+    "text",
+    "int",
+    "text",
+    "bigint",
+    "bool",
+)
 PARAMETERS = [f"{name}s" for name in Entry._fields]
 TYPED = [f"{name} {kind}" for name, kind in zip(PARAMETERS, TYPES, strict=True)]
 
@@ -82,9 +94,7 @@ async def entries(
 ) -> Sequence[Row[*tuple[Any, ...]]]:
     """Return at most `limit` entries that followed the one at `after`, in the order of time."""
     table = AccessLogTable
-    statement = (
-        select(*table.__table__.columns).order_by(table.at, table.id).limit(limit)
-    )
+    statement = select(*table.__table__.columns).order_by(table.at, table.id).limit(limit)
     conditions: Conditions = [
         (after, lambda value: tuple_(table.at, table.id) > value),
         (key_id, lambda value: table.key_id == value),

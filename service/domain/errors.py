@@ -24,6 +24,8 @@ class ServiceError(Exception):
     same_seq: ClassVar[bool] = True
     advice: ClassVar[str] = ""
     retry_after_seconds: ClassVar[int | None] = None
+    owner: str | None = None
+    """The source of the reservation that a step of an admin has named. It is never sent."""
 
     def __init__(self, detail: str, *, replayed: bool = False, **fields: Any) -> None:
         super().__init__(detail)

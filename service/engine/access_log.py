@@ -154,21 +154,22 @@ class AccessLog:
                 outage.end()
 
     async def flush(self) -> None:
-        """Write the noted entries, except those that are noted meanwhile. Raises `DatabaseError`.
+        """Write the noted entries, up to `WRITTEN_MAX`. Raises `DatabaseError`.
 
         A cancelled caller does not cancel a write: its entries could be counted twice.
         """
-        if self._writing is None or self._writing.done():
-            if not self._pending:
-                return
-            self._writing = asyncio.create_task(self._write())
-        await asyncio.shield(self._writing)
+        for _ in range(2):  # a write may be under way: the entries noted since follow it
+            if self._writing is None:
+                if not self._pending:
+                    return
+                self._writing = asyncio.create_task(self._write())
+            await asyncio.shield(self._writing)
 
-    async def close(self) -> None:
-        """Write all entries before the worker ends; log how many could not be written."""
+    async def write_all(self) -> None:
+        """Write all entries, at the end of the worker; log how many could not be written."""
         try:
             async with asyncio.timeout(FLUSH_SECONDS_MAX):
-                while self._pending or not (self._writing is None or self._writing.done()):
+                while self._pending or self._writing is not None:
                     await self.flush()
         except (DatabaseError, TimeoutError) as error:
             log.warning("access_log_not_written", entries=self._pending, error=str(error))
@@ -218,11 +219,11 @@ class AccessLog:
         except BaseException:
             self._put_back(singles, counted)
             raise
+        finally:
+            self._writing = None
         self._full_since = None
 
-    def _put_back(
-        self, singles: list[access_log.Entry], counted: dict[Identity, Counted]
-    ) -> None:
+    def _put_back(self, singles: list[access_log.Entry], counted: dict[Identity, Counted]) -> None:
         self._singles = singles + self._singles
         for identity, before in counted.items():
             later = self._counted.get(identity)

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from db.session import database as db
 from db.strategies import open_strategy
 from service.domain.errors import InvalidRequest
+from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
@@ -22,7 +23,7 @@ from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
 from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import operations, pages, refunds, reservations, stock
+from service.http.routes import access_log, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -95,6 +96,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *access_log.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -127,6 +129,7 @@ async def _serve(litestar: Litestar) -> AsyncIterator[None]:
         worker.draining = True
         await background.stop()
         await worker.coalescer.drain()
+        await worker.access_log.write_all()
         await worker.coalescer.ledger.strategy.close()
         await worker.database.close()
 
@@ -157,13 +160,14 @@ def build_worker(settings: Settings) -> WorkerState:
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        access_log=AccessLog(database, workers=settings.workers),
         proxies=TrustedProxies(settings.trusted_proxies),
     )
 
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = []
+    listed: list[BackgroundService] = [worker.access_log]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
     return listed

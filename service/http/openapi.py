@@ -55,6 +55,7 @@ TAGS = {
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
     "audit": "Check that the books agree.",
+    "access-log": "Uses of admin keys, and refused requests.",
     "service": "The process itself, its interface and its errors. No key is needed.",
 }
 """The groups of operations, in the order of the page."""

@@ -14,14 +14,17 @@ class Authentication:
         self.keys = KeyLookups(database)
         self.rate_limit = rate_limit
 
-    async def require(self, authorization: bytes | None, scope: str) -> Credential:
-        """Return the credential. Raises `Unauthenticated`, `Forbidden`, `RateLimited`."""
+    async def identify(self, authorization: bytes | None) -> Credential:
+        """Return the credential. Raises `Unauthenticated`."""
         if authorization is None or authorization[:7].lower() != b"bearer ":
             raise Unauthenticated("Send a key as `Authorization: Bearer <key>`.")
         found = await self.keys.find(authorization[7:].strip())
         if found is None:
             raise Unauthenticated("This key does not exist or was revoked.")
-        if not found.allows(scope):
-            raise Forbidden(f"This needs a key with the scope {scope}.")
-        self.rate_limit.count(found.id)
         return found
+
+    def admit(self, credential: Credential, scope: str) -> None:
+        """Count a request of the credential. Raises `Forbidden`, `RateLimited`."""
+        if not credential.allows(scope):
+            raise Forbidden(f"This needs a key with the scope {scope}.")
+        self.rate_limit.count(credential.id)

@@ -26,7 +26,8 @@ def note_access(call: Call[Any], logged: Logged | None, status: int) -> None:
     if status in REFUSALS:
         note_refusal(call, status, credential)
     elif credential is not None and Scope.ADMIN in credential.scopes and is_noted(call, logged):
-        call.worker.access_log.note_use(_access(call, status, credential), call.request_id)
+        request_id = getattr(call, "request_id", None)
+        call.worker.access_log.note_use(_access(call, status, credential), request_id)
 
 
 def note_refusal(call: Call[Any], status: int, credential: Credential | None = None) -> None:
@@ -48,7 +49,7 @@ def _access(call: Call[Any], status: int, credential: Credential | None) -> Acce
         key_id=credential.id if credential else None,
         source=credential.caller.source if credential else None,
         address=call.address,
-        method=str(call.scope["method"]),
+        method=str(call.scope.get("method")),
         route=call.scope.get("path_template") or "unknown",
         status=status,
     )

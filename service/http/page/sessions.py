@@ -19,6 +19,7 @@ from db.session.database import Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
+from service.http.access.credential import Credential
 from service.http.access.keys import digest as digest_of_key
 from service.http.call import Call
 from service.http.responses import Header
@@ -102,9 +103,11 @@ async def session_of(call: Call[Any]) -> Session:
     )
     if row is None:
         raise Unauthenticated("Your session has expired. Sign in again.")
-    call.worker.rate_limit.count(row.id)
     caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
-    return Session(secret, caller, frozenset(row.scopes))
+    scopes = frozenset(row.scopes)
+    call.credential = Credential(row.id, caller, scopes, looked_up_at=time.monotonic())
+    call.worker.rate_limit.count(row.id)
+    return Session(secret, caller, scopes)
 
 
 async def sign_in(call: Call[Any], key: str) -> Header:

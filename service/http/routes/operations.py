@@ -9,6 +9,7 @@ from db.session.database import DatabaseError
 from db.vocabulary import Scope
 from service.domain.errors import NotFound, Unavailable, all_errors
 from service.http import openapi
+from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.document.rendering import problem_page
 from service.http.operation import Found, Success, operation
@@ -66,6 +67,7 @@ async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     "Audit",
     Success(200, "The number of checked rows, and the differences found.", AUDIT),
     scope=Scope.READ,
+    logged=Logged.NO_USE,
 )
 async def audit(call: Call[None]) -> Found:
     """Check that stock rows, movements and reservations agree."""

@@ -11,6 +11,7 @@ from service.domain.errors import (
     NotFound,
     UnknownSku,
 )
+from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import json_body, merged_lines
@@ -28,6 +29,7 @@ from service.input.bodies import RefundBody
     Success(201, "Refunded.", REFUND, ("Location", "ETag")),
     Success(200, "Refunded before.", REFUND, ("Location", "ETag", "Idempotency-Replayed")),
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=json_body(RefundBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(IllegalTransition, NotFound, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
@@ -47,6 +49,7 @@ async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
     "List a reservation's refunds",
     Success(200, "A page, in order of creation.", REFUND, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=listed(BY_CREATION),
     errors=(NotFound,),
 )
@@ -68,6 +71,7 @@ async def list_refunds(call: Call[None]) -> Page:
     Success(200, "The refund, which never changes.", REFUND, ("ETag",)),
     Success(304, "The client has this version."),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )

@@ -24,6 +24,7 @@ from service.domain.errors import (
     UnknownSku,
 )
 from service.domain.identifiers import reservation_id
+from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
@@ -65,6 +66,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     Success(201, "Reserved.", RESERVATION, CREATED),
     Success(200, "Reserved before; the reservation as it is now.", RESERVATION, ON_A_REPLAY),
     scope=Scope.RESERVE,
+    logged=Logged.NO_USE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
@@ -81,6 +83,7 @@ async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
     "Reserve many",
     Success(200, "Each entry's result, in order.", BATCH),
     scope=Scope.RESERVE,
+    logged=Logged.NO_USE,
     body=batch_body(),
 )
 async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
@@ -101,6 +104,7 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     "List reservations",
     Success(200, "A page, in order of creation.", RESERVATION, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(
         QueryParameter("source", "Only of this source.", NAME),
         QueryParameter("seq", "Only with this seq.", NAME),
@@ -122,6 +126,9 @@ async def list_reservations(call: Call[None]) -> Page:
             connection, limit=call.query["limit"], after=call.query["cursor"], **filters
         )
     )
+    if call.caller.every_source:
+        for row in found:
+            call.reach(row.source)
     return page_before(found, BY_CREATION, is_more=is_more)
 
 
@@ -135,6 +142,7 @@ FILTERS = ("seq", "state", "sku", "created_after", "created_before")
     Success(200, "The reservation as it is stored.", RESERVATION, ("ETag",)),
     NOT_MODIFIED,
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -149,6 +157,7 @@ async def get_reservation(call: Call[None]) -> Found:
     "Confirm a hold",
     CHANGED,
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=optional_json_body(ConfirmBody),
     errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
 )
@@ -164,6 +173,7 @@ async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservati
     "Cancel a hold",
     CHANGED,
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=optional_json_body(NothingBody),
     errors=LIFECYCLE_ERRORS,
 )
@@ -178,6 +188,7 @@ async def cancel_reservation(call: Call[NothingBody]) -> Outcome[rows.Reservatio
     "Extend a hold",
     Success(200, "Extended.", RESERVATION, ("ETag",)),
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=json_body(ExtendBody),
     errors=LIFECYCLE_ERRORS,
 )
@@ -192,6 +203,7 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation
     "List a reservation's movements",
     Success(200, "A page, in order of the steps.", MOVEMENT, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=listed(BY_STEP),
     errors=(NotFound,),
 )
@@ -214,6 +226,7 @@ async def visible_reservation(call: Call[None]) -> rows.Reservation:
     )
     if row is None:
         raise NotFound("There is no such reservation.")
+    call.reach(row.source)
     return row
 
 
