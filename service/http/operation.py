@@ -18,7 +18,6 @@ from db.vocabulary import Scope
 from service.domain.commands import Done, Outcome
 from service.domain.errors import ServiceError
 from service.http import failures
-from service.http.access.uses import REFUSALS, Logged, note_access
 from service.http.call import Call
 from service.http.reading.body_kinds import BodyKind
 from service.http.reading.cursors import Page
@@ -33,6 +32,7 @@ from service.http.responses import (
     problem_response,
     status_of,
 )
+from service.http.uses import REFUSALS, Logged, note_access
 from service.input.headers import check_acceptable, matches
 
 B = TypeVar("B")

@@ -2,12 +2,12 @@
 
 from db.queries import access_log
 from db.vocabulary import Scope
-from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.operation import Success, operation
 from service.http.reading.cursors import BY_TIME, Page, listed, page_of
 from service.http.reading.parameters import IDENTIFIER, MOMENT, NAME, STATUS, QueryParameter
 from service.http.resources import ACCESS_LOG_ENTRY
+from service.http.uses import Logged
 
 
 @operation(

@@ -9,13 +9,13 @@ from db.session.database import DatabaseError
 from db.vocabulary import Scope
 from service.domain.errors import NotFound, Unavailable, all_errors
 from service.http import openapi
-from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.document.rendering import problem_page
 from service.http.operation import Found, Success, operation
 from service.http.problem_schemas import problem_example
 from service.http.resources import AUDIT, STATUS
 from service.http.responses import HTML, JSON, Response
+from service.http.uses import Logged
 
 LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
 PAGE = (HTML, LOCKED_DOWN)

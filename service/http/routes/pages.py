@@ -26,7 +26,6 @@ from service.domain.errors import (
     Unauthenticated,
     UnknownSku,
 )
-from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.failures import show_failure_on_page, show_page
 from service.http.operation import route
@@ -44,6 +43,7 @@ from service.http.page.sessions import (
 from service.http.reading.parameters import text_at
 from service.http.reading.query import Query
 from service.http.responses import REPLAYED, Response
+from service.http.uses import Logged
 
 CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
 """The refusals after which the form is shown again, so that it can be corrected."""

@@ -11,7 +11,6 @@ from service.domain.errors import (
     NotFound,
     UnknownSku,
 )
-from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import json_body, merged_lines
@@ -19,6 +18,7 @@ from service.http.reading.cursors import BY_CREATION, Page, listed, page_of
 from service.http.reading.parameters import IDEMPOTENCY_KEY, IF_NONE_MATCH
 from service.http.resources import REFUND
 from service.http.routes.reservations import visible_reservation
+from service.http.uses import Logged
 from service.input.bodies import RefundBody
 
 

@@ -24,7 +24,6 @@ from service.domain.errors import (
     UnknownSku,
 )
 from service.domain.identifiers import reservation_id
-from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
@@ -40,6 +39,7 @@ from service.http.reading.parameters import (
 )
 from service.http.resources import BATCH, MOVEMENT, RESERVATION
 from service.http.responses import problem, status_of
+from service.http.uses import Logged
 from service.input.bodies import (
     ConfirmBody,
     ExtendBody,

@@ -16,7 +16,6 @@ from service.domain.errors import (
     UnknownSku,
     VersionMismatch,
 )
-from service.http.access.uses import Logged
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import CSV, LARGE_BODY_MAX, csv_body, json_body, large_body
@@ -33,6 +32,7 @@ from service.http.reading.parameters import (
     QueryParameter,
 )
 from service.http.resources import ADJUSTMENT, IMPORT, MOVEMENT, STOCK
+from service.http.uses import Logged
 from service.input.bodies import AdjustBody, StockBody
 
 
