@@ -3,7 +3,7 @@
 import pytest
 
 from service.http import failures
-from service.http.limits import rate_limit
+from service.http.limits import bucket
 from service.http.routes import pages
 from tests.conftest import running_service
 from tests.test_page import browser, form, reservations, sign_in
@@ -89,7 +89,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     still = Clock()
-    monkeypatch.setattr(rate_limit, "time", still)
+    monkeypatch.setattr(bucket, "time", still)
     return still
 
 
