@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from db.embedded.roles import Addresses
 from db.strategies import check_strategy
 from db.vocabulary import StrategyName
+from service.input.proxies import TrustedProxies
 
 AdminKey = Annotated[
     str, StringConstraints(pattern=r"^[\x21-\x7e]+$", min_length=32, max_length=200)
@@ -183,6 +184,7 @@ class Settings(BaseSettings):
         """Refuse values at start that would otherwise fail only at their first use."""
         check_strategy(self.strategy, self.redis_url, self.zookeeper_hosts)
         self.first_admin_key()
+        TrustedProxies(self.trusted_proxies)
         if self.migrate_database_url is not None and self.database_url is None:
             raise ValueError(
                 "migrate-database-url needs database-url beside it: set it to the address of the"

@@ -26,6 +26,7 @@ from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
 from service.http.routes import operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
+from service.input.proxies import TrustedProxies
 from service.settings import Settings
 
 NOWHERE = "/-"
@@ -159,6 +160,7 @@ def build_worker(settings: Settings) -> WorkerState:
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        proxies=TrustedProxies(settings.trusted_proxies),
     )
 
 

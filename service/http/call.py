@@ -77,6 +77,24 @@ class Call(Generic[B]):
         """The address of the request, without its query, as it was sent."""
         return path_of(self.scope)
 
+    @property
+    def address(self) -> str:
+        """The address of the client, as far as trusted proxies tell it."""
+        peer = self.scope["client"]
+        forwarded_for = self.header_list(b"x-forwarded-for")
+        return self.worker.proxies.client_of(peer[0] if peer else "", forwarded_for)
+
+    @property
+    def is_secure(self) -> bool:
+        """True when the client uses TLS, to this server or to a trusted proxy in front of it."""
+        if self.scope["scheme"] == "https":
+            return True
+        sent = self.header_list(b"x-forwarded-proto")
+        if sent is None or sent.lower() != b"https":
+            return False
+        peer = self.scope["client"]
+        return peer is not None and self.worker.proxies.trusts(peer[0])
+
     def header(self, name: bytes) -> bytes | None:
         """Return a header's value, the last one if it was sent twice; `name` in lower case."""
         value = None

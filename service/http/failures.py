@@ -99,5 +99,4 @@ def _render(show: Callable[..., Response], call: Call[Any], failure: Exception) 
 def _note(call: Call[Any], error: ServiceError) -> None:
     """Log a refusal for a missing key or scope, with the address of the client."""
     if error.status in (401, 403):
-        client = call.scope.get("client")
-        call.worker.refusals.note(client[0] if client else "unknown", error.code)
+        call.worker.refusals.note(call.address, error.code)

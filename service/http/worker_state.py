@@ -12,6 +12,7 @@ from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.refusals import Refusals
+from service.input.proxies import TrustedProxies
 from service.settings import Settings
 
 
@@ -30,5 +31,6 @@ class WorkerState:
     imports: Imports
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
     draining: bool = False
     """The worker is about to end: it is not ready for further requests."""

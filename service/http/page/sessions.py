@@ -156,19 +156,27 @@ def check_same_site(call: Call[Any]) -> None:
     if site is not None:
         is_ours = site in SAME_SITE
     else:
-        is_ours = origin is None or is_own_origin(origin, call.header(b"host"))
+        is_ours = origin is None or is_own_origin(
+            origin, call.header(b"host"), is_secure=call.is_secure
+        )
     if not is_ours:
         raise Forbidden("This form was sent from another site.")
 
 
-def is_own_origin(origin: bytes, host: bytes | None) -> bool:
-    """True when an origin, like https://shop.example:8443, is at this host; `null` never is."""
-    authority = origin.partition(b"://")[2]
-    return bool(authority) and authority.lower() == (host or b"").lower()
+def is_own_origin(origin: bytes, host: bytes | None, *, is_secure: bool = False) -> bool:
+    """True when an origin, like https://shop.example:8443, is at this host; `null` never is.
+
+    If the browser uses TLS, the origin must use it too: anyone on the way can make a page of plain
+    HTTP. Otherwise its scheme does not count, since a proxy that ends TLS may not be trusted.
+    """
+    scheme, _, authority = origin.lower().partition(b"://")
+    if is_secure and scheme != b"https":
+        return False
+    return bool(authority) and authority == (host or b"").lower()
 
 
 def _cookie(call: Call[Any], value: str, more: str = "") -> Header:
-    secure = "; Secure" if _is_secure(call) else ""
+    secure = "; Secure" if call.is_secure else ""
     name = _cookie_name(call)
     cookie = f"{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}"
     return b"set-cookie", cookie.encode()
@@ -176,12 +184,7 @@ def _cookie(call: Call[Any], value: str, more: str = "") -> Header:
 
 def _cookie_name(call: Call[Any]) -> str:
     """The cookie's name. Its prefix makes browsers refuse it from another host or plain HTTP."""
-    return "__Host-holdfast" if _is_secure(call) else "holdfast"
-
-
-def _is_secure(call: Call[Any]) -> bool:
-    """True when the browser uses TLS, to this server or to the proxy in front of it."""
-    return call.scope["scheme"] == "https" or call.header(b"x-forwarded-proto") == b"https"
+    return "__Host-holdfast" if call.is_secure else "holdfast"
 
 
 def _digest(secret: str) -> bytes:
