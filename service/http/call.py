@@ -67,12 +67,6 @@ class Call(Generic[B]):
         return self.credential.caller
 
     @property
-    def address(self) -> str:
-        """The address of the client."""
-        client = self.scope.get("client")
-        return client[0] if client else "unknown"
-
-    @property
     def path(self) -> str:
         """The address of the request, without its query, as it was sent."""
         return path_of(self.scope)

@@ -18,7 +18,7 @@ from db.vocabulary import Scope
 from service.domain.commands import Done, Outcome
 from service.domain.errors import Forbidden, ServiceError, Unauthenticated
 from service.http import failures
-from service.http.access.admission import admit, refusal_without_key
+from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
 from service.http.reading.body_kinds import BodyKind
 from service.http.reading.cursors import Page

@@ -19,8 +19,8 @@ from db.session.database import Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
-from service.http.access.admission import admit, refusal_without_key
 from service.http.access.keys import digest as digest_of_key
+from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
 from service.http.responses import Header
 from service.input.headers import cookie

@@ -24,7 +24,7 @@ from service.domain.errors import (
     UnknownSku,
 )
 from service.domain.identifiers import reservation_id
-from service.http.access.admission import count_entries
+from service.http.admission import count_entries
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
