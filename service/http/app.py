@@ -153,7 +153,7 @@ def build_worker(settings: Settings) -> WorkerState:
     return WorkerState(
         settings=settings,
         database=database,
-        authentication=Authentication(database),
+        authentication=Authentication(database, settings.issuer()),
         rate_limit=RateLimit(settings.rate_limit, settings.workers),
         in_flight=InFlight(settings.inflight_max),
         keyless=KeylessRequests(settings.workers),
@@ -169,6 +169,8 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
     listed: list[BackgroundService] = []
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    if worker.authentication.tokens is not None:
+        listed.append(worker.authentication.tokens.keys)
     return listed
 
 
