@@ -176,16 +176,18 @@ def route(
         call: Call[Any] = Call(scope, receive)
         try:
             response = await answer(call)
+            status = response.status
         except ServiceError as error:
             response = refuse(call, error)
+            status = error.status  # the page redirects a browser that is not signed in
         except Exception as failure:
             note_access(call, logged, failures.error_of(failure, call.path).status)
             raise
         finally:
             if call.source_in_flight is not None:
                 call.worker.in_flight.end(call.source_in_flight)
-        if notes_uses or response.status in REFUSALS:
-            note_access(call, logged, response.status)
+        if notes_uses or status in REFUSALS:
+            note_access(call, logged, status)
         await response(scope, receive, send)
 
     async def handler() -> ASGIApp:
