@@ -22,7 +22,7 @@ from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
 from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import operations, pages, refunds, reservations, stock
+from service.http.routes import keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -95,6 +95,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *keys.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -163,7 +164,7 @@ def build_worker(settings: Settings) -> WorkerState:
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = []
+    listed: list[BackgroundService] = [worker.authentication.keys.last_uses]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
     return listed

@@ -20,7 +20,7 @@ class Authentication:
             raise Unauthenticated("Send a key as `Authorization: Bearer <key>`.")
         found = await self.keys.find(authorization[7:].strip())
         if found is None:
-            raise Unauthenticated("This key does not exist or was revoked.")
+            raise Unauthenticated("This key does not exist, was revoked or has expired.")
         if not found.allows(scope):
             raise Forbidden(f"This needs a key with the scope {scope}.")
         self.rate_limit.count(found.id)
