@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.models import ApiKeyTable
+from db.models import ApiKeyTable, SourceLimitTable
 from db.vocabulary import Scope
 
 LOCK = 0x6B657973  # "keys": the key of the advisory lock that each revocation takes
@@ -87,19 +87,24 @@ async def read_clock(connection: AsyncConnection) -> datetime:
 
 
 async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the valid credential with that digest: its id, source and scopes.
+    """Return the valid credential with that digest: id, source, scopes, and its source's rate.
 
     `seconds_left` are the seconds until it expires, or null. `unused_seconds` are those since its
     last use, or null if none is stored.
     """
     seconds_left = cast(extract("epoch", ApiKeyTable.expires_at - NOW), Float)
-    statement = select(
-        ApiKeyTable.id,
-        ApiKeyTable.source,
-        ApiKeyTable.scopes,
-        seconds_left.label("seconds_left"),
-        UNUSED_SECONDS,
-    ).where(ApiKeyTable.digest == digest, IS_VALID)
+    statement = (
+        select(
+            ApiKeyTable.id,
+            ApiKeyTable.source,
+            ApiKeyTable.scopes,
+            seconds_left.label("seconds_left"),
+            UNUSED_SECONDS,
+            SourceLimitTable.requests_per_second,
+        )
+        .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
+        .where(ApiKeyTable.digest == digest, IS_VALID)
+    )
     return (await connection.execute(statement)).one_or_none()
 
 

@@ -39,10 +39,8 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         listener = stack.enter_context(open_listener(settings.host, settings.port))
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port, "pool_size": pool_size})
-        return Supervisor(settings, listener, postgres).run(
-            answers=lambda: _answers(settings),
-            announce=lambda: announce(settings, has_demo=has_demo),
-        )
+        supervisor = Supervisor(settings, listener, postgres)
+        return supervisor.run(announce=lambda: announce(settings, has_demo=has_demo))
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
@@ -108,15 +106,3 @@ def base_url(settings: Settings) -> str:
     """Return the service's address, as reached from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
-def _answers(settings: Settings) -> bool:
-    import httpx  # noqa: PLC0415 - half of the start-up time, needed once
-
-    try:
-        return (
-            httpx.get(f"{base_url(settings)}/health/live", timeout=1, trust_env=False).status_code
-            == 200
-        )
-    except httpx.HTTPError:
-        return False

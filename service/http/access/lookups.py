@@ -84,6 +84,7 @@ class KeyLookups:
             scopes=frozenset(row.scopes),
             looked_up_at=asked_at,
             ends_at=None if row.seconds_left is None else asked_at + row.seconds_left,
+            requests_per_second=row.requests_per_second,
         )
         self._known[key] = credential
         return credential
