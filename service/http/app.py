@@ -152,7 +152,7 @@ def build_worker(settings: Settings) -> WorkerState:
     return WorkerState(
         settings=settings,
         database=database,
-        authentication=Authentication(database, rate_limit),
+        authentication=Authentication(database, rate_limit, settings.issuer()),
         rate_limit=rate_limit,
         coalescer=coalescer,
         audits=SharedAudits(database),
@@ -166,6 +166,8 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
     listed: list[BackgroundService] = []
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    if worker.authentication.tokens is not None:
+        listed.append(worker.authentication.tokens.keys)
     return listed
 
 

@@ -43,10 +43,8 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         listener = stack.enter_context(open_listener(settings.host, settings.port))
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port, "pool_size": pool_size})
-        return Supervisor(settings, listener, postgres, certificate).run(
-            answers=lambda: _answers(settings),
-            announce=lambda: announce(settings, has_demo=has_demo),
-        )
+        supervisor = Supervisor(settings, listener, postgres, certificate)
+        return supervisor.run(announce=lambda: announce(settings, has_demo=has_demo))
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
@@ -113,20 +111,3 @@ def base_url(settings: Settings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     scheme = "http" if settings.tls_cert is None else "https"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
-
-
-def _answers(settings: Settings) -> bool:
-    import httpx  # noqa: PLC0415 - half of the start-up time, needed once
-
-    try:
-        return (
-            httpx.get(
-                f"{base_url(settings)}/health/live",
-                timeout=1,
-                trust_env=False,
-                verify=False,  # noqa: S501 - itself
-            ).status_code
-            == 200
-        )
-    except httpx.HTTPError:
-        return False

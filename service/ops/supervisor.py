@@ -22,7 +22,7 @@ from service.settings import Settings
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.1  # the longest time before the supervisor notices that a child has ended
-START_SECONDS_MAX = 30.0  # for the first worker to answer
+START_SECONDS_MAX = 30.0  # for the first worker to serve
 RESTART_SECONDS = 1.0  # between two starts of a worker: one that fails at once must not spin
 GRACE_SECONDS = 5.0  # beyond the time to drain, before a worker is killed
 
@@ -78,10 +78,10 @@ class Supervisor:
         self.stopping = False
         self.renewing = False
 
-    def run(self, *, answers: Callable[[], bool], announce: Callable[[], None]) -> int:
+    def run(self, *, announce: Callable[[], None]) -> int:
         """Serve until a signal says stop; return 0, or 1 when no worker could start.
 
-        `answers` tells whether a worker answers; `announce` is called when the first one does.
+        `announce` is called when the first worker serves.
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -89,7 +89,7 @@ class Supervisor:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for workers, even one that just starts
         try:
             self._start_missing()
-            if not self._await_first_answer(answers):
+            if not self._await_first_worker():
                 if self.stopping:
                     return 0
                 print(
@@ -207,12 +207,14 @@ class Supervisor:
             log.warning("worker_died", pid=pid, code=os.waitstatus_to_exitcode(status))
             self.may_start_at.append(worker.started_at + RESTART_SECONDS)
 
-    def _await_first_answer(self, answers: Callable[[], bool]) -> bool:
-        """Wait until a worker answers; False when none does or when told to stop."""
+    def _await_first_worker(self) -> bool:
+        """Wait until a worker serves; False when none does or when told to stop."""
         give_up_at = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < give_up_at and not self.stopping:
-            if answers():
-                return True
+            for worker in self.workers.values():
+                worker.read_ready_pipe()
+                if worker.is_serving:
+                    return True
             self._reap()
             if not self.workers:
                 return False
