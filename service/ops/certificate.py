@@ -3,7 +3,7 @@
 The supervisor loads them, and the workers inherit the loaded context when they are forked. So a
 worker that is replaced never reads the files: they may be broken or half written at that moment.
 All workers also share the keys of the session tickets, so a client that resumes its session may do
-so at any worker (docs/decisions.md, 34).
+so at any worker.
 """
 
 import ssl
@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 FILE_BYTES_MAX = 1024 * 1024  # a chain with a key has a few kB
 HANDSHAKE_ROUNDS_MAX = 10  # a handshake with itself needs three
+MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, for which Python has no name
 
 
@@ -154,7 +155,7 @@ def _context(cert: Path, key: Path) -> ssl.SSLContext:
 def _explained(error: ssl.SSLError, cert: Path, key: Path) -> CertificateError:
     """Say which of the two files OpenSSL complains about; the certificate itself is readable."""
     reason = error.reason or ""
-    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+    if reason in MISMATCHES:
         return CertificateError(
             key, f"is not the key of the certificate {cert}: both files must be of one pair"
         )
@@ -165,12 +166,16 @@ def _explained(error: ssl.SSLError, cert: Path, key: Path) -> CertificateError:
 
 
 def _trusting(cert: Path, chain: str) -> ssl.SSLContext:
-    """Return a client's context that trusts this certificate, whatever its dates are."""
+    """Return a client's context that trusts this certificate, whatever its dates are.
+
+    It trusts only the first one of the chain, which is the service's own.
+    """
+    own, end, _ = chain.partition("-----END CERTIFICATE-----")
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
     try:
-        client.load_verify_locations(cadata=chain)
+        client.load_verify_locations(cadata=own + end)
     except (ssl.SSLError, ValueError):
         raise CertificateError(
             cert,
