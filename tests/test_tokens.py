@@ -2,7 +2,12 @@
 
 import base64
 import hmac
+import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,11 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.vocabulary import Scope
-from service.domain.errors import Forbidden, Unauthenticated
+from service.domain.errors import Unauthenticated
 from service.http.access import tokens as tokens_module
 from service.http.access.authentication import Authentication
 from service.http.access.keys import store_key
-from service.http.limits.rate_limit import RateLimit
 from service.input.issuer import issuer_of
 from tests import issuer
 from tests.conftest import running_service
@@ -49,7 +53,7 @@ class NoKeys:
 
 def authentication(trusted_issuer):
     """Accept the issuer's tokens, and no key."""
-    made = Authentication(None, RateLimit(0), trusted_issuer)
+    made = Authentication(None, trusted_issuer)
     made.keys = NoKeys()
     return made
 
@@ -59,10 +63,10 @@ def access(file):
     return authentication(trusted(file))
 
 
-async def ask(access, token, scope="read"):
+async def ask(access, token):
     """Ask for access with a token; return the credential."""
     sent = token if isinstance(token, bytes) else token.encode()
-    return await access.require(b"Bearer " + sent, scope)
+    return await access.require(b"Bearer " + sent)
 
 
 async def refusal(access, token):
@@ -93,8 +97,9 @@ async def test_both_curves_of_eddsa_are_accepted(access, file):
 
 @pytest.mark.parametrize("scope", Scope)
 async def test_a_scope_with_the_prefix_is_a_scope_of_a_key(access, scope):
-    found = await ask(access, EC.sign(claims(scope=f"openid holdfast:{scope}")), scope)
+    found = await ask(access, EC.sign(claims(scope=f"openid holdfast:{scope}")))
     assert found.scopes == {scope}
+    assert found.allows(scope)
     assert found.caller.every_source is (scope == "admin")
 
 
@@ -104,8 +109,7 @@ async def test_a_scope_with_the_prefix_is_a_scope_of_a_key(access, scope):
 ])  # fmt: skip
 async def test_a_token_without_a_scope_of_the_service_is_valid_and_may_do_nothing(access, scope):
     for needed in Scope:
-        with pytest.raises(Forbidden):
-            await ask(access, EC.sign(claims(scope=scope)), needed)
+        assert not (await ask(access, EC.sign(claims(scope=scope)))).allows(needed)
 
 
 async def test_the_source_admin_alone_gives_no_access_to_other_sources(access):
@@ -148,14 +152,14 @@ async def test_header_members_that_name_another_key_are_ignored(access, header):
 
 
 async def test_a_key_works_as_before_beside_tokens(file, database):
-    access = Authentication(database, RateLimit(0), trusted(file))
+    access = Authentication(database, trusted(file))
     for key in ("hf_a-key-of-the-tests", "an.admin.key-with-two-dots", "eyJ9.a.b", "..", "a.b.c"):
         await store_key(database, key, "shop-us", ["read"])
         assert (await ask(access, key)).caller.source == "shop-us"
 
 
 async def test_without_the_settings_a_token_is_an_unknown_key(database):
-    detail = await refusal(Authentication(database, RateLimit(0)), EC.sign(claims()))
+    detail = await refusal(Authentication(database), EC.sign(claims()))
     assert "key" in detail
 
 
@@ -424,7 +428,7 @@ async def test_no_other_text_is_a_token(verifier, text):
     if text.strip() in VALID:
         return
     with pytest.raises(Unauthenticated):
-        await verifier.require(b"Bearer " + text, "read")
+        await verifier.require(b"Bearer " + text)
 
 
 @given(st.dictionaries(st.sampled_from(["exp", "nbf", "iat", "iss", "aud", "sub", "scope"]), JSON))
@@ -432,9 +436,51 @@ async def test_no_other_text_is_a_token(verifier, text):
 async def test_signed_claims_of_any_kind_are_accepted_or_refused(verifier, changes):
     try:
         found = await ask(verifier, EC.sign(claims(**changes)))
-    except (Unauthenticated, Forbidden):
+    except Unauthenticated:
         return
-    assert found.scopes >= {"read"}
+    assert found.scopes <= set(Scope)
+
+
+# The settings and their documentation
+
+
+@pytest.mark.parametrize("library", ["jwt", "cryptography"])
+def test_an_issuer_needs_the_extra(monkeypatch, file, library):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == library else find(name)
+    )
+    with pytest.raises(ValueError, match=rf"{library}.*not installed.*holdfast\[jwt\]"):
+        trusted(file)
+    assert issuer_of(None, None, None, "RS256", "sub") is None
+
+
+def run(code, directory):
+    """Run Python code in a process of its own; return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, env=environment, stdout=-1, check=True
+    )
+    return done.stdout.decode().strip()
+
+
+def test_without_an_issuer_no_library_for_tokens_is_imported():
+    code = (
+        "import sys; import service.http.app;"
+        " print([name for name in ('jwt', 'cryptography') if name in sys.modules])"
+    )
+    assert run(code, Path()) == "[]"
+
+
+async def test_the_documented_example_works(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    code = re.search(r"```python\n(# issuer\.py.*?)```", text, re.DOTALL)[1]
+    token = run(code, tmp_path)
+    flags = re.search(r"--jwt-issuer (\S+) --jwt-audience (\S+) --jwt-jwks (\S+)", text)
+    file = str(tmp_path / flags[3])
+    access = authentication(issuer_of(flags[1], flags[2], file, "RS256,ES256,EdDSA", "sub"))
+    found = await ask(access, token)
+    assert (found.caller.source, found.scopes) == ("shop-eu", {"reserve", "read"})
 
 
 # Over HTTP
