@@ -25,7 +25,7 @@ from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import access_log, operations, pages, refunds, reservations, stock
+from service.http.routes import access_log, keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -99,6 +99,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *refunds.ROUTES,
             *stock.ROUTES,
             *access_log.ROUTES,
+            *keys.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -170,7 +171,10 @@ def build_worker(settings: Settings) -> WorkerState:
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = [worker.access_log]
+    listed: list[BackgroundService] = [
+        worker.access_log,
+        worker.authentication.keys.last_uses,
+    ]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
     if worker.authentication.tokens is not None:
