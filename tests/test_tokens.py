@@ -2,7 +2,12 @@
 
 import base64
 import hmac
+import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -434,6 +439,48 @@ async def test_signed_claims_of_any_kind_are_accepted_or_refused(verifier, chang
     except Unauthenticated:
         return
     assert found.scopes <= set(Scope)
+
+
+# The settings and their documentation
+
+
+@pytest.mark.parametrize("library", ["jwt", "cryptography"])
+def test_an_issuer_needs_the_extra(monkeypatch, file, library):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == library else find(name)
+    )
+    with pytest.raises(ValueError, match=rf"{library}.*not installed.*holdfast\[jwt\]"):
+        trusted(file)
+    assert issuer_of(None, None, None, "RS256", "sub") is None
+
+
+def run(code, directory):
+    """Run Python code in a process of its own; return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, env=environment, stdout=-1, check=True
+    )
+    return done.stdout.decode().strip()
+
+
+def test_without_an_issuer_no_library_for_tokens_is_imported():
+    code = (
+        "import sys; import service.http.app;"
+        " print([name for name in ('jwt', 'cryptography') if name in sys.modules])"
+    )
+    assert run(code, Path()) == "[]"
+
+
+async def test_the_documented_example_works(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    code = re.search(r"```python\n(# issuer\.py.*?)```", text, re.DOTALL)[1]
+    token = run(code, tmp_path)
+    flags = re.search(r"--jwt-issuer (\S+) --jwt-audience (\S+) --jwt-jwks (\S+)", text)
+    file = str(tmp_path / flags[3])
+    access = authentication(issuer_of(flags[1], flags[2], file, "RS256,ES256,EdDSA", "sub"))
+    found = await ask(access, token)
+    assert (found.caller.source, found.scopes) == ("shop-eu", {"reserve", "read"})
 
 
 # Over HTTP
