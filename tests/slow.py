@@ -40,5 +40,6 @@ SLOW = {
     "test_shared_rates.py": "starts, freezes and kills Redis",
     "test_stateful.py": "plays thousands of generated steps",
     "test_strategies.py": "races clients with each strategy and its broker",
+    "test_tls.py": "starts servers with certificates and renews them under load",
     "test_two_services.py": "sends every request to several services at once",
 }

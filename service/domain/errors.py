@@ -87,7 +87,10 @@ class Unauthenticated(ServiceError):
 
     code = "unauthenticated"
     status = 401
-    advice = "Send `Authorization: Bearer <key>` with a key that exists and is not revoked."
+    advice = (
+        "Send `Authorization: Bearer <key>` with a key that exists, was not revoked and has not"
+        " expired."
+    )
 
 
 class Forbidden(ServiceError):
@@ -200,11 +203,15 @@ class AdjustmentBelowZero(InsufficientStock):
 
 
 class IllegalTransition(ServiceError):
-    """The reservation's state does not allow this."""
+    """The present state does not allow this."""
 
     code = "illegal_transition"
     status = 409
     advice = "`state` is the present state; `allowed` lists the steps that can be taken from it."
+
+
+class IllegalKeyTransition(IllegalTransition):
+    """The present state does not allow this."""
 
 
 class ExceedsRefundable(ServiceError):

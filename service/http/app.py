@@ -25,7 +25,7 @@ from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.shared_rates import SharedRates
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import operations, pages, refunds, reservations, stock
+from service.http.routes import keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -98,6 +98,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *keys.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -172,7 +173,7 @@ def build_worker(settings: Settings) -> WorkerState:
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = []
+    listed: list[BackgroundService] = [worker.authentication.keys.last_uses]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
     if worker.authentication.tokens is not None:

@@ -117,6 +117,11 @@ class Call(Generic[B]):
         return identifier(self.segment("refund_id"), "refund")
 
     @property
+    def key_id(self) -> UUID:
+        """The id of the key in the path. Raises `NotFound` for any other text."""
+        return identifier(self.segment("id"), "key")
+
+    @property
     def sku(self) -> str:
         """The SKU in the path."""
         return self.stock_names["sku"]

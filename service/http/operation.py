@@ -58,6 +58,8 @@ class Success:
     headers: tuple[str, ...] = ()
     is_list: bool = False
     media_type: str = "application/json"
+    is_secret: bool = False
+    """The body has a secret: it is never compressed, stored or logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ def _done(success: Success, done: Done[Any]) -> Response:
         headers.append((b"location", resource.path_of(row).encode()))
     if done.replayed:
         headers.append(REPLAYED)
-    return json_response(success.status, resource.write(row), *headers)
+    return json_response(success.status, resource.write(row), *headers, is_secret=success.is_secret)
 
 
 def _found(success: Success, call: Call[Any], row: Any) -> Response:

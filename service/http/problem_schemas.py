@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, create_model
 
-from db.vocabulary import State
+from db.vocabulary import KeyState, State
 from service.domain import errors
 from service.domain.errors import ERRORS_MAX, ServiceError
 from service.http.schemas import (
@@ -76,6 +76,15 @@ class _IllegalTransition(ProblemAnswer):
     )
 
 
+class _IllegalKeyTransition(ProblemAnswer):
+    example: ClassVar[Any] = {"state": "revoked", "allowed": []}
+
+    state: KeyState = Field(description="The key's present state.")
+    allowed: list[Literal["rotate"]] = Field(
+        description="The transitions that are possible from there."
+    )
+
+
 class _ExceedsRefundable(ProblemAnswer):
     example: ClassVar[Any] = {
         "refundable": [{"sku": "85123A", "location": "main", "quantity": 1}],
@@ -127,6 +136,7 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
     errors.InsufficientStock: _InsufficientStock,
     errors.AdjustmentBelowZero: _AdjustmentBelowZero,
     errors.IllegalTransition: _IllegalTransition,
+    errors.IllegalKeyTransition: _IllegalKeyTransition,
     errors.ExceedsRefundable: _ExceedsRefundable,
     errors.ExceedsHeld: _ExceedsHeld,
     errors.VersionMismatch: _VersionMismatch,
@@ -156,7 +166,8 @@ def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
 
 
 PROBLEMS: dict[type[ServiceError], type[ProblemAnswer]] = {
-    error: _model(error) for error in [*errors.all_errors(), errors.AdjustmentBelowZero]
+    error: _model(error)
+    for error in [*errors.all_errors(), errors.AdjustmentBelowZero, errors.IllegalKeyTransition]
 }
 """The model of each error's problem documents."""
 

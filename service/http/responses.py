@@ -80,9 +80,9 @@ class Response:
         _COUNTERS[route].inc()
 
 
-def json_response(status: int, value: Any, *headers: Header) -> Response:
+def json_response(status: int, value: Any, *headers: Header, is_secret: bool = False) -> Response:
     """Return a value as JSON."""
-    return Response(status, [JSON, *headers], encode(value))
+    return Response(status, [JSON, *headers], encode(value), is_secret=is_secret)
 
 
 def status_of(outcome: Outcome[Any]) -> int:

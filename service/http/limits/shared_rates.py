@@ -1,7 +1,7 @@
 """Rate limits that are exact over all workers and services: their buckets are in Redis.
 
 The takes of concurrent requests are merged. While a call is under way, the next requests wait and
-share the following call (docs/decisions.md, 35). There is no timer, and a worker needs one
+share the following call (docs/decisions.md). There is no timer, and a worker needs one
 connection. If Redis does not answer, the worker goes on with its own buckets.
 """
 

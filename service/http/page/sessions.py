@@ -88,9 +88,9 @@ class FormToken:
 async def session_of(call: Call[Any]) -> Session:
     """Return the request's session. Raises `Unauthenticated` and `RateLimited`.
 
-    There is no session if the cookie is missing, the session has expired or its key was revoked. It
-    is looked up each time, so that a revoked key stops to work at once. The look-up counts as a
-    request of the key's source.
+    There is no session if the cookie is missing, or if the session or its key has ended. It is
+    looked up each time, so that a key that is revoked or expires stops working at once. The look-up
+    counts as a request of the key's source.
     """
     sent = call.header(b"cookie") or b""
     found = cookie(sent, _cookie_name(call).encode())
@@ -103,6 +103,7 @@ async def session_of(call: Call[Any]) -> Session:
     )
     if row is None:
         raise Unauthenticated("Your session has expired. Sign in again.")
+    await call.worker.authentication.keys.last_uses.note(row)
     await admit(call, row.source, row.requests_per_second)
     caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
     return Session(secret, caller, frozenset(row.scopes))
@@ -120,8 +121,9 @@ async def sign_in(call: Call[Any], key: str) -> Header:
         is_urgent=True,
     )
     if credential is None:
-        refusal = Unauthenticated("This key does not exist or was revoked.")
+        refusal = Unauthenticated("This key does not exist, was revoked or has expired.")
         raise refusal_without_key(call, refusal)
+    await worker.authentication.keys.last_uses.note(credential)
     await admit(call, credential.source, credential.requests_per_second)
 
     async def work(transaction: Transaction) -> None:
