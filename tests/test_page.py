@@ -13,6 +13,7 @@ from service.domain.errors import Forbidden
 from service.domain.identifiers import reservation_id
 from service.http.page import sessions
 from service.http.page.sessions import Session
+from service.input.proxies import TrustedProxies
 from tests.conftest import running_service
 
 COOKIE = re.compile(r"^(?P<name>\S+?)=(?P<value>[^;]*); (?P<attributes>.*)$")
@@ -115,6 +116,7 @@ async def test_a_wrong_key_is_refused_with_a_page(service, key):
     [({}, "holdfast", False), ({"X-Forwarded-Proto": "https"}, "__Host-holdfast", True)],
 )
 async def test_the_cookie_is_restricted_to_this_site_and_to_http(service, headers, name, secure):
+    service.app.worker.proxies = TrustedProxies("127.0.0.1")
     async with browser(service, **headers) as client:
         key = (await service.key("shop-eu", "read"))["Authorization"].removeprefix("Bearer ")
         answer = await client.post("/sign-in", data={"key": key})
@@ -127,6 +129,7 @@ async def test_the_cookie_is_restricted_to_this_site_and_to_http(service, header
 
 async def test_behind_tls_only_the_cookie_with_the_host_prefix_is_accepted(service, operator):
     """A cookie that plain HTTP or another host could have set is ignored."""
+    service.app.worker.proxies = TrustedProxies("127.0.0.1")
     answer = await operator.get("/", headers={"X-Forwarded-Proto": "https"})
     assert answer.status_code == 303
 

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from db.session import database as db
 from db.strategies import open_strategy
 from service.domain.errors import InvalidRequest
+from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
@@ -20,10 +21,14 @@ from service.engine.sweeper import Sweeper
 from service.http.access.authentication import Authentication
 from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
+from service.http.limits.in_flight import InFlight
+from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
+from service.http.limits.shared_rates import SharedRates
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import operations, pages, refunds, reservations, stock
+from service.http.routes import access_log, keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
+from service.input.proxies import TrustedProxies
 from service.settings import Settings
 
 NOWHERE = "/-"
@@ -94,6 +99,8 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *access_log.ROUTES,
+            *keys.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -126,7 +133,9 @@ async def _serve(litestar: Litestar) -> AsyncIterator[None]:
         worker.draining = True
         await background.stop()
         await worker.coalescer.drain()
+        await worker.access_log.write_all()
         await worker.coalescer.ledger.strategy.close()
+        await worker.rate_limit.close()
         await worker.database.close()
 
 
@@ -140,7 +149,6 @@ def build_worker(settings: Settings) -> WorkerState:
         redis_url=settings.redis_url,
         zookeeper_hosts=settings.zookeeper_hosts,
     )
-    rate_limit = RateLimit(settings.rate_limit)
     ledger = Ledger(database, strategy, retry_policy(settings))
     limits = CoalescerLimits(
         lanes=settings.lanes,
@@ -151,19 +159,32 @@ def build_worker(settings: Settings) -> WorkerState:
     return WorkerState(
         settings=settings,
         database=database,
-        authentication=Authentication(database, rate_limit),
-        rate_limit=rate_limit,
+        authentication=Authentication(database, settings.issuer()),
+        rate_limit=RateLimit(
+            settings.rate_limit,
+            settings.workers,
+            None if settings.redis_url is None else SharedRates(settings.redis_url),
+        ),
+        in_flight=InFlight(settings.inflight_max),
+        keyless=KeylessRequests(settings.workers),
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        access_log=AccessLog(database, workers=settings.workers),
+        proxies=TrustedProxies(settings.trusted_proxies),
     )
 
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = []
+    listed: list[BackgroundService] = [
+        worker.access_log,
+        worker.authentication.keys.last_uses,
+    ]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    if worker.authentication.tokens is not None:
+        listed.append(worker.authentication.tokens.keys)
     return listed
 
 

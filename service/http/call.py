@@ -1,6 +1,5 @@
 """A request on its way through a route: its bytes, and the values that were read so far."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
@@ -13,12 +12,10 @@ from service.domain.errors import Forbidden, InvalidRequest, NotFound
 from service.http.access.credential import Credential
 from service.http.worker_state import WorkerState
 from service.input import headers
-from service.input.names import path_name_at
+from service.input.names import UUID_FORM, path_name_at
 
 B = TypeVar("B")
 T = TypeVar("T")
-
-UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 UNDECODED = "\ufffd"
 """The character that replaces each byte of a raw path that is not UTF-8."""
@@ -35,8 +32,10 @@ class Call(Generic[B]):
         "body",
         "credential",
         "query",
+        "reaches_other_source",
         "receive",
         "scope",
+        "source_in_flight",
         "stock_names",
         "waited_seconds",
         "worker",
@@ -48,6 +47,8 @@ class Call(Generic[B]):
     """The value of each query parameter that the operation declares; None for an absent one."""
     stock_names: Mapping[str, str]
     """The SKU and the location in the path, as far as it has them."""
+    source_in_flight: str | None
+    """The source for which the request counts as under way; None before it is admitted."""
     waited_seconds: float
     """The time for which the request has waited for space in the queue already."""
 
@@ -55,7 +56,10 @@ class Call(Generic[B]):
         self.scope = scope
         self.receive = receive
         self.worker: WorkerState = cast("Any", scope["litestar_app"]).worker
+        self.source_in_flight = None
         self.waited_seconds = 0.0
+        self.reaches_other_source = False
+        """True when the request has reached a reservation of another source, as admins may."""
 
     @property
     def caller(self) -> Caller:
@@ -66,6 +70,29 @@ class Call(Generic[B]):
     def path(self) -> str:
         """The address of the request, without its query, as it was sent."""
         return path_of(self.scope)
+
+    @property
+    def address(self) -> str:
+        """The address of the client, as far as trusted proxies tell it."""
+        peer = self.scope["client"]
+        forwarded_for = self.header_list(b"x-forwarded-for")
+        return self.worker.proxies.client_of(peer[0] if peer else "", forwarded_for)
+
+    @property
+    def is_secure(self) -> bool:
+        """True when the client uses TLS, to this server or to a trusted proxy in front of it."""
+        if self.scope["scheme"] == "https":
+            return True
+        sent = self.header_list(b"x-forwarded-proto")
+        if sent is None or sent.lower() != b"https":
+            return False
+        peer = self.scope["client"]
+        return peer is not None and self.worker.proxies.trusts(peer[0])
+
+    def reach(self, source: str) -> None:
+        """Note that the request has reached a reservation of that source."""
+        if source != self.caller.source:
+            self.reaches_other_source = True
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header's value, the last one if it was sent twice; `name` in lower case."""
@@ -93,6 +120,11 @@ class Call(Generic[B]):
     def refund_id(self) -> UUID:
         """The id of the refund in the path. Raises `NotFound` for any other text."""
         return identifier(self.segment("refund_id"), "refund")
+
+    @property
+    def key_id(self) -> UUID:
+        """The id of the key in the path. Raises `NotFound` for any other text."""
+        return identifier(self.segment("id"), "key")
 
     @property
     def sku(self) -> str:
@@ -133,7 +165,10 @@ class Call(Generic[B]):
         """Carry a command out and return its outcome once it is durable."""
         coalescer = self.worker.coalescer
         outcomes = await coalescer.submit([command], waited_seconds=self.waited_seconds)
-        return outcomes[0]
+        outcome = outcomes[0]
+        if outcome.owner is not None:
+            self.reach(outcome.owner)
+        return outcome
 
     async def read(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Return the result of a query."""

@@ -14,6 +14,7 @@ import structlog
 
 from db.embedded.server import EmbeddedError, EmbeddedPostgres
 from service.engine.outages import Outage
+from service.ops.certificate import ServedCertificate
 from service.ops.metrics_directory import forget_process
 from service.ops.worker import end_with_supervisor, run_worker
 from service.settings import Settings
@@ -21,7 +22,7 @@ from service.settings import Settings
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.1  # the longest time before the supervisor notices that a child has ended
-START_SECONDS_MAX = 30.0  # for the first worker to answer
+START_SECONDS_MAX = 30.0  # for the first worker to serve
 RESTART_SECONDS = 1.0  # between two starts of a worker: one that fails at once must not spin
 GRACE_SECONDS = 5.0  # beyond the time to drain, before a worker is killed
 
@@ -60,11 +61,16 @@ class Supervisor:
     """Keeps the workers and PostgreSQL running until a signal tells it to stop."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, postgres: EmbeddedPostgres | None
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        postgres: EmbeddedPostgres | None,
+        certificate: ServedCertificate | None,
     ) -> None:
         self.settings = settings
         self.listener = listener
         self.postgres = postgres
+        self.certificate = certificate
         self.workers: dict[int, WorkerProcess] = {}
         self.may_start_at: list[float] = []
         """The earliest moments at which ended workers may be replaced."""
@@ -72,10 +78,10 @@ class Supervisor:
         self.stopping = False
         self.renewing = False
 
-    def run(self, *, answers: Callable[[], bool], announce: Callable[[], None]) -> int:
+    def run(self, *, announce: Callable[[], None]) -> int:
         """Serve until a signal says stop; return 0, or 1 when no worker could start.
 
-        `answers` tells whether a worker answers; `announce` is called when the first one does.
+        `announce` is called when the first worker serves.
         """
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -83,7 +89,7 @@ class Supervisor:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for workers, even one that just starts
         try:
             self._start_missing()
-            if not self._await_first_answer(answers):
+            if not self._await_first_worker():
                 if self.stopping:
                     return 0
                 print(
@@ -143,7 +149,8 @@ class Supervisor:
             for worker in self.workers.values():
                 os.close(worker.ready_pipe)
             os.setpgid(0, 0)  # Ctrl-C reaches only the supervisor, which stops the workers in order
-            code = run_worker(self.settings, self.listener, ready_pipe)
+            tls = None if self.certificate is None else self.certificate.current.context
+            code = run_worker(self.settings, self.listener, ready_pipe, tls)
         except Exception:
             log.exception("worker_failed")
         finally:
@@ -152,9 +159,14 @@ class Supervisor:
             os._exit(code)
 
     def _begin_renewal(self) -> None:
-        """Mark all workers for replacement; if a renewal is under way, wait until it is done."""
+        """Mark all workers for replacement; if a renewal is under way, wait until it is done.
+
+        No worker is replaced if the certificate's files are broken: the log says why.
+        """
         if self.renewing and not any(worker.awaits_successor for worker in self.workers.values()):
             self.renewing = False
+            if self.certificate is not None and not self.certificate.renew():
+                return
             for worker in self.workers.values():
                 worker.is_retiring = True
 
@@ -195,12 +207,14 @@ class Supervisor:
             log.warning("worker_died", pid=pid, code=os.waitstatus_to_exitcode(status))
             self.may_start_at.append(worker.started_at + RESTART_SECONDS)
 
-    def _await_first_answer(self, answers: Callable[[], bool]) -> bool:
-        """Wait until a worker answers; False when none does or when told to stop."""
+    def _await_first_worker(self) -> bool:
+        """Wait until a worker serves; False when none does or when told to stop."""
         give_up_at = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < give_up_at and not self.stopping:
-            if answers():
-                return True
+            for worker in self.workers.values():
+                worker.read_ready_pipe()
+                if worker.is_serving:
+                    return True
             self._reap()
             if not self.workers:
                 return False

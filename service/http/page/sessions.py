@@ -19,7 +19,9 @@ from db.session.database import Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
+from service.http.access.credential import Credential
 from service.http.access.keys import digest as digest_of_key
+from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
 from service.http.responses import Header
 from service.input.headers import cookie
@@ -87,9 +89,9 @@ class FormToken:
 async def session_of(call: Call[Any]) -> Session:
     """Return the request's session. Raises `Unauthenticated` and `RateLimited`.
 
-    There is no session if the cookie is missing, the session has expired or its key was revoked. It
-    is looked up each time, so that a revoked key stops to work at once. The look-up counts as a
-    request of the key.
+    There is no session if the cookie is missing, or if the session or its key has ended. It is
+    looked up each time, so that a key that is revoked or expires stops working at once. The look-up
+    counts as a request of the key's source.
     """
     sent = call.header(b"cookie") or b""
     found = cookie(sent, _cookie_name(call).encode())
@@ -102,15 +104,19 @@ async def session_of(call: Call[Any]) -> Session:
     )
     if row is None:
         raise Unauthenticated("Your session has expired. Sign in again.")
-    call.worker.rate_limit.count(row.id)
+    await call.worker.authentication.keys.last_uses.note(row)
     caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
-    return Session(secret, caller, frozenset(row.scopes))
+    scopes = frozenset(row.scopes)
+    call.credential = Credential(row.id, caller, scopes, looked_up_at=time.monotonic())
+    await admit(call, row.source, row.requests_per_second)
+    return Session(secret, caller, scopes)
 
 
 async def sign_in(call: Call[Any], key: str) -> Header:
     """Begin a session and return the header that sets its cookie.
 
-    Raises `Unauthenticated`, and `RateLimited`, since it counts as a request of the key.
+    Raises `Unauthenticated`, and `RateLimited`, since it counts as a request of the key's source. A
+    wrong key counts as a request without a valid key.
     """
     worker, secret = call.worker, secrets.token_urlsafe(32)
     credential = await worker.database.read(
@@ -118,8 +124,10 @@ async def sign_in(call: Call[Any], key: str) -> Header:
         is_urgent=True,
     )
     if credential is None:
-        raise Unauthenticated("This key does not exist or was revoked.")
-    worker.rate_limit.count(credential.id)
+        refusal = Unauthenticated("This key does not exist, was revoked or has expired.")
+        raise refusal_without_key(call, refusal)
+    await worker.authentication.keys.last_uses.note(credential)
+    await admit(call, credential.source, credential.requests_per_second)
 
     async def work(transaction: Transaction) -> None:
         await page_sessions.create_session(
@@ -153,19 +161,27 @@ def check_same_site(call: Call[Any]) -> None:
     if site is not None:
         is_ours = site in SAME_SITE
     else:
-        is_ours = origin is None or is_own_origin(origin, call.header(b"host"))
+        is_ours = origin is None or is_own_origin(
+            origin, call.header(b"host"), is_secure=call.is_secure
+        )
     if not is_ours:
         raise Forbidden("This form was sent from another site.")
 
 
-def is_own_origin(origin: bytes, host: bytes | None) -> bool:
-    """True when an origin, like https://shop.example:8443, is at this host; `null` never is."""
-    authority = origin.partition(b"://")[2]
-    return bool(authority) and authority.lower() == (host or b"").lower()
+def is_own_origin(origin: bytes, host: bytes | None, *, is_secure: bool = False) -> bool:
+    """True when an origin, like https://shop.example:8443, is at this host; `null` never is.
+
+    If the browser uses TLS, the origin must use it too: anyone on the way can make a page of plain
+    HTTP. Otherwise its scheme does not count, since a proxy that ends TLS may not be trusted.
+    """
+    scheme, _, authority = origin.lower().partition(b"://")
+    if is_secure and scheme != b"https":
+        return False
+    return bool(authority) and authority == (host or b"").lower()
 
 
 def _cookie(call: Call[Any], value: str, more: str = "") -> Header:
-    secure = "; Secure" if _is_secure(call) else ""
+    secure = "; Secure" if call.is_secure else ""
     name = _cookie_name(call)
     cookie = f"{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}"
     return b"set-cookie", cookie.encode()
@@ -173,12 +189,7 @@ def _cookie(call: Call[Any], value: str, more: str = "") -> Header:
 
 def _cookie_name(call: Call[Any]) -> str:
     """The cookie's name. Its prefix makes browsers refuse it from another host or plain HTTP."""
-    return "__Host-holdfast" if _is_secure(call) else "holdfast"
-
-
-def _is_secure(call: Call[Any]) -> bool:
-    """True when the browser uses TLS, to this server or to the proxy in front of it."""
-    return call.scope["scheme"] == "https" or call.header(b"x-forwarded-proto") == b"https"
+    return "__Host-holdfast" if call.is_secure else "holdfast"
 
 
 def _digest(secret: str) -> bytes:
