@@ -37,6 +37,7 @@ SLOW = {
     "test_schema.py": "migrates databases in several processes",
     "test_schemathesis.py": "sends thousands of generated requests to a server",
     "test_settings.py": "starts a server for each setting",
+    "test_shared_rates.py": "starts, freezes and kills Redis",
     "test_stateful.py": "plays thousands of generated steps",
     "test_strategies.py": "races clients with each strategy and its broker",
     "test_tls.py": "starts servers with certificates and renews them under load",

@@ -23,6 +23,7 @@ from service.http.failures import allowed_methods, show_failure
 from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
+from service.http.limits.shared_rates import SharedRates
 from service.http.responses import Header, Response, problem_response
 from service.http.routes import keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
@@ -131,6 +132,7 @@ async def _serve(litestar: Litestar) -> AsyncIterator[None]:
         await background.stop()
         await worker.coalescer.drain()
         await worker.coalescer.ledger.strategy.close()
+        await worker.rate_limit.close()
         await worker.database.close()
 
 
@@ -155,7 +157,11 @@ def build_worker(settings: Settings) -> WorkerState:
         settings=settings,
         database=database,
         authentication=Authentication(database, settings.issuer()),
-        rate_limit=RateLimit(settings.rate_limit, settings.workers),
+        rate_limit=RateLimit(
+            settings.rate_limit,
+            settings.workers,
+            None if settings.redis_url is None else SharedRates(settings.redis_url),
+        ),
         in_flight=InFlight(settings.inflight_max),
         keyless=KeylessRequests(settings.workers),
         coalescer=coalescer,
