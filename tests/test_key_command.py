@@ -1,14 +1,16 @@
-"""`holdfast key`: create, list, rotate and revoke, by the rules that HTTP has."""
+"""`holdfast key`: create, list, rotate and revoke, by the rules that HTTP has; and what is logged."""
 
 import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
 from service.cli import cli
 from tests.preloaded import run_command
+from tests.server import running_server
 
 BY_HTTP = {"seq": "1", "source": "shop", "scopes": ["read"]}
 
@@ -154,3 +156,19 @@ def test_a_grace_beyond_its_bound_is_explained():
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
     assert "31d is longer than the 30 days that are allowed" in result.output
+
+
+async def test_no_line_of_the_log_has_a_key(database_url):
+    with running_server(database_url, log_format="json") as server:
+        made = []
+        with httpx.Client(base_url=server.url, headers=server.headers) as client:
+            made.append(client.post("/v1/keys", json=BY_HTTP).json())
+            address = f"/v1/keys/{made[0]['id']}"
+            made.append(client.post(f"{address}/rotate", json={"seq": "2"}).json())
+            assert client.delete(address).status_code == 204
+            for each in made:
+                headers = {"Authorization": f"Bearer {each['key']}"}
+                assert client.get("/v1/keys", headers=headers).status_code in (401, 403)
+        log = server.log.read_text()
+    assert "refused" in log
+    assert all(key not in log for key in (server.key, *(each["key"] for each in made)))

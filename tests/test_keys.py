@@ -4,6 +4,7 @@ ends exactly when it expires, and its last use is stored."""
 import asyncio
 import gc
 import os
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -169,7 +170,7 @@ async def test_a_key_whose_time_ends_during_its_look_up_is_refused(known, monkey
 
     async def find_late(*arguments):
         row = await find(*arguments)
-        return row._replace(seconds_left=0.0)
+        return SimpleNamespace(**{**row._mapping, "seconds_left": 0.0})
 
     monkeypatch.setattr(credentials, "find", find_late)
     known.keys._known.clear()

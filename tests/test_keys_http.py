@@ -3,12 +3,10 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 
 from service.http.compression import COMPRESSED_FROM
 from tests.conftest import running_service
-from tests.server import running_server
 
 WANTED = {"seq": "1", "source": "shop-us", "scopes": ["reserve", "read"]}
 MEMBERS = {
@@ -205,22 +203,6 @@ async def test_no_key_and_no_digest_is_in_a_list(service):
     assert created["key"] not in text
     assert "digest" not in text
     assert "content" not in text
-
-
-def test_no_log_line_has_a_key(tmp_path):
-    with running_server(None, data_dir=tmp_path / "data", log_format="json") as server:
-        made = []
-        with httpx.Client(base_url=server.url, headers=server.headers) as client:
-            made.append(client.post("/v1/keys", json=WANTED).json())
-            address = f"/v1/keys/{made[0]['id']}"
-            made.append(client.post(f"{address}/rotate", json={"seq": "2"}).json())
-            assert client.delete(address).status_code == 204
-            for each in made:
-                headers = bearer(each["key"])
-                assert client.get("/v1/keys", headers=headers).status_code in (401, 403)
-        log = server.log.read_text()
-    assert all(each["key"] not in log for each in made)
-    assert server.key not in log
 
 
 async def test_an_answer_with_a_key_is_never_compressed_nor_stored(service):
