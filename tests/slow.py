@@ -6,6 +6,7 @@ brokers, browsers, faults. It is slow as well if it plays thousands of cases.
 
 SLOW = {
     "faults": "breaks servers, connections, disks and clocks",
+    "fuzz": "sends thousands of generated inputs to every parser",
     "test_application.py": "runs each command with foreign modules in its path",
     "test_bench.py": "measures running servers",
     "test_body_room.py": "fills the memory of a server",
