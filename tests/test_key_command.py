@@ -1,4 +1,4 @@
-"""`holdfast key`: create, list, rotate and revoke, by the rules that HTTP has; and what is logged."""
+"""`holdfast key`: create, list, rotate and revoke, by the rules that HTTP has; no log has a key."""
 
 import asyncio
 import os
@@ -161,14 +161,16 @@ def test_a_grace_beyond_its_bound_is_explained():
 async def test_no_line_of_the_log_has_a_key(database_url):
     with running_server(database_url, log_format="json") as server:
         made = []
-        with httpx.Client(base_url=server.url, headers=server.headers) as client:
-            made.append(client.post("/v1/keys", json=BY_HTTP).json())
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as client:
+            made.append((await client.post("/v1/keys", json=BY_HTTP)).json())
             address = f"/v1/keys/{made[0]['id']}"
-            made.append(client.post(f"{address}/rotate", json={"seq": "2"}).json())
-            assert client.delete(address).status_code == 204
+            rotated = await client.post(f"{address}/rotate", json={"seq": "2"})
+            made.append(rotated.json())
+            assert (await client.delete(address)).status_code == 204
             for each in made:
                 headers = {"Authorization": f"Bearer {each['key']}"}
-                assert client.get("/v1/keys", headers=headers).status_code in (401, 403)
+                refused = await client.get("/v1/keys", headers=headers)
+                assert refused.status_code in (401, 403)
         log = server.log.read_text()
     assert "refused" in log
     assert all(key not in log for key in (server.key, *(each["key"] for each in made)))

@@ -23,6 +23,8 @@ class ServiceError(Exception):
     retryable: ClassVar[bool] = False
     same_seq: ClassVar[bool] = True
     advice: ClassVar[str] = ""
+    owner: str | None = None
+    """The source of the reservation that a step of an admin has named. It is never sent."""
     retry_after_seconds: int | None = None
     """The wait before the same request may succeed; every retryable error has one."""
 
@@ -89,7 +91,7 @@ class Unauthenticated(ServiceError):
     status = 401
     advice = (
         "Send `Authorization: Bearer <key>` with a key that exists, was not revoked and has not"
-        " expired."
+        " expired, or with a valid token: `detail` names its fault."
     )
 
 

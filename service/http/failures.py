@@ -62,13 +62,11 @@ def show_failure_on_page(request: Request[Any, Any, Any], failure: Exception) ->
 
 def show_problem(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
     """Return an error as a problem document."""
-    _note(call, error)
     return problem_response(error, call.path, *headers)
 
 
 def show_page(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
     """Return an error as a page."""
-    _note(call, error)
     return error_page(error, *headers, may_sign_in=call.scope.get("method") == "GET")
 
 
@@ -94,9 +92,3 @@ def _render(show: Callable[..., Response], call: Call[Any], failure: Exception) 
         log.error("request_failed", path=call.path, exc_info=failure)
     headers = [allowed_methods(failure)] if isinstance(failure, MethodNotAllowedException) else []
     return show(call, error, *headers)
-
-
-def _note(call: Call[Any], error: ServiceError) -> None:
-    """Log a refusal for a missing key or scope, with the address of the client."""
-    if error.status in (401, 403):
-        call.worker.refusals.note(call.address, error.code)

@@ -56,6 +56,7 @@ TAGS = {
     "imports": "Create stock rows from a file.",
     "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
+    "access-log": "Uses of admin keys, and refused requests.",
     "service": "The process itself, its interface and its errors. No key is needed.",
 }
 """The groups of operations, in the order of the page."""
@@ -66,7 +67,8 @@ METHODS = ("POST", "GET", "PUT", "DELETE")
 KEY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key made by `holdfast key create`. The operation names the scope it needs.",
+    "description": "A key made by `holdfast key create`, or a JSON Web Token if the service accepts"
+    " them. The operation names the scope it needs.",
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
