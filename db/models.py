@@ -8,7 +8,7 @@ no gaps and no line is written twice.
 `db.rows` has the rows of these tables as plain values.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Text,
@@ -258,6 +259,7 @@ class ApiKeyTable(Base):
             f"scopes <@ ARRAY[{sql_list(Scope)}] AND cardinality(scopes) > 0",
             name="scopes",
         ),
+        Index("api_key_created_at_id_idx", "created_at", "id"),
     )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
@@ -272,10 +274,13 @@ class ApiKeyTable(Base):
     """The first characters of the key; None for a key that an older version made."""
     label: Mapped[str | None] = mapped_column(Text)
     expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    lifetime: Mapped[timedelta | None] = mapped_column(Interval)
+    """The time for which the key was made; None without an expiry. A rotation does not shorten it,
+    and the new key gets the same."""
     last_used_at: Mapped[datetime | None] = mapped_column(MOMENT)
     issuer: Mapped[str | None] = mapped_column(BYTEWISE)
     seq: Mapped[str | None] = mapped_column(BYTEWISE)
-    content: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class SourceLimitTable(Base):

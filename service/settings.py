@@ -7,8 +7,9 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.embedded.roles import Addresses
-from db.strategies import check_strategy
+from db.strategies import check_redis, check_strategy
 from db.vocabulary import StrategyName
+from service.input.issuer import Issuer, issuer_of
 from service.input.proxies import TrustedProxies
 
 AdminKey = Annotated[
@@ -57,7 +58,8 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="Server on which the strategy redis keeps its locks: redis://host:port/0.",
+        description="Redis in which all workers and services share the rate limits, and in which"
+        " the strategy redis keeps its locks: redis://host:port/0.",
     )
     zookeeper_hosts: str | None = Field(
         None,
@@ -119,7 +121,10 @@ class Settings(BaseSettings):
         description="Retries that a worker may save up in calm times, to exceed its share later.",
     )
     rate_limit: int = Field(
-        0, ge=0, description="Requests a second that a key may make to a worker; 0 sets no limit."
+        0,
+        ge=0,
+        description="Requests a second of each source without a limit of its own; 0 sets no limit."
+        " Without REDIS_URL each worker admits its share.",
     )
     inflight_max: int = Field(
         512,
@@ -183,8 +188,15 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         """Refuse values at start that would otherwise fail only at their first use."""
         check_strategy(self.strategy, self.redis_url, self.zookeeper_hosts)
+        if self.redis_url is not None:
+            check_redis(self.redis_url, "redis-url")
         self.first_admin_key()
+        self.issuer()
         TrustedProxies(self.trusted_proxies)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "tls-cert and tls-key belong together: set both to serve TLS, or neither"
+            )
         if self.migrate_database_url is not None and self.database_url is None:
             raise ValueError(
                 "migrate-database-url needs database-url beside it: set it to the address of the"
@@ -217,6 +229,16 @@ class Settings(BaseSettings):
                     " `openssl rand -hex 32` makes such a key"
                 ) from None
         return value
+
+    def issuer(self) -> Issuer | None:
+        """Return the issuer whose tokens are accepted. Raises `ValueError` with the remedy."""
+        return issuer_of(
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwt_jwks,
+            self.jwt_algorithms,
+            self.jwt_source_claim,
+        )
 
     def at(self, addresses: Addresses) -> Self:
         """Return these settings with the addresses of a private PostgreSQL."""

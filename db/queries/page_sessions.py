@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.models import ApiKeyTable, PageSessionTable
+from db.models import ApiKeyTable, PageSessionTable, SourceLimitTable
+from db.queries.credentials import IS_VALID, UNUSED_SECONDS
 
 NOW: ColumnElement[datetime] = func.now()
 """The time of BEGIN, which is exact enough because nothing here waits long for a lock."""
@@ -26,14 +27,24 @@ async def create_session(
 
 
 async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the id, source and scopes of a session's key, unless session or key is invalid."""
+    """Return the id, source, scopes and rate of a session's key, unless either is invalid.
+
+    `unused_seconds` are those since the last use of the key that is stored, or null.
+    """
     statement = (
-        select(ApiKeyTable.id, ApiKeyTable.source, ApiKeyTable.scopes)
+        select(
+            ApiKeyTable.id,
+            ApiKeyTable.source,
+            ApiKeyTable.scopes,
+            UNUSED_SECONDS,
+            SourceLimitTable.requests_per_second,
+        )
         .join(PageSessionTable, PageSessionTable.key_id == ApiKeyTable.id)
+        .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
         .where(
             PageSessionTable.digest == digest,
             PageSessionTable.expires_at > NOW,
-            ApiKeyTable.revoked_at.is_(None),
+            IS_VALID,
         )
     )
     return (await connection.execute(statement)).one_or_none()

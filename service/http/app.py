@@ -22,10 +22,13 @@ from service.engine.sweeper import Sweeper
 from service.http.access.authentication import Authentication
 from service.http.call import id_of, path_of
 from service.http.failures import allowed_methods, show_failure
+from service.http.limits.in_flight import InFlight
+from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
+from service.http.limits.shared_rates import SharedRates
 from service.http.request_id import request_id_of
 from service.http.responses import Response, problem_response
-from service.http.routes import operations, pages, refunds, reservations, stock
+from service.http.routes import keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -115,6 +118,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *keys.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -148,6 +152,7 @@ async def _serve(litestar: Litestar) -> AsyncIterator[None]:
         await background.stop()
         await worker.coalescer.drain()
         await worker.coalescer.ledger.strategy.close()
+        await worker.rate_limit.close()
         await worker.database.close()
 
 
@@ -161,7 +166,6 @@ def build_worker(settings: Settings) -> WorkerState:
         redis_url=settings.redis_url,
         zookeeper_hosts=settings.zookeeper_hosts,
     )
-    rate_limit = RateLimit(settings.rate_limit)
     ledger = Ledger(database, strategy, retry_policy(settings))
     limits = CoalescerLimits(
         lanes=settings.lanes,
@@ -172,8 +176,14 @@ def build_worker(settings: Settings) -> WorkerState:
     return WorkerState(
         settings=settings,
         database=database,
-        authentication=Authentication(database, rate_limit),
-        rate_limit=rate_limit,
+        authentication=Authentication(database, settings.issuer()),
+        rate_limit=RateLimit(
+            settings.rate_limit,
+            settings.workers,
+            None if settings.redis_url is None else SharedRates(settings.redis_url),
+        ),
+        in_flight=InFlight(settings.inflight_max),
+        keyless=KeylessRequests(settings.workers),
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
@@ -183,9 +193,11 @@ def build_worker(settings: Settings) -> WorkerState:
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = []
+    listed: list[BackgroundService] = [worker.authentication.keys.last_uses]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    if worker.authentication.tokens is not None:
+        listed.append(worker.authentication.tokens.keys)
     return listed
 
 

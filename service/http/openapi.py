@@ -54,6 +54,7 @@ TAGS = {
     "reservations": "Reserve units, decide about holds, give units of sales back.",
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
+    "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
     "service": "The process itself, its interface and its errors. No key is needed.",
 }
@@ -89,15 +90,31 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "The seconds to wait before the same request is sent again.",
         "schema": {"type": "integer", "minimum": 0},
     },
+    "RateLimit-Policy": {
+        "description": "The rate limit of the source: `q` requests in `w` seconds. Absent without"
+        " a limit.",
+        "schema": {"type": "string"},
+        "example": '"default";q=100;w=1',
+    },
+    "RateLimit": {
+        "description": "The requests that the source may still send at once (`r`), and the seconds"
+        " after which it may send more (`t`).",
+        "schema": {"type": "string"},
+        "example": '"default";r=57;t=1',
+    },
     "WWW-Authenticate": {
         "description": "The way to authenticate.",
         "schema": {"type": "string", "enum": ["Bearer"]},
     },
 }
 
-PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {  # some only of the operations with a tag
     "id": {
         "description": "The id of the reservation.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "keys.id": {
+        "description": "The id of the key.",
         "schema": {"type": "string", "format": "uuid"},
     },
     "refund_id": {
@@ -180,13 +197,14 @@ def document(app: Litestar) -> dict[str, Any]:
 
 def _operation(declared: Operation) -> dict[str, Any]:
     path = declared.path
+    tag = path.split("/")[2] if path.startswith("/v1/") else "service"
     described: dict[str, Any] = {
         "operationId": declared.id,
-        "tags": [path.split("/")[2] if path.startswith("/v1/") else "service"],
+        "tags": [tag],
         "summary": declared.summary,
         "description": _description(declared),
         "security": [{"key": []}] if declared.scope is not None else [],
-        "parameters": [_path_parameter(name) for name in _names_in(path)]
+        "parameters": [_path_parameter(tag, name) for name in _names_in(path)]
         + [_parameter(parameter) for parameter in declared.parameters],
         "responses": _responses(declared),
     }
@@ -206,8 +224,9 @@ def _names_in(path: str) -> list[str]:
     return [part[1:-1] for part in path.split("/") if part.startswith("{")]
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
+def _path_parameter(tag: str, name: str) -> dict[str, Any]:
+    parameter = PATH_PARAMETERS.get(f"{tag}.{name}") or PATH_PARAMETERS[name]
+    return {"name": name, "in": "path", "required": True, **parameter}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

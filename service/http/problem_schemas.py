@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, create_model
 
-from db.vocabulary import State
+from db.vocabulary import KeyState, State
 from service.domain import errors
 from service.domain.errors import ERRORS_MAX, ServiceError
 from service.http.schemas import (
@@ -79,6 +79,15 @@ class _IllegalTransition(ProblemAnswer):
     )
 
 
+class _IllegalKeyTransition(ProblemAnswer):
+    example: ClassVar[Any] = {"state": "revoked", "allowed": []}
+
+    state: KeyState = Field(description="The key's present state.")
+    allowed: list[Literal["rotate"]] = Field(
+        description="The transitions that are possible from there."
+    )
+
+
 class _ExceedsRefundable(ProblemAnswer):
     example: ClassVar[Any] = {
         "refundable": [{"sku": "85123A", "location": "main", "quantity": 1}],
@@ -130,6 +139,7 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
     errors.InsufficientStock: _InsufficientStock,
     errors.AdjustmentBelowZero: _AdjustmentBelowZero,
     errors.IllegalTransition: _IllegalTransition,
+    errors.IllegalKeyTransition: _IllegalKeyTransition,
     errors.ExceedsRefundable: _ExceedsRefundable,
     errors.ExceedsHeld: _ExceedsHeld,
     errors.VersionMismatch: _VersionMismatch,
@@ -140,6 +150,9 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
 """The errors whose problem documents have members of their own."""
 
 
+RETRY_AFTER = "The seconds to wait before the same request is sent again, as in `Retry-After`."
+
+
 def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
     """The model of an error's problem documents, in which `code` and the flags are constants."""
     kinds = {"status": int, "code": str, "retryable": bool, "same_seq": bool}
@@ -147,6 +160,8 @@ def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
         name: (kind, Field(json_schema_extra={"const": getattr(error, name)}))
         for name, kind in kinds.items()
     }
+    if error.retryable:
+        constants["retry_after"] = (int, Field(ge=1, description=RETRY_AFTER))
     base = MEMBERS.get(error, ProblemAnswer)
     name, text = f"{error.__name__}Problem", f"{error.title()}."
     model = create_model(name, __base__=base, __doc__=text, **constants)
@@ -154,13 +169,15 @@ def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
 
 
 PROBLEMS: dict[type[ServiceError], type[ProblemAnswer]] = {
-    error: _model(error) for error in [*errors.all_errors(), errors.AdjustmentBelowZero]
+    error: _model(error)
+    for error in [*errors.all_errors(), errors.AdjustmentBelowZero, errors.IllegalKeyTransition]
 }
 """The model of each error's problem documents."""
 
 
 def problem_example(error: type[ServiceError]) -> dict[str, Any]:
     """Return a problem document of an error."""
+    retry_after = {"retry_after": error.retry_after_seconds} if error.retryable else {}
     return {
         "type": f"/problems/{error.code.replace('_', '-')}",
         "title": error.title(),
@@ -171,6 +188,7 @@ def problem_example(error: type[ServiceError]) -> dict[str, Any]:
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,
+        **retry_after,
         **(PROBLEMS[error].example or {}),
     }
 

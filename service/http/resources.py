@@ -10,6 +10,7 @@ from typing import Any
 from db import rows
 from db.queries.audit import Audit
 from service.http import problem_schemas, schemas
+from service.http.access.issuance import IssuedKey
 from service.http.responses import stock_path
 
 
@@ -130,6 +131,28 @@ def _import(row: rows.ImportJob) -> dict[str, Any]:
     return {"job": row.job, "created": row.created, "skipped": row.skipped}
 
 
+def _key(row: Any) -> dict[str, Any]:
+    """Return a key as clients see it, without the key itself."""
+    answer = {
+        "id": row.id,
+        "prefix": row.prefix,
+        "source": row.source,
+        "scopes": row.scopes,
+        "label": row.label,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "last_used_at": row.last_used_at,
+    }
+    if row.revoked_at is not None:
+        answer["revoked_at"] = row.revoked_at
+    return answer
+
+
+def _new_key(issued: IssuedKey) -> dict[str, Any]:
+    """Return a new key as the client that made it sees it once."""
+    return {**_key(issued.row), "key": issued.key}
+
+
 RESERVATION = Resource(
     schemas.ReservationAnswer,
     _reservation,
@@ -154,6 +177,8 @@ ADJUSTMENT = Resource(
     version_of=lambda row: row.version,
     path_of=lambda row: stock_path(row.sku, row.location),
 )
+KEY = Resource(schemas.KeyAnswer, _key, path_of=lambda row: f"/v1/keys/{row.id}")
+NEW_KEY = Resource(schemas.NewKeyAnswer, _new_key, path_of=lambda issued: f"/v1/keys/{issued.id}")
 IMPORT = Resource(schemas.ImportJobAnswer, _import)
 MOVEMENT = Resource(schemas.MovementAnswer, _movement)
 AUDIT = Resource(schemas.AuditAnswer, _audit)

@@ -25,6 +25,9 @@ PRIVATE = (b"cache-control", b"private, no-cache")
 NOT_STORED = (b"cache-control", b"no-store")
 REPLAYED = (b"idempotency-replayed", b"true")
 
+ALLOWANCE = "allowance"
+"""The key in the ASGI scope of the rate limit's state, for the answers to a source with a limit."""
+
 _COUNTERS: dict[tuple[str, str, int], Any] = {}
 
 
@@ -58,6 +61,9 @@ class Response:
         """Send the response and count it."""
         body, headers = self.body, self.headers
         headers += (NOSNIFF, (b"x-request-id", scope["request_id"]))
+        allowance = scope.get(ALLOWANCE)
+        if allowance is not None:
+            headers += allowance.headers()
         if self.is_secret:
             headers.append(NOT_STORED)
         else:
@@ -81,9 +87,9 @@ class Response:
         _COUNTERS[route].inc()
 
 
-def json_response(status: int, value: Any, *headers: Header) -> Response:
+def json_response(status: int, value: Any, *headers: Header, is_secret: bool = False) -> Response:
     """Return a value as JSON."""
-    return Response(status, [JSON, *headers], encode(value))
+    return Response(status, [JSON, *headers], encode(value), is_secret=is_secret)
 
 
 def status_of(outcome: Outcome[Any]) -> int:
@@ -107,6 +113,7 @@ def stock_path(sku: str, location: str) -> str:
 
 def problem(error: ServiceError, instance: str, request_id: str) -> dict[str, Any]:
     """Return an error as a problem document (RFC 9457)."""
+    retry_after = {"retry_after": error.retry_after_seconds} if error.retryable else {}
     return {
         "type": f"/problems/{error.code.replace('_', '-')}",
         "title": error.title(),
@@ -117,6 +124,7 @@ def problem(error: ServiceError, instance: str, request_id: str) -> dict[str, An
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,
+        **retry_after,
         **error.fields,
     }
 

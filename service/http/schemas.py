@@ -9,8 +9,9 @@ from uuid import UUID
 
 import msgspec
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from db.vocabulary import MovementKind, State
+from db.vocabulary import MovementKind, Scope, State
 from service.input.bodies import INT64
 
 encode = msgspec.json.Encoder().encode
@@ -208,6 +209,49 @@ class MovementAnswer(Answer):
     reservation_version: int | None = Field(description="The reservation's version after the step.")
     reason: str | None = Field(description="The reason of an adjustment.")
     created_at: datetime
+
+
+class KeyAnswer(Answer):
+    """A key, without the key itself."""
+
+    example: ClassVar[Any] = {
+        "id": "0f4f2b1c-6a1e-4f43-9a53-2f6c2f0c7d55",
+        "prefix": "hf_aB3dE",
+        "source": "shop-eu",
+        "scopes": ["reserve", "read"],
+        "label": "checkout",
+        "created_at": MOMENT,
+        "expires_at": None,
+        "last_used_at": None,
+    }
+
+    id: UUID
+    prefix: str | None = Field(
+        description="The first characters of the key; null if its value was chosen too short, or an"
+        " older version made it."
+    )
+    source: str = Field(description="The calling system that uses it.")
+    scopes: list[Scope]
+    label: str | None
+    created_at: datetime
+    expires_at: datetime | None = Field(description="The moment from which it is refused.")
+    last_used_at: datetime | None = Field(
+        description="The last use, at most a minute too early; null if it was never used."
+    )
+    revoked_at: datetime | SkipJsonSchema[None] = Field(
+        None, description="Only of a revoked key: the time of its revocation."
+    )
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A key that was made by this request, with the key itself."""
+
+    example: ClassVar[Any] = {
+        **KeyAnswer.example,
+        "key": "hf_aB3dEexampleexampleexampleexampleexampleexa",
+    }
+
+    key: str = Field(description="The key. It is stored nowhere and never shown again.")
 
 
 class DriftAnswer(Answer):

@@ -3,15 +3,14 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar, TypeAlias
 
 from service.domain.errors import InvalidRequest
 from service.http.reading.query import Query
-from service.input.bodies import CONTROL, NAME_MAX, TEXT
+from service.input.bodies import CONTROL, MOMENT_MAX, NAME_MAX, TEXT, read_moment
 from service.input.names import name_at, path_name_at
 
-MOMENT_MAX = 64
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
 
@@ -116,12 +115,9 @@ def _read_flag(name: str, text: str) -> bool:
 def _read_moment(name: str, text: str) -> datetime:
     text_at(name, text, MOMENT_MAX)
     try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a plus in a query means a space
-        if moment.utcoffset() is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise InvalidRequest.at(name, "must be a moment like 2026-11-22T19:20:00Z")
+        return read_moment(text.replace(" ", "+"))  # a plus in a query means a space
+    except ValueError as error:
+        raise InvalidRequest.at(name, str(error)) from None
 
 
 def _read_limit(name: str, text: str) -> int:
