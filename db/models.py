@@ -313,3 +313,28 @@ class SourceLimitTable(Base):
     open_holds: Mapped[int] = mapped_column(BigInteger)
     held_units: Mapped[int] = mapped_column(BigInteger)
     version: Mapped[int] = mapped_column(BigInteger)
+
+
+class AccessLogTable(Base):
+    """A use of an admin key, or `count` equal uses or refusals of the same minute.
+
+    `route` is the template of a path, never the path. A member that is null has no value, or has
+    several in a row that stands for different requests.
+    """
+
+    __tablename__ = "access_log"
+    __table_args__ = (
+        CheckConstraint("count >= 1", name="count"),
+        Index("access_log_at_id_idx", "at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    at: Mapped[datetime] = mapped_column(MOMENT)
+    key_id: Mapped[UUID | None] = mapped_column(Uuid)
+    source: Mapped[str | None] = mapped_column(BYTEWISE)
+    address: Mapped[str | None] = mapped_column(BYTEWISE)
+    method: Mapped[str | None] = mapped_column(BYTEWISE)
+    route: Mapped[str | None] = mapped_column(BYTEWISE)
+    status: Mapped[int | None] = mapped_column(Integer)
+    request_id: Mapped[str | None] = mapped_column(BYTEWISE)
+    count: Mapped[int] = mapped_column(BigInteger)

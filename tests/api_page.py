@@ -109,6 +109,7 @@ async def play(page: str, service: Any) -> AsyncIterator[tuple[re.Match[str], Ex
     keys = {
         "$KEY": await service.key("shop-eu", "reserve", "stock", "read"),
         "$READ_KEY": await service.key("shop-eu", "read"),
+        "$ADMIN_KEY": await service.key("admin", "admin"),
     }
     for example in EXAMPLE.finditer(page):
         if example["overdue"]:

@@ -33,6 +33,7 @@ OPERATIONS = [
     ("GET", "/v1/stock/A/main", "read", {}),
     ("GET", "/v1/stock/A/main/movements", "read", {}),
     ("GET", "/v1/audit", "read", {}),
+    ("GET", "/v1/access-log", "admin", {}),
     ("PUT", "/v1/stock/B/main", "stock", {
         "json": {"available": 1}, "headers": {"If-None-Match": "*"}}),
     ("POST", "/v1/stock/A/main/adjustments", "stock", {

@@ -73,6 +73,7 @@ async def test_operation_ids_are_names_of_methods_and_stay(service):
         ("POST", "/v1/keys/{id}/rotate"): "rotate_key",
         ("DELETE", "/v1/keys/{id}"): "revoke_key",
         ("GET", "/v1/audit"): "audit",
+        ("GET", "/v1/access-log"): "list_access_log",
         ("GET", "/health/live"): "get_liveness",
         ("GET", "/health/ready"): "get_readiness",
         ("GET", "/metrics"): "get_metrics",
@@ -226,6 +227,7 @@ async def conversation(service):
         f"{one}/refunds/{{refund_id}}": refund.headers["Location"], "/v1/stock": "/v1/stock",
         "/v1/stock/{sku}": "/v1/stock/A", f"{item}/movements": "/v1/stock/A/main/movements",
         "/v1/audit": "/v1/audit", "/health/live": "/health/live", "/schema": "/schema",
+        "/v1/access-log": "/v1/access-log",
         "/health/ready": "/health/ready", "/metrics": "/metrics",
         "/schema/openapi.json": "/schema/openapi.json", "/problems/{code}": "/problems/not-found",
     }  # fmt: skip

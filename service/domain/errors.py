@@ -23,6 +23,8 @@ class ServiceError(Exception):
     retryable: ClassVar[bool] = False
     same_seq: ClassVar[bool] = True
     advice: ClassVar[str] = ""
+    owner: str | None = None
+    """The source of the reservation that a step of an admin has named. It is never sent."""
     retry_after_seconds: int | None = None
     """The wait before the same request may succeed; every retryable error has one."""
 

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from db.session import database as db
 from db.strategies import open_strategy
 from service.domain.errors import InternalError, InvalidRequest, ServiceError
+from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.background import BackgroundService, BackgroundServices
 from service.engine.coalescer import Coalescer, CoalescerLimits
@@ -28,7 +29,7 @@ from service.http.limits.rate_limit import RateLimit
 from service.http.limits.shared_rates import SharedRates
 from service.http.request_id import request_id_of
 from service.http.responses import Response, problem_response
-from service.http.routes import keys, operations, pages, refunds, reservations, stock
+from service.http.routes import access_log, keys, operations, pages, refunds, reservations, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -118,6 +119,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *access_log.ROUTES,
             *keys.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
@@ -151,6 +153,7 @@ async def _serve(litestar: Litestar) -> AsyncIterator[None]:
         worker.draining = True
         await background.stop()
         await worker.coalescer.drain()
+        await worker.access_log.write_all()
         await worker.coalescer.ledger.strategy.close()
         await worker.rate_limit.close()
         await worker.database.close()
@@ -187,13 +190,17 @@ def build_worker(settings: Settings) -> WorkerState:
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        access_log=AccessLog(database, workers=settings.workers),
         proxies=TrustedProxies(settings.trusted_proxies),
     )
 
 
 def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[BackgroundService]:
     """Return the services that a worker runs in the background."""
-    listed: list[BackgroundService] = [worker.authentication.keys.last_uses]
+    listed: list[BackgroundService] = [
+        worker.access_log,
+        worker.authentication.keys.last_uses,
+    ]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
     if worker.authentication.tokens is not None:

@@ -89,13 +89,8 @@ def allowed_methods(failure: MethodNotAllowedException) -> Header:
 
 
 def note_failure(call: Call[Any], error: ServiceError, cause: Exception | None = None) -> None:
-    """Log a failure of the service, or a refusal for a missing key or scope.
-
-    The engine has logged the cause of a failure that it reports.
-    """
-    if error.status in (401, 403):
-        call.worker.refusals.note(call.address, error.code, call.request_id)
-    elif isinstance(error, InternalError):
+    """Log a failure of the service; the engine has logged the cause of one that it reports."""
+    if isinstance(error, InternalError):
         log.error("request_failed", path=call.path, request_id=call.request_id, exc_info=cause)
 
 

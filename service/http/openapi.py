@@ -56,6 +56,7 @@ TAGS = {
     "imports": "Create stock rows from a file.",
     "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
+    "access-log": "Uses of admin keys, and refused requests.",
     "service": "The process itself, its interface and its errors. No key is needed.",
 }
 """The groups of operations, in the order of the page."""

@@ -117,6 +117,22 @@ def _movement(row: Any) -> dict[str, Any]:
     }
 
 
+def _access_log_entry(row: Any) -> dict[str, Any]:
+    """Return an entry of the access log as admins see it."""
+    return {
+        "id": row.id,
+        "at": row.at,
+        "key_id": row.key_id,
+        "source": row.source,
+        "address": row.address,
+        "method": row.method,
+        "route": row.route,
+        "status": row.status,
+        "request_id": row.request_id,
+        "count": row.count,
+    }
+
+
 def _audit(found: Audit) -> dict[str, Any]:
     """Return an audit's result as clients see it."""
     return {
@@ -181,6 +197,7 @@ KEY = Resource(schemas.KeyAnswer, _key, path_of=lambda row: f"/v1/keys/{row.id}"
 NEW_KEY = Resource(schemas.NewKeyAnswer, _new_key, path_of=lambda issued: f"/v1/keys/{issued.id}")
 IMPORT = Resource(schemas.ImportJobAnswer, _import)
 MOVEMENT = Resource(schemas.MovementAnswer, _movement)
+ACCESS_LOG_ENTRY = Resource(schemas.AccessLogEntryAnswer, _access_log_entry)
 AUDIT = Resource(schemas.AuditAnswer, _audit)
 BATCH = Resource(problem_schemas.BatchResultsAnswer, dict)
 STATUS = Resource(schemas.ServiceStatusAnswer, dict)

@@ -286,6 +286,37 @@ class AuditAnswer(Answer):
     drift: list[DriftAnswer]
 
 
+class AccessLogEntryAnswer(Answer):
+    """A use of an admin key, or equal uses or refusals of a minute.
+
+    A member is null if it has no value, or if the entry counts requests that differ in it.
+    """
+
+    example: ClassVar[Any] = {
+        "id": "0c9d3f5e-8f3c-4b77-9f51-3d0f8f0d9a11",
+        "at": MOMENT,
+        "key_id": "7d7f5f0a-55f2-4a3e-9d0e-5c3f0f1a2b3c",
+        "source": "admin",
+        "address": "203.0.113.7",
+        "method": "PUT",
+        "route": "/v1/stock/{sku}/{location}",
+        "status": 201,
+        "request_id": "8a7f2c4e",
+        "count": 1,
+    }
+
+    id: UUID
+    at: datetime = Field(description="The time of the request, or of the first that is counted.")
+    key_id: UUID | None = Field(description="The key; null when no valid key was sent.")
+    source: str | None = Field(description="The source of the key.")
+    address: str | None = Field(description="The address of the client.")
+    method: str | None
+    route: str | None = Field(description="The template of the path, never the path itself.")
+    status: int | None = Field(description="The status of the answer.")
+    request_id: str | None = Field(description="The request's id, if the entry has one request.")
+    count: Integer = Field(description="The number of requests.")
+
+
 class ServiceStatusAnswer(Answer):
     """The state of the process."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from db.session.database import Database
+from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
@@ -29,6 +30,7 @@ class WorkerState:
     coalescer: Coalescer
     audits: SharedAudits
     imports: Imports
+    access_log: AccessLog
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)
     proxies: TrustedProxies = field(default_factory=TrustedProxies)

@@ -19,6 +19,7 @@ from db.session.database import Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
+from service.http.access.credential import Credential
 from service.http.access.keys import digest as digest_of_key
 from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
@@ -104,9 +105,11 @@ async def session_of(call: Call[Any]) -> Session:
     if row is None:
         raise Unauthenticated("Your session has expired. Sign in again.")
     await call.worker.authentication.keys.last_uses.note(row)
-    await admit(call, row.source, row.requests_per_second)
     caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
-    return Session(secret, caller, frozenset(row.scopes))
+    scopes = frozenset(row.scopes)
+    call.credential = Credential(row.id, caller, scopes, looked_up_at=time.monotonic())
+    await admit(call, row.source, row.requests_per_second)
+    return Session(secret, caller, scopes)
 
 
 async def sign_in(call: Call[Any], key: str) -> Header:

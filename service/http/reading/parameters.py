@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, TypeAlias
+from uuid import UUID
 
 from service.domain.errors import InvalidRequest
 from service.http.reading.query import Query
 from service.input.bodies import CONTROL, MOMENT_MAX, NAME_MAX, TEXT, read_moment
-from service.input.names import name_at, path_name_at
+from service.input.names import UUID_FORM, name_at, path_name_at
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
@@ -120,6 +121,18 @@ def _read_moment(name: str, text: str) -> datetime:
         raise InvalidRequest.at(name, str(error)) from None
 
 
+def _read_identifier(name: str, text: str) -> UUID:
+    if not UUID_FORM.fullmatch(text_at(name, text)):
+        raise InvalidRequest.at(name, "must be a UUID")
+    return UUID(text)
+
+
+def _read_status(name: str, text: str) -> int:
+    if not re.fullmatch("[1-5][0-9]{2}", text_at(name, text)):
+        raise InvalidRequest.at(name, "must be a number from 100 to 599")
+    return int(text)
+
+
 def _read_limit(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,3}", text_at(name, text)) or not 1 <= int(text) <= LIMIT_MAX:
         raise InvalidRequest.at(name, f"must be a number from 1 to {LIMIT_MAX}")
@@ -142,6 +155,10 @@ _FLAG_WORDS = choice("true", "false")
 FLAG = Kind(_FLAG_WORDS.schema, _read_flag)
 MOMENT = Kind({"type": "string", "format": "date-time"}, _read_moment)
 """A moment in ISO 8601 with its offset from UTC."""
+
+IDENTIFIER = Kind({"type": "string", "format": "uuid"}, _read_identifier)
+STATUS = Kind({"type": "integer", "minimum": 100, "maximum": 599}, _read_status)
+"""The status of an answer."""
 
 LIMIT = QueryParameter(
     "limit",

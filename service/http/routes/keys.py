@@ -20,6 +20,7 @@ from service.http.reading.body_kinds import json_body, optional_json_body
 from service.http.reading.cursors import BY_CREATION, Page, listed, page_of
 from service.http.reading.parameters import IDEMPOTENCY_KEY, NAME, QueryParameter
 from service.http.resources import KEY, NEW_KEY
+from service.http.uses import Logged
 from service.input.bodies import KeyBody, RotateBody
 
 REPLAY = Success(
@@ -34,6 +35,7 @@ REPLAY = Success(
     Success(201, "Created; with the key itself.", NEW_KEY, ("Location",), is_secret=True),
     REPLAY,
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
     body=json_body(KeyBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(IdempotencyMismatch,),
@@ -53,6 +55,7 @@ async def create_key(call: Call[KeyBody]) -> Outcome[Any]:
     "List keys",
     Success(200, "A page, in order of creation.", KEY, is_list=True),
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
     parameters=(QueryParameter("source", "Only of this source.", NAME), *listed(BY_CREATION)),
 )
 async def list_keys(call: Call[None]) -> Page:
@@ -75,6 +78,7 @@ async def list_keys(call: Call[None]) -> Page:
     "Read a key",
     Success(200, "The key, without the key itself.", KEY),
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
     errors=(NotFound,),
 )
 async def get_key(call: Call[None]) -> Found:
@@ -93,6 +97,7 @@ async def get_key(call: Call[None]) -> Found:
     Success(201, "Rotated; with the new key itself.", NEW_KEY, ("Location",), is_secret=True),
     REPLAY,
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
     body=optional_json_body(RotateBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(NotFound, IllegalKeyTransition, IdempotencyMismatch),
@@ -110,6 +115,7 @@ async def rotate_key(call: Call[RotateBody]) -> Outcome[Any]:
     "Revoke a key",
     Success(204, "The key is revoked."),
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
     errors=(NotFound, LastAdminKey),
 )
 async def revoke_key(call: Call[None]) -> Outcome[None]:

@@ -41,6 +41,7 @@ from service.http.reading.parameters import (
 )
 from service.http.resources import BATCH, MOVEMENT, RESERVATION
 from service.http.responses import problem, status_of
+from service.http.uses import Logged
 from service.input.bodies import (
     ConfirmBody,
     ExtendBody,
@@ -67,6 +68,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     Success(201, "Reserved.", RESERVATION, CREATED),
     Success(200, "Reserved before; the reservation as it is now.", RESERVATION, ON_A_REPLAY),
     scope=Scope.RESERVE,
+    logged=Logged.NO_USE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
@@ -83,6 +85,7 @@ async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
     "Reserve many",
     Success(200, "Each entry's result, in order.", BATCH),
     scope=Scope.RESERVE,
+    logged=Logged.NO_USE,
     body=batch_body(),
 )
 async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
@@ -104,6 +107,7 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     "List reservations",
     Success(200, "A page, in order of creation.", RESERVATION, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(
         QueryParameter("source", "Only of this source.", NAME),
         QueryParameter("seq", "Only with this seq.", NAME),
@@ -125,6 +129,9 @@ async def list_reservations(call: Call[None]) -> Page:
             connection, limit=call.query["limit"], after=call.query["cursor"], **filters
         )
     )
+    if call.caller.every_source:
+        for row in found:
+            call.reach(row.source)
     return page_before(found, BY_CREATION, is_more=is_more)
 
 
@@ -138,6 +145,7 @@ FILTERS = ("seq", "state", "sku", "created_after", "created_before")
     Success(200, "The reservation as it is stored.", RESERVATION, ("ETag",)),
     NOT_MODIFIED,
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -152,6 +160,7 @@ async def get_reservation(call: Call[None]) -> Found:
     "Confirm a hold",
     CHANGED,
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=optional_json_body(ConfirmBody),
     errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
 )
@@ -167,6 +176,7 @@ async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservati
     "Cancel a hold",
     CHANGED,
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=optional_json_body(NothingBody),
     errors=LIFECYCLE_ERRORS,
 )
@@ -181,6 +191,7 @@ async def cancel_reservation(call: Call[NothingBody]) -> Outcome[rows.Reservatio
     "Extend a hold",
     Success(200, "Extended.", RESERVATION, ("ETag",)),
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=json_body(ExtendBody),
     errors=LIFECYCLE_ERRORS,
 )
@@ -195,6 +206,7 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation
     "List a reservation's movements",
     Success(200, "A page, in order of the steps.", MOVEMENT, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=listed(BY_STEP),
     errors=(NotFound,),
 )
@@ -217,6 +229,7 @@ async def visible_reservation(call: Call[None]) -> rows.Reservation:
     )
     if row is None:
         raise NotFound("There is no such reservation.")
+    call.reach(row.source)
     return row
 
 
