@@ -91,7 +91,7 @@ class Unauthenticated(ServiceError):
     status = 401
     advice = (
         "Send `Authorization: Bearer <key>` with a key that exists, was not revoked and has not"
-        " expired."
+        " expired, or with a valid token: `detail` names its fault."
     )
 
 

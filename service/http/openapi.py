@@ -67,7 +67,8 @@ METHODS = ("POST", "GET", "PUT", "DELETE")
 KEY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key made by `holdfast key create`. The operation names the scope it needs.",
+    "description": "A key made by `holdfast key create`, or a JSON Web Token if the service accepts"
+    " them. The operation names the scope it needs.",
 }
 
 HEADERS: dict[str, dict[str, Any]] = {

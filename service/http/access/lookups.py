@@ -9,6 +9,7 @@ import asyncio
 import functools
 import math
 import time
+from typing import Any
 
 from db.queries import credentials
 from db.session.database import Database, StoreUnavailable
@@ -18,6 +19,7 @@ from service.domain.errors import Unavailable
 from service.http.access.credential import Credential
 from service.http.access.keys import digest
 from service.http.access.last_uses import LastUses
+from service.http.access.merged_lookups import MergedLookups
 
 BELIEVED_SECONDS = 0.5
 RENEWED_SECONDS = 0.2  # an older look-up is repeated in the background
@@ -31,6 +33,7 @@ class KeyLookups:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.last_uses = LastUses(database)
+        self._unknown = MergedLookups(database, credentials.find_each)
         self._known: dict[bytes, Credential] = {}
         self._lookups: dict[bytes, asyncio.Task[Credential | None]] = {}
 
@@ -66,12 +69,18 @@ class KeyLookups:
         except (StoreUnavailable, TimeoutError) as error:
             raise Unavailable("The key could not be looked up in time.") from error
 
+    async def _read(self, key: bytes) -> Any:
+        """Read a key's row. Unknown keys share a connection, so that a flood takes no more."""
+        if key not in self._known:
+            return await self._unknown.find(digest(key))
+        return await self.database.read(
+            lambda connection: credentials.find(connection, digest(key)), is_urgent=True
+        )
+
     async def _look_up(self, key: bytes) -> Credential | None:
         asked_at = time.monotonic()
         async with asyncio.timeout(LOOKUP_SECONDS_MAX):
-            row = await self.database.read(
-                lambda connection: credentials.find(connection, digest(key)), is_urgent=True
-            )
+            row = await self._read(key)
         self._known.pop(key, None)
         if row is None:
             return None
