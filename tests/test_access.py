@@ -150,7 +150,7 @@ async def test_a_reservation_of_another_source_looks_like_an_unknown_one(service
                 await service.client.request(method, f"{place}{path}", json=body, headers=theirs)
                 for place in (places[name], UNKNOWN)
             ]
-            bodies = [{**r.json(), "instance": None} for r in answers]
+            bodies = [{**r.json(), "instance": None, "request_id": None} for r in answers]
             assert [r.status_code for r in answers] == [404, 404], (method, path)
             assert bodies[0] == bodies[1]
             assert bodies[0]["code"] == "not_found"

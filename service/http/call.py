@@ -72,6 +72,11 @@ class Call(Generic[B]):
         return path_of(self.scope)
 
     @property
+    def request_id(self) -> str:
+        """The id of the request: its own or a new one."""
+        return id_of(self.scope)
+
+    @property
     def address(self) -> str:
         """The address of the client, as far as trusted proxies tell it."""
         peer = self.scope["client"]
@@ -186,6 +191,12 @@ class Call(Generic[B]):
 def path_of(scope: Scope) -> str:
     """Return the address of a request, without its query, as it was sent."""
     return scope["raw_path"].decode("utf-8", "replace")
+
+
+def id_of(scope: Any) -> str:
+    """Return the id of a request, for log lines and problem documents."""
+    request_id: bytes = scope["request_id"]
+    return request_id.decode()
 
 
 def identifier(text: str, kind: str) -> UUID:

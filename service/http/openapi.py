@@ -72,6 +72,10 @@ KEY = {
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The id of the request: its own if that is usable, otherwise a new one.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~:/@+=-]{1,128}$"},
+    },
     "ETag": {
         "description": "The version of the resource, in quotes.",
         "schema": {"type": "string"},
@@ -187,6 +191,7 @@ def document(app: Litestar) -> dict[str, Any]:
                 answers=[answer.resource.model for answer in answers if answer.resource],
                 listed=[each.resource.model for each in answers if each.resource and each.is_list],
             ),
+            "headers": {"X-Request-Id": HEADERS["X-Request-Id"]},
             "securitySchemes": {"key": KEY},
         },
     }
@@ -276,9 +281,10 @@ def _errors(declared: Operation) -> list[type[ServiceError]]:
 
 
 def _success(declared: Operation, answer: Success) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": answer.description}
-    if answer.headers:
-        response["headers"] = {name: HEADERS[name] for name in answer.headers}
+    response: dict[str, Any] = {
+        "description": answer.description,
+        "headers": _headers(*answer.headers),
+    }
     if answer.status in (204, 304):
         return response
     schema: dict[str, Any] = {"type": "string"}
@@ -304,11 +310,16 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
             }
         },
     }
-    names = []
+    names: list[str] = []
     if errors[0].status == 401:
         names.append("WWW-Authenticate")
     if any(error.retry_after_seconds for error in errors):
         names.append("Retry-After")
-    if names:
-        response["headers"] = {name: HEADERS[name] for name in names}
+    response["headers"] = _headers(*names)
     return response
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    """The headers of an answer, of which each has the id of the request."""
+    request_id = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    return request_id | {name: HEADERS[name] for name in names}
