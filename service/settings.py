@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from db.embedded.roles import Addresses
 from db.strategies import check_strategy
 from db.vocabulary import StrategyName
+from service.input.issuer import Issuer, issuer_of
 from service.input.proxies import TrustedProxies
 
 AdminKey = Annotated[
@@ -184,6 +185,7 @@ class Settings(BaseSettings):
         """Refuse values at start that would otherwise fail only at their first use."""
         check_strategy(self.strategy, self.redis_url, self.zookeeper_hosts)
         self.first_admin_key()
+        self.issuer()
         TrustedProxies(self.trusted_proxies)
         if self.migrate_database_url is not None and self.database_url is None:
             raise ValueError(
@@ -217,6 +219,16 @@ class Settings(BaseSettings):
                     " `openssl rand -hex 32` makes such a key"
                 ) from None
         return value
+
+    def issuer(self) -> Issuer | None:
+        """Return the issuer whose tokens are accepted. Raises `ValueError` with the remedy."""
+        return issuer_of(
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwt_jwks,
+            self.jwt_algorithms,
+            self.jwt_source_claim,
+        )
 
     def at(self, addresses: Addresses) -> Self:
         """Return these settings with the addresses of a private PostgreSQL."""

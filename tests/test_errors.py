@@ -207,6 +207,7 @@ async def test_a_caller_beyond_its_own_limit_gets_429(database_url):
         "rate_limited", True, True,
     )  # fmt: skip
     assert int(refused[0].headers["Retry-After"]) >= 1
+    assert problem["retry_after"] == int(refused[0].headers["Retry-After"])
 
 
 async def test_an_unknown_address_is_answered_with_a_problem_document_too(service):

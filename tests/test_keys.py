@@ -16,7 +16,6 @@ from service.domain.errors import Unauthenticated
 from service.http.access import lookups
 from service.http.access.authentication import Authentication
 from service.http.access.keys import store_key
-from service.http.limits.rate_limit import RateLimit
 from service.ops.bootstrap import ensure_first_key
 from service.settings import Settings
 
@@ -27,8 +26,8 @@ AUTHORIZATION = f"Bearer {KEY}".encode()
 @pytest.fixture
 async def known(database):
     await store_key(database, KEY, "shop", ["read"])
-    known = Authentication(database, RateLimit(0))
-    assert (await known.require(AUTHORIZATION, "read")).caller.source == "shop"
+    known = Authentication(database)
+    assert (await known.require(AUTHORIZATION)).caller.source == "shop"
     return known
 
 
@@ -47,7 +46,7 @@ def slow(monkeypatch):
 
 async def allows(known):
     try:
-        await known.require(AUTHORIZATION, "read")
+        await known.require(AUTHORIZATION)
     except Unauthenticated:
         return False
     return True
@@ -92,7 +91,7 @@ async def test_the_result_of_a_look_up_in_the_background_is_used(
 async def test_the_age_of_a_look_up_counts_from_its_start(known, slow, monkeypatch):
     """The result of a slow look-up may be stale when it arrives."""
     monkeypatch.setattr(lookups, "BELIEVED_SECONDS", 0.0)
-    waiting = asyncio.create_task(known.require(AUTHORIZATION, "read"))
+    waiting = asyncio.create_task(known.require(AUTHORIZATION))
     await asyncio.sleep(0.2)
     slow.set()
     await waiting

@@ -3,7 +3,7 @@
 import pytest
 
 from service.http import failures
-from service.http.limits import rate_limit
+from service.http.limits import bucket
 from service.http.routes import pages
 from tests.conftest import running_service
 from tests.test_page import browser, form, reservations, sign_in
@@ -73,7 +73,7 @@ def test_the_list_of_the_first_parts_of_api_addresses_is_complete(service):
     assert {path.split("/")[1].encode() for path in others} == set(failures.API_ROOTS)
 
 
-# The limit of one key
+# The limit of one source
 
 
 class Clock:
@@ -89,13 +89,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     still = Clock()
-    monkeypatch.setattr(rate_limit, "time", still)
+    monkeypatch.setattr(bucket, "time", still)
     return still
 
 
 @pytest.fixture
 async def limited(database_url, clock):
-    """A service that allows each key three requests a second."""
+    """A service that allows each source three requests a second."""
     async with running_service(database_url, rate_limit=3) as started:
         yield started
 
@@ -135,9 +135,10 @@ async def test_a_form_beyond_the_limit_changes_nothing_and_can_be_sent_again(lim
         sent = await form(client)
         await client.get("/")
         assert is_refused(await client.post("/reserve", data=sent))
-        assert await reservations(limited) == []
         clock.seconds += 1
+        assert await reservations(limited) == []
         assert (await client.post("/reserve", data=sent)).status_code == 303
+        clock.seconds += 1
         assert await limited.on_hand("A") == (98, 0)
 
 
@@ -151,11 +152,12 @@ async def test_pages_and_api_share_the_limit_of_a_key(limited):
         assert is_refused(await client.get("/"))
 
 
-async def test_two_sessions_of_a_key_share_its_limit_and_another_key_has_its_own(limited):
+async def test_all_keys_and_sessions_of_a_source_share_its_limit_and_another_has_its_own(limited):
     async with browser(limited) as one, browser(limited) as two, browser(limited) as other:
         key = await sign_in(limited, one)
         await two.post("/sign-in", data={"key": key})
-        await one.get("/")
+        headers = await limited.key("shop-eu", "read")
+        assert (await limited.client.get("/v1/stock", headers=headers)).status_code == 200
         assert is_refused(await two.get("/"))
-        await sign_in(limited, other)
+        await sign_in(limited, other, source="shop-uk")
         assert (await other.get("/")).status_code == 200

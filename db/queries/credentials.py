@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.models import ApiKeyTable
+from db.models import ApiKeyTable, SourceLimitTable
 from db.vocabulary import Scope
 
 COLUMNS = (
@@ -20,9 +20,11 @@ COLUMNS = (
 
 
 async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the credential with that digest, unless it is revoked."""
-    statement = select(*COLUMNS).where(
-        ApiKeyTable.digest == digest, ApiKeyTable.revoked_at.is_(None)
+    """Return the credential with that digest and its source's rate, unless it is revoked."""
+    statement = (
+        select(*COLUMNS, SourceLimitTable.requests_per_second)
+        .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
+        .where(ApiKeyTable.digest == digest, ApiKeyTable.revoked_at.is_(None))
     )
     return (await connection.execute(statement)).one_or_none()
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.models import ApiKeyTable, PageSessionTable
+from db.models import ApiKeyTable, PageSessionTable, SourceLimitTable
 
 NOW: ColumnElement[datetime] = func.now()
 """The time of BEGIN, which is exact enough because nothing here waits long for a lock."""
@@ -26,10 +26,16 @@ async def create_session(
 
 
 async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the id, source and scopes of a session's key, unless session or key is invalid."""
+    """Return the id, source, scopes and rate of a session's key, unless either is invalid."""
     statement = (
-        select(ApiKeyTable.id, ApiKeyTable.source, ApiKeyTable.scopes)
+        select(
+            ApiKeyTable.id,
+            ApiKeyTable.source,
+            ApiKeyTable.scopes,
+            SourceLimitTable.requests_per_second,
+        )
         .join(PageSessionTable, PageSessionTable.key_id == ApiKeyTable.id)
+        .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
         .where(
             PageSessionTable.digest == digest,
             PageSessionTable.expires_at > NOW,

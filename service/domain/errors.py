@@ -23,12 +23,22 @@ class ServiceError(Exception):
     retryable: ClassVar[bool] = False
     same_seq: ClassVar[bool] = True
     advice: ClassVar[str] = ""
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
+    """The wait before the same request may succeed; every retryable error has one."""
 
-    def __init__(self, detail: str, *, replayed: bool = False, **fields: Any) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        replayed: bool = False,
+        retry_after_seconds: int | None = None,
+        **fields: Any,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.replayed = replayed
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
         self.fields: Mapping[str, Any] = fields
 
     def as_value(self) -> Self:
@@ -136,6 +146,7 @@ class RequestTimeout(ServiceError):
     code = "request_timeout"
     status = 408
     retryable = True
+    retry_after_seconds = 1
     advice = (
         "The head of a request may take 10 seconds and its body 30. Nothing was written. Send the"
         " same request again on a new connection."

@@ -20,6 +20,8 @@ from service.engine.sweeper import Sweeper
 from service.http.access.authentication import Authentication
 from service.http.call import path_of
 from service.http.failures import allowed_methods, show_failure
+from service.http.limits.in_flight import InFlight
+from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
 from service.http.routes import operations, pages, refunds, reservations, stock
@@ -141,7 +143,6 @@ def build_worker(settings: Settings) -> WorkerState:
         redis_url=settings.redis_url,
         zookeeper_hosts=settings.zookeeper_hosts,
     )
-    rate_limit = RateLimit(settings.rate_limit)
     ledger = Ledger(database, strategy, retry_policy(settings))
     limits = CoalescerLimits(
         lanes=settings.lanes,
@@ -152,8 +153,10 @@ def build_worker(settings: Settings) -> WorkerState:
     return WorkerState(
         settings=settings,
         database=database,
-        authentication=Authentication(database, rate_limit),
-        rate_limit=rate_limit,
+        authentication=Authentication(database, settings.issuer()),
+        rate_limit=RateLimit(settings.rate_limit, settings.workers),
+        in_flight=InFlight(settings.inflight_max),
+        keyless=KeylessRequests(settings.workers),
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
@@ -166,6 +169,8 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
     listed: list[BackgroundService] = []
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    if worker.authentication.tokens is not None:
+        listed.append(worker.authentication.tokens.keys)
     return listed
 
 

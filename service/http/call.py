@@ -37,6 +37,7 @@ class Call(Generic[B]):
         "query",
         "receive",
         "scope",
+        "source_in_flight",
         "stock_names",
         "waited_seconds",
         "worker",
@@ -48,6 +49,8 @@ class Call(Generic[B]):
     """The value of each query parameter that the operation declares; None for an absent one."""
     stock_names: Mapping[str, str]
     """The SKU and the location in the path, as far as it has them."""
+    source_in_flight: str | None
+    """The source for which the request counts as under way; None before it is admitted."""
     waited_seconds: float
     """The time for which the request has waited for space in the queue already."""
 
@@ -55,6 +58,7 @@ class Call(Generic[B]):
         self.scope = scope
         self.receive = receive
         self.worker: WorkerState = cast("Any", scope["litestar_app"]).worker
+        self.source_in_flight = None
         self.waited_seconds = 0.0
 
     @property

@@ -85,6 +85,18 @@ HEADERS: dict[str, dict[str, Any]] = {
         "description": "The seconds to wait before the same request is sent again.",
         "schema": {"type": "integer", "minimum": 0},
     },
+    "RateLimit-Policy": {
+        "description": "The rate limit of the source: `q` requests in `w` seconds. Absent without"
+        " a limit.",
+        "schema": {"type": "string"},
+        "example": '"default";q=100;w=1',
+    },
+    "RateLimit": {
+        "description": "The requests that the source may still send at once (`r`), and the seconds"
+        " after which it may send more (`t`).",
+        "schema": {"type": "string"},
+        "example": '"default";r=57;t=1',
+    },
     "WWW-Authenticate": {
         "description": "The way to authenticate.",
         "schema": {"type": "string", "enum": ["Bearer"]},

@@ -16,8 +16,9 @@ from litestar.types import Scope as AsgiScope
 
 from db.vocabulary import Scope
 from service.domain.commands import Done, Outcome
-from service.domain.errors import ServiceError
+from service.domain.errors import Forbidden, ServiceError, Unauthenticated
 from service.http import failures
+from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
 from service.http.reading.body_kinds import BodyKind
 from service.http.reading.cursors import Page
@@ -164,6 +165,9 @@ def route(
             response = await answer(call)
         except ServiceError as error:
             response = refuse(call, error)
+        finally:
+            if call.source_in_flight is not None:
+                call.worker.in_flight.end(call.source_in_flight)
         await response(scope, receive, send)
 
     async def handler() -> ASGIApp:
@@ -204,7 +208,7 @@ def _answering(
 
 
 async def _authenticate(call: Call[Any], scope: Scope) -> None:
-    """Find the caller, then check that JSON is acceptable.
+    """Find the caller and count the request, then check the scope and that JSON is acceptable.
 
     The key is checked first: a request without a valid key must cost little.
     """
@@ -214,7 +218,13 @@ async def _authenticate(call: Call[Any], scope: Scope) -> None:
             authorization = value
         elif name == b"accept" and value != b"*/*":
             is_choosy = True
-    call.credential = await call.worker.authentication.require(authorization, scope)
+    try:
+        credential = call.credential = await call.worker.authentication.require(authorization)
+    except Unauthenticated as error:
+        raise refusal_without_key(call, error) from None
+    await admit(call, credential.caller.source, credential.requests_per_second)
+    if not credential.allows(scope):
+        raise Forbidden(f"This needs a key with the scope {scope}.")
     if is_choosy:
         check_acceptable(call.header_list(b"accept") or b"")
 

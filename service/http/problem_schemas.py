@@ -137,6 +137,9 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
 """The errors whose problem documents have members of their own."""
 
 
+RETRY_AFTER = "The seconds to wait before the same request is sent again, as in `Retry-After`."
+
+
 def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
     """The model of an error's problem documents, in which `code` and the flags are constants."""
     kinds = {"status": int, "code": str, "retryable": bool, "same_seq": bool}
@@ -144,6 +147,8 @@ def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
         name: (kind, Field(json_schema_extra={"const": getattr(error, name)}))
         for name, kind in kinds.items()
     }
+    if error.retryable:
+        constants["retry_after"] = (int, Field(ge=1, description=RETRY_AFTER))
     base = MEMBERS.get(error, ProblemAnswer)
     name, text = f"{error.__name__}Problem", f"{error.title()}."
     model = create_model(name, __base__=base, __doc__=text, **constants)
@@ -158,6 +163,7 @@ PROBLEMS: dict[type[ServiceError], type[ProblemAnswer]] = {
 
 def problem_example(error: type[ServiceError]) -> dict[str, Any]:
     """Return a problem document of an error."""
+    retry_after = {"retry_after": error.retry_after_seconds} if error.retryable else {}
     return {
         "type": f"/problems/{error.code.replace('_', '-')}",
         "title": error.title(),
@@ -167,6 +173,7 @@ def problem_example(error: type[ServiceError]) -> dict[str, Any]:
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,
+        **retry_after,
         **(PROBLEMS[error].example or {}),
     }
 

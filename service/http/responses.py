@@ -23,6 +23,9 @@ PRIVATE = (b"cache-control", b"private, no-cache")
 NOT_STORED = (b"cache-control", b"no-store")
 REPLAYED = (b"idempotency-replayed", b"true")
 
+ALLOWANCE = "allowance"
+"""The key in the ASGI scope of the rate limit's state, for the answers to a source with a limit."""
+
 _COUNTERS: dict[tuple[str, str, int], Any] = {}
 
 
@@ -56,6 +59,9 @@ class Response:
         """Send the response and count it."""
         body = self.body
         self.headers.append(NOSNIFF)
+        allowance: Any = scope.get(ALLOWANCE)
+        if allowance is not None:
+            self.headers += allowance.headers()
         if len(body) > COMPRESSED_FROM and not self.is_secret:
             self.headers.append(VARY)
             if accepts_gzip(scope["headers"]):
@@ -100,6 +106,7 @@ def stock_path(sku: str, location: str) -> str:
 
 def problem(error: ServiceError, instance: str) -> dict[str, Any]:
     """Return an error as a problem document (RFC 9457)."""
+    retry_after = {"retry_after": error.retry_after_seconds} if error.retryable else {}
     return {
         "type": f"/problems/{error.code.replace('_', '-')}",
         "title": error.title(),
@@ -109,6 +116,7 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,
+        **retry_after,
         **error.fields,
     }
 

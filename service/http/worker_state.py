@@ -8,6 +8,8 @@ from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
 from service.http.access.authentication import Authentication
 from service.http.limits.body_room import BodyRoom
+from service.http.limits.in_flight import InFlight
+from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.refusals import Refusals
 from service.input.proxies import TrustedProxies
@@ -22,6 +24,8 @@ class WorkerState:
     database: Database
     authentication: Authentication
     rate_limit: RateLimit
+    in_flight: InFlight
+    keyless: KeylessRequests
     coalescer: Coalescer
     audits: SharedAudits
     imports: Imports

@@ -1,27 +1,39 @@
 """Authentication: the credential of a request becomes a `Credential`."""
 
+from typing import TYPE_CHECKING
+
 from db.session.database import Database
-from service.domain.errors import Forbidden, Unauthenticated
+from service.domain.errors import Unauthenticated
 from service.http.access.credential import Credential
 from service.http.access.lookups import KeyLookups
-from service.http.limits.rate_limit import RateLimit
+from service.input.issuer import Issuer
+
+if TYPE_CHECKING:
+    from service.http.access.tokens import Tokens
 
 
 class Authentication:
     """The way from a request's credential to its source and its scopes."""
 
-    def __init__(self, database: Database, rate_limit: RateLimit) -> None:
+    def __init__(self, database: Database, issuer: Issuer | None = None) -> None:
         self.keys = KeyLookups(database)
-        self.rate_limit = rate_limit
+        self.tokens = None if issuer is None else _open_tokens(issuer)
 
-    async def require(self, authorization: bytes | None, scope: str) -> Credential:
-        """Return the credential. Raises `Unauthenticated`, `Forbidden`, `RateLimited`."""
+    async def require(self, authorization: bytes | None) -> Credential:
+        """Return the valid credential of a request. Raises `Unauthenticated`."""
         if authorization is None or authorization[:7].lower() != b"bearer ":
             raise Unauthenticated("Send a key as `Authorization: Bearer <key>`.")
-        found = await self.keys.find(authorization[7:].strip())
+        presented, found = authorization[7:].strip(), None
+        if self.tokens is not None and presented.count(b".") == 2:
+            found = await self.tokens.find(presented)
+        if found is None:
+            found = await self.keys.find(presented)
         if found is None:
             raise Unauthenticated("This key does not exist or was revoked.")
-        if not found.allows(scope):
-            raise Forbidden(f"This needs a key with the scope {scope}.")
-        self.rate_limit.count(found.id)
         return found
+
+
+def _open_tokens(issuer: Issuer) -> "Tokens":
+    from service.http.access.tokens import Tokens  # noqa: PLC0415 - its library is an extra
+
+    return Tokens(issuer)

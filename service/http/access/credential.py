@@ -17,6 +17,8 @@ class Credential:
     scopes: frozenset[str]
     looked_up_at: float
     """The moment of the look-up, in monotonic seconds."""
+    requests_per_second: int | None = None
+    """The source's own rate limit; None if it has none of its own."""
     ends_at: float | None = None
     """The moment from which it is expired, in monotonic seconds; None if it does not expire."""
 

@@ -77,6 +77,7 @@ class KeyLookups:
             caller=Caller(row.source, every_source=Scope.ADMIN in row.scopes),
             scopes=frozenset(row.scopes),
             looked_up_at=asked_at,
+            requests_per_second=row.requests_per_second,
         )
         self._known[key] = credential
         return credential

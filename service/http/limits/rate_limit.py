@@ -1,47 +1,44 @@
-"""The request rate of one key: a token bucket for each key, shared by the API and the page."""
+"""The request rate of one source: a token bucket for each, shared by the API and the page."""
 
-import time
-from dataclasses import dataclass, field
-from uuid import UUID
+from service.http.limits.bucket import Allowance, Bucket
 
-from service.domain.errors import RateLimited
-
-KEYS_MAX = 10_000  # one more key empties the table, so that its memory stays bounded
-
-
-@dataclass(slots=True)
-class Bucket:
-    """The requests that a key may still send, as of its last request."""
-
-    tokens: float
-    refilled_at: float = field(default_factory=time.monotonic)
+SOURCES_MAX = 10_000
+"""Sources whose buckets a worker keeps. A full bucket is dropped first, since a new one is full."""
 
 
 class RateLimit:
-    """The rate limit of each key in this worker."""
+    """The rate limits of the sources in this worker, which has a share of each."""
 
-    def __init__(self, per_second: int) -> None:
-        self.per_second = per_second
-        """Requests per second that one key may send; 0 means no limit."""
-        self._buckets: dict[UUID, Bucket] = {}
+    def __init__(self, default: int, workers: int) -> None:
+        self.default = default
+        """Requests a second of a source without a limit of its own; 0 means no limit."""
+        self.workers = workers
+        self._buckets: dict[str, Bucket] = {}
 
-    def count(self, key_id: UUID) -> None:
-        """Count a request of the key. Raises `RateLimited` when its bucket is empty."""
-        if not self.per_second:
-            return
-        bucket = self._bucket_of(key_id)
-        now = time.monotonic()
-        refill = max((now - bucket.refilled_at) * self.per_second, 0.0)
-        bucket.tokens = min(self.per_second, bucket.tokens + refill)
-        bucket.refilled_at = now
-        if bucket.tokens < 1:
-            raise RateLimited(f"This key may send {self.per_second} requests a second.")
-        bucket.tokens -= 1
+    def quota(self, own: int | None) -> int:
+        """Return the requests a second of a source, from its own limit; 0 means no limit."""
+        return self.default if own is None else own
 
-    def _bucket_of(self, key_id: UUID) -> Bucket:
-        bucket = self._buckets.get(key_id)
+    async def take(
+        self, source: str, quota: int, wanted: int = 1, *, owes: bool = False
+    ) -> Allowance:
+        """Count requests of a source; with `owes` they are admitted in any case."""
+        share = quota / self.workers
+        bucket = self._bucket_of(source, share)
+        is_admitted = bucket.take(wanted, share, owes=owes)
+        return Allowance(is_admitted, quota, bucket.tokens, share)
+
+    def _bucket_of(self, source: str, share: float) -> Bucket:
+        bucket = self._buckets.get(source)
         if bucket is None:
-            if len(self._buckets) >= KEYS_MAX:
-                self._buckets.clear()
-            bucket = self._buckets[key_id] = Bucket(self.per_second)
+            if len(self._buckets) >= SOURCES_MAX:
+                self._make_room()
+            bucket = self._buckets[source] = Bucket()
+            bucket.refill(share)
         return bucket
+
+    def _make_room(self) -> None:
+        """Drop the buckets that are full, or else the oldest one."""
+        idle = [source for source, bucket in self._buckets.items() if bucket.is_idle]
+        for source in idle or [next(iter(self._buckets))]:
+            del self._buckets[source]

@@ -20,6 +20,7 @@ from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 from service.http.access.keys import digest as digest_of_key
+from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
 from service.http.responses import Header
 from service.input.headers import cookie
@@ -89,7 +90,7 @@ async def session_of(call: Call[Any]) -> Session:
 
     There is no session if the cookie is missing, the session has expired or its key was revoked. It
     is looked up each time, so that a revoked key stops to work at once. The look-up counts as a
-    request of the key.
+    request of the key's source.
     """
     sent = call.header(b"cookie") or b""
     found = cookie(sent, _cookie_name(call).encode())
@@ -102,7 +103,7 @@ async def session_of(call: Call[Any]) -> Session:
     )
     if row is None:
         raise Unauthenticated("Your session has expired. Sign in again.")
-    call.worker.rate_limit.count(row.id)
+    await admit(call, row.source, row.requests_per_second)
     caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
     return Session(secret, caller, frozenset(row.scopes))
 
@@ -110,7 +111,8 @@ async def session_of(call: Call[Any]) -> Session:
 async def sign_in(call: Call[Any], key: str) -> Header:
     """Begin a session and return the header that sets its cookie.
 
-    Raises `Unauthenticated`, and `RateLimited`, since it counts as a request of the key.
+    Raises `Unauthenticated`, and `RateLimited`, since it counts as a request of the key's source. A
+    wrong key counts as a request without a valid key.
     """
     worker, secret = call.worker, secrets.token_urlsafe(32)
     credential = await worker.database.read(
@@ -118,8 +120,9 @@ async def sign_in(call: Call[Any], key: str) -> Header:
         is_urgent=True,
     )
     if credential is None:
-        raise Unauthenticated("This key does not exist or was revoked.")
-    worker.rate_limit.count(credential.id)
+        refusal = Unauthenticated("This key does not exist or was revoked.")
+        raise refusal_without_key(call, refusal)
+    await admit(call, credential.source, credential.requests_per_second)
 
     async def work(transaction: Transaction) -> None:
         await page_sessions.create_session(

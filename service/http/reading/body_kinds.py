@@ -131,7 +131,7 @@ async def large_body(call: Call[Any], media_type: str, limit: int) -> AsyncItera
     if size <= SMALL:
         yield await read_bytes(call, media_type, limit)
         return
-    key = call.header(b"authorization") or b""
+    key = call.credential.id.bytes  # a source may have many tokens
     async with call.worker.body_room.hold(key, size) as share:
         raw = await read_bytes(call, media_type, limit)
         share.arrived_at = time.monotonic()

@@ -24,6 +24,7 @@ from service.domain.errors import (
     UnknownSku,
 )
 from service.domain.identifiers import reservation_id
+from service.http.admission import count_entries
 from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
@@ -85,6 +86,7 @@ async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
 )
 async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     """Make up to 1,000 reservations, with the same results as if sent one after another."""
+    await count_entries(call, len(call.body))
     entries = [_entry(call, entry) for entry in call.body]
     commands = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await call.worker.coalescer.submit(commands) if commands else [])
