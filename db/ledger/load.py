@@ -55,8 +55,8 @@ ROWS = {
         FROM key JOIN stock USING (sku, location)
     """,
     "reservations": """
-        SELECT ROW(id, reservation.source, seq, state, version, hold_seconds, expires_at, metadata, shortages,
-                   created_at, updated_at)
+        SELECT ROW(id, reservation.source, seq, state, version, hold_seconds, expires_at, metadata,
+                   shortages, created_at, updated_at)
         FROM found JOIN reservation USING (id)
     """,
     "lines": """

@@ -32,7 +32,7 @@ from db.vocabulary import Tracking
 LIMITS = ("open_holds_max", "held_units_max", "hold_seconds_max", "requests_per_second")
 
 
-class SourceLimits(NamedTuple):
+class LimitsAndUse(NamedTuple):
     """The limits of a source (None: no limit), and what its open holds use of them."""
 
     source: str
@@ -51,7 +51,7 @@ class SourceLimits(NamedTuple):
         return (self.open_holds_max, self.held_units_max) != (None, None)
 
 
-COLUMNS = tuple(getattr(SourceLimitTable, name) for name in SourceLimits._fields)
+COLUMNS = tuple(getattr(SourceLimitTable, name) for name in LimitsAndUse._fields)
 
 WRITERS = text(f"""
     SELECT DISTINCT virtualtransaction FROM pg_locks
@@ -92,7 +92,7 @@ COUNT = text(f"""
 ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('limits/' || :source, 0))")
 
 
-async def find(connection: AsyncConnection, source: str) -> SourceLimits:
+async def find(connection: AsyncConnection, source: str) -> LimitsAndUse:
     """Return the limits of a source, all None if it has none, and what its open holds use."""
     found = await _stored(connection, source)
     if found.tracking == Tracking.ON:
@@ -117,11 +117,12 @@ async def uncounted(connection: AsyncConnection) -> list[str]:
 
 async def replace(
     connection: AsyncConnection, source: str, changes: Mapping[str, int | None]
-) -> SourceLimits:
+) -> LimitsAndUse:
     """Change the named limits of a source and return all of them."""
     await connection.execute(ONE_AT_A_TIME, {"source": source})
     before = await _stored(connection, source, is_locked=True)
-    after = before._replace(**changes)
+    given: dict[str, Any] = dict(changes)
+    after = before._replace(**given)
     if after == before:
         return before
     after = _tracked(before, after._replace(version=before.version + 1))
@@ -133,7 +134,7 @@ async def replace(
     return after
 
 
-def _tracked(before: SourceLimits, after: SourceLimits) -> SourceLimits:
+def _tracked(before: LimitsAndUse, after: LimitsAndUse) -> LimitsAndUse:
     """The limits with the tracking that they need."""
     if not after.has_quota:
         return after._replace(tracking=Tracking.OFF)
@@ -166,11 +167,11 @@ async def count(connection: AsyncConnection, source: str, version: int) -> bool:
 
 async def _stored(
     connection: AsyncConnection, source: str, *, is_locked: bool = False
-) -> SourceLimits:
+) -> LimitsAndUse:
     statement = select(*COLUMNS).where(SourceLimitTable.source == source)
     if is_locked:
         statement = statement.with_for_update()
     row = (await connection.execute(statement)).one_or_none()
     if row is not None:
-        return SourceLimits._make(row)
-    return SourceLimits(source, None, None, None, None, Tracking.OFF, 0, 0, 0)
+        return LimitsAndUse._make(row)
+    return LimitsAndUse(source, None, None, None, None, Tracking.OFF, 0, 0, 0)

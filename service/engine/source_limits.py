@@ -7,10 +7,11 @@ then counts, as does the same change sent again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from db.queries import source_limits
-from db.queries.source_limits import SourceLimits as Limits
+from db.queries.source_limits import LimitsAndUse
 from db.session.database import Conflict, Database, DatabaseError, StoreUnavailable, Transaction
 from db.vocabulary import Tracking
 from service.engine.outages import Outage
@@ -25,8 +26,8 @@ RETRY_SECONDS = 0.1  # after another transaction had the row locked for too long
 INTERVAL_SECONDS = 10.0  # between two looks for changes that were interrupted
 
 IN_FORCE_LATER = (
-    "The limits are stored, but transactions that began before may not have seen them: a session"
-    " that has read the table source_limit has not ended. Send the same request again."
+    "The limits are stored, unless their row is locked, but they may not be in force yet: a"
+    " transaction that began before them has not ended. Send the same request again."
 )
 
 
@@ -39,7 +40,7 @@ class SourceLimits:
         self.database = database
         self.seconds_max = seconds_max
 
-    async def put(self, source: str, changes: Mapping[str, int | None]) -> Limits:
+    async def put(self, source: str, changes: Mapping[str, int | None]) -> LimitsAndUse:
         """Change the named limits of a source; return all of them when the change is in force.
 
         Raises `StoreUnavailable` if that takes too long, or if the database is unreachable.
@@ -56,7 +57,7 @@ class SourceLimits:
             raise StoreUnavailable(IN_FORCE_LATER) from error
         return await self.get(source)
 
-    async def get(self, source: str) -> Limits:
+    async def get(self, source: str) -> LimitsAndUse:
         """Return the limits of a source and what its open holds use of them."""
         return await self.database.read(
             lambda connection: source_limits.find(connection, source),
@@ -81,7 +82,7 @@ class SourceLimits:
             async with asyncio.timeout(self.seconds_max):
                 await self._finish(source, await self.get(source))
 
-    async def _finish(self, source: str, limits: Limits) -> None:
+    async def _finish(self, source: str, limits: LimitsAndUse) -> None:
         """Return when every transaction acts on the limits; count the open holds if necessary."""
         while limits.tracking == Tracking.COUNTING or limits.hold_seconds_max is not None:
             await self._wait_for_others()
@@ -101,10 +102,8 @@ class SourceLimits:
         waiting = await self.database.read(source_limits.transactions_that_may_have_missed_it)
         while waiting:
             await asyncio.sleep(POLL_SECONDS)
-            listed = waiting
-            waiting = await self.database.read(
-                lambda connection: source_limits.which_have_not_ended(connection, listed)
-            )
+            still_there = partial(source_limits.which_have_not_ended, transactions=waiting)
+            waiting = await self.database.read(still_there)
 
     async def _retried(
         self, work: Callable[[Transaction], Awaitable[T]], timeout_seconds: float | None = None

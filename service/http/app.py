@@ -16,6 +16,7 @@ from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
+from service.engine.source_limits import SourceLimits
 from service.engine.sweeper import Sweeper
 from service.http.access.authentication import Authentication
 from service.http.call import path_of
@@ -24,7 +25,7 @@ from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.responses import Header, Response, problem_response
-from service.http.routes import operations, pages, refunds, reservations, stock
+from service.http.routes import operations, pages, refunds, reservations, sources, stock
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -97,6 +98,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *sources.ROUTES,
             *operations.ROUTES,
             *pages.ROUTES,
         ],
@@ -160,6 +162,7 @@ def build_worker(settings: Settings) -> WorkerState:
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        source_limits=SourceLimits(database),
         proxies=TrustedProxies(settings.trusted_proxies),
     )
 
@@ -169,6 +172,7 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
     listed: list[BackgroundService] = []
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    listed.append(worker.source_limits)
     if worker.authentication.tokens is not None:
         listed.append(worker.authentication.tokens.keys)
     return listed

@@ -54,6 +54,7 @@ TAGS = {
     "reservations": "Reserve units, decide about holds, give units of sales back.",
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
+    "sources": "Limit what a source may do.",
     "audit": "Check that the books agree.",
     "service": "The process itself, its interface and its errors. No key is needed.",
 }
@@ -131,6 +132,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
             "pattern": TEXT,
             **NO_DOTS,
         },
+    },
+    "source": {
+        "description": "The source, percent-encoded.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT},
     },
     "code": {
         "description": "The code of the error, with dashes in place of its underscores.",

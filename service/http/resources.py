@@ -9,6 +9,7 @@ from typing import Any
 
 from db import rows
 from db.queries.audit import Audit
+from db.queries.source_limits import LIMITS, LimitsAndUse
 from service.http import problem_schemas, schemas
 from service.http.responses import stock_path
 
@@ -130,6 +131,15 @@ def _import(row: rows.ImportJob) -> dict[str, Any]:
     return {"job": row.job, "created": row.created, "skipped": row.skipped}
 
 
+def _source_limits(row: LimitsAndUse) -> dict[str, Any]:
+    """Return the limits of a source as clients see them."""
+    return {
+        "source": row.source,
+        **{name: getattr(row, name) for name in LIMITS},
+        "used": {"open_holds": row.open_holds, "held_units": row.held_units},
+    }
+
+
 RESERVATION = Resource(
     schemas.ReservationAnswer,
     _reservation,
@@ -156,6 +166,7 @@ ADJUSTMENT = Resource(
 )
 IMPORT = Resource(schemas.ImportJobAnswer, _import)
 MOVEMENT = Resource(schemas.MovementAnswer, _movement)
+SOURCE_LIMITS = Resource(schemas.SourceLimitsAnswer, _source_limits)
 AUDIT = Resource(schemas.AuditAnswer, _audit)
 BATCH = Resource(problem_schemas.BatchResultsAnswer, dict)
 STATUS = Resource(schemas.ServiceStatusAnswer, dict)

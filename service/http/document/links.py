@@ -18,6 +18,7 @@ LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         ("set_stock", "adjust_stock"),
         ({"sku": "sku", "location": "location"}, AFTER_STOCK),
     ),
+    "set_source_limits": ({"source": "source"}, ("get_source_limits",)),
 }
 """For each operation: the members of its answer that are parameters of the operations that may
 follow it, and the ids of those operations."""
