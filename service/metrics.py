@@ -28,4 +28,7 @@ TRANSACTION_SECONDS = Histogram(
 QUEUED = Gauge(
     "holdfast_queued_commands", "Commands that wait for a lane.", multiprocess_mode="livesum"
 )
+HANDSHAKES_FAILED = Counter(
+    "holdfast_handshakes_failed", "Connections that ended before their TLS handshake was complete."
+)
 EXPIRED = Counter("holdfast_holds_expired", "Overdue holds that the sweeper released.")

@@ -187,6 +187,10 @@ class Settings(BaseSettings):
         self.first_admin_key()
         self.issuer()
         TrustedProxies(self.trusted_proxies)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(
+                "tls-cert and tls-key belong together: set both to serve TLS, or neither"
+            )
         if self.migrate_database_url is not None and self.database_url is None:
             raise ValueError(
                 "migrate-database-url needs database-url beside it: set it to the address of the"

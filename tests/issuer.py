@@ -24,6 +24,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from service.http.access.authentication import Authentication
+from service.input.issuer import Issuer as TrustedIssuer
+
 NAME = "https://issuer.test/realms/shops"
 AUDIENCE = "holdfast"
 
@@ -121,6 +124,20 @@ def key_set(*keys: SigningKey | dict[str, Any]) -> bytes:
     """The JSON Web Key Set of these keys."""
     public = [key.public() if isinstance(key, SigningKey) else key for key in keys]
     return json.dumps({"keys": public}).encode()
+
+
+class Nothing:
+    """An empty database of keys and limits: no key is known, and no source has a limit."""
+
+    async def find(self, _: Any) -> None:
+        return None
+
+
+def without_database(trusted: TrustedIssuer) -> Authentication:
+    """Return what accepts the tokens of an issuer, and no key."""
+    made = Authentication(None, trusted)
+    made.keys = made.tokens.rates = Nothing()
+    return made
 
 
 @dataclass

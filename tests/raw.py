@@ -68,8 +68,8 @@ class Wire:
 @asynccontextmanager
 async def dial(server: Server) -> AsyncIterator[Wire]:
     """A connection, closed at the end of the block."""
-    host, port = server.url.removeprefix("http://").split(":")
-    wire = Wire(*await asyncio.open_connection(host, int(port)))
+    host, port = server.url.split("://")[1].split(":")
+    wire = Wire(*await asyncio.open_connection(host, int(port), ssl=server.trusted))
     try:
         yield wire
     finally:

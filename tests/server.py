@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,8 @@ class Server:
     process: ServerProcess
     """The supervisor."""
     log: Path
+    trusted: ssl.SSLContext | None = None
+    """For clients of a server with TLS."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -46,12 +49,14 @@ def running_server(
     workers: int = 1,
     module: str = "service",
     before: Sequence[str | Path] = (),
+    trusted: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> Iterator[Server]:
     """Serve on a free port until the block ends. Other arguments are settings: `rate_limit=5`.
 
     Without an address of a database the server starts a private PostgreSQL. `module` may name a
     variant of the service. `before` is a command that runs the command after it, such as `nice`.
+    `trusted` is the context of clients, if the settings name a certificate.
     At the end the server must stop when it is told to, with exit code 0, unless the test has
     killed it.
     """
@@ -69,7 +74,8 @@ def running_server(
         log.touch()
         process = start(module, environment(settings), log, before)
         try:
-            yield Server(await_url(process, log), settings["admin_key"], process, log)
+            url = await_url(process, log, trusted)
+            yield Server(url, settings["admin_key"], process, log, trusted)
             process.terminate()
             assert process.wait(SECONDS_MAX) in (0, -signal.SIGKILL), log.read_text()
         except BaseException:
@@ -117,7 +123,7 @@ def environment(settings: dict[str, Any]) -> dict[str, str]:
     return {**inherited, "PYTHONUNBUFFERED": "1", **given}
 
 
-def await_url(process: ServerProcess, log: Path) -> str:
+def await_url(process: ServerProcess, log: Path, trusted: ssl.SSLContext | None = None) -> str:
     """Return the address that the server announces, when it is ready.
 
     A machine that is busy with other tests may make one look at the database time out.
@@ -127,7 +133,10 @@ def await_url(process: ServerProcess, log: Path) -> str:
         for line in log.read_text().splitlines():
             if line.startswith("Holdfast listens on "):
                 url = line.split()[-1]
-                if httpx.get(f"{url}/health/ready", timeout=SECONDS_MAX).status_code == 200:
+                answer = httpx.get(
+                    f"{url}/health/ready", timeout=SECONDS_MAX, verify=trusted or True
+                )
+                if answer.status_code == 200:
                     return url
         time.sleep(0.02)
     raise AssertionError(f"the server did not start:\n{log.read_text()}")

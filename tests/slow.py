@@ -20,6 +20,7 @@ SLOW = {
     "test_hostile_queries.py": "sends each hostile value in each parameter",
     "test_hostile_values.py": "sends each hostile value in each member of a body",
     "test_interleavings.py": "plays thousands of orders of steps",
+    "test_issuer_keys.py": "starts a server with two workers that trust an issuer",
     "test_json_text.py": "parses hundreds of generated texts",
     "test_lab.py": "plays the laboratory's campaigns",
     "test_nameless.py": "starts PostgreSQL as other users",
@@ -38,5 +39,6 @@ SLOW = {
     "test_settings.py": "starts a server for each setting",
     "test_stateful.py": "plays thousands of generated steps",
     "test_strategies.py": "races clients with each strategy and its broker",
+    "test_tls.py": "starts servers with certificates and renews them under load",
     "test_two_services.py": "sends every request to several services at once",
 }

@@ -33,6 +33,8 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+ISSUER = ["--jwt-issuer", "https://i", "--jwt-audience", "a", "--jwt-jwks"]
+
 WRONG = {
     "redis without its address": (["--strategy", "redis"], "redis-url"),
     "redis with an invalid address": (["--strategy", "redis", "--redis-url", "nonsense"], "redis://"),
@@ -51,6 +53,17 @@ WRONG = {
     "an admin key with a space": (["--admin-key", "x" * 40 + " y"], "32"),
     "an admin key file that does not exist": (["--admin-key-file", "/nowhere/key"], "/nowhere/key"),
     "two admin keys": (["--admin-key", KEY, "--admin-key-file", "/etc/hostname"], "admin-key-file"),
+    "an issuer of tokens alone": (["--jwt-issuer", "https://i"], "jwt-audience and jwt-jwks"),
+    "an issuer of tokens without its keys": (
+        ["--jwt-issuer", "https://i", "--jwt-audience", "a"], "jwt-jwks"),
+    "keys of an issuer over http": ([*ISSUER, "http://i/jwks"], "https URL"),
+    "keys of an issuer without a host": ([*ISSUER, "https:///jwks"], "https URL"),
+    "keys of an issuer at another port": ([*ISSUER, "https://i:x/jwks"], "https URL"),
+    "a file of keys that does not exist": ([*ISSUER, "/nowhere/jwks"], "/nowhere/jwks"),
+    "a file of keys without any": ([*ISSUER, "/etc/hostname"], "JSON Web Key Set"),
+    "tokens without a signature": (["--jwt-algorithms", "RS256,none"], "none"),
+    "tokens with an HMAC": (["--jwt-algorithms", "HS256"], "HS256"),
+    "an algorithm that does not exist": (["--jwt-algorithms", "RS256, rs512"], "rs512"),
     "a log format that does not exist": (["--log-format", "xml"], "HOLDFAST_LOG_FORMAT"),
     "a directory without binaries": (["--pg-bin", "/nowhere"], "/nowhere"),
     "a data directory that is a file": (["--data-dir", "/etc/hostname"], "/etc/hostname"),

@@ -1,8 +1,14 @@
 """JSON Web Tokens in place of keys: a good token counts like a key, and any other gets 401."""
 
+import asyncio
 import base64
 import hmac
+import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +24,16 @@ from service.http.access.keys import store_key
 from service.input.issuer import issuer_of
 from tests import issuer
 from tests.conftest import running_service
-from tests.issuer import SMALL_RSA, Later, SigningKey, base64url, claims, encoded, make_key
+from tests.issuer import (
+    SMALL_RSA,
+    Later,
+    SigningKey,
+    base64url,
+    claims,
+    encoded,
+    make_key,
+    without_database,
+)
 
 RSA, EC, ED = (make_key(algorithm, algorithm.lower()) for algorithm in ("RS256", "ES256", "EdDSA"))
 FOREIGN = {key.algorithm: make_key(key.algorithm, key.kid) for key in (RSA, EC, ED)}
@@ -39,23 +54,9 @@ def file(tmp_path):
     return path
 
 
-class NoKeys:
-    """Every key is unknown."""
-
-    async def find(self, key):
-        return None
-
-
-def authentication(trusted_issuer):
-    """Accept the issuer's tokens, and no key."""
-    made = Authentication(None, trusted_issuer)
-    made.keys = NoKeys()
-    return made
-
-
 @pytest.fixture
 def access(file):
-    return authentication(trusted(file))
+    return without_database(trusted(file))
 
 
 async def ask(access, token):
@@ -113,7 +114,7 @@ async def test_the_source_admin_alone_gives_no_access_to_other_sources(access):
 
 
 async def test_the_source_is_in_the_claim_that_the_settings_name(file):
-    access = authentication(trusted(file, source_claim="client_id"))
+    access = without_database(trusted(file, source_claim="client_id"))
     found = await ask(access, EC.sign(claims(sub=17, client_id="shop-us")))
     assert found.caller.source == "shop-us"
     await refusal(access, EC.sign(claims()))
@@ -210,7 +211,7 @@ async def test_an_algorithm_that_the_settings_can_t_name_is_refused(access, algo
 
 
 async def test_an_algorithm_that_the_settings_do_not_name_is_refused(file):
-    access = authentication(trusted(file, algorithms="EdDSA"))
+    access = without_database(trusted(file, algorithms="EdDSA"))
     await ask(access, ED.sign(claims()))
     assert "algorithm" in await refusal(access, RSA.sign(claims()))
 
@@ -250,7 +251,7 @@ async def test_a_token_without_kid_needs_a_single_key_of_its_algorithm(access, f
     nameless = {key: SigningKey(None, key.algorithm, key.private) for key in (RSA, EC)}
     assert await ask(access, nameless[EC].sign(claims()))
     file.write_bytes(issuer.key_set(EC, make_key("ES256", "other"), RSA))
-    again = authentication(access.tokens.issuer)
+    again = without_database(access.tokens.issuer)
     assert await ask(again, nameless[RSA].sign(claims()))
     detail = await refusal(again, nameless[EC].sign(claims()))
     assert detail == "The issuer has no key that fits this token."
@@ -366,7 +367,7 @@ async def test_the_number_and_the_size_of_remembered_tokens_are_bounded(access, 
 def verifier(tmp_path_factory):
     path = tmp_path_factory.mktemp("issuer") / "jwks.json"
     path.write_bytes(PUBLISHED)
-    return authentication(trusted(path))
+    return without_database(trusted(path))
 
 
 VALID = [key.sign(claims(exp=int(time.time()) + 86_400)).encode() for key in (RSA, EC, ED)]
@@ -436,6 +437,48 @@ async def test_signed_claims_of_any_kind_are_accepted_or_refused(verifier, chang
     assert found.scopes <= set(Scope)
 
 
+# The settings and their documentation
+
+
+@pytest.mark.parametrize("library", ["jwt", "cryptography"])
+def test_an_issuer_needs_the_extra(monkeypatch, file, library):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == library else find(name)
+    )
+    with pytest.raises(ValueError, match=rf"{library}.*not installed.*holdfast\[jwt\]"):
+        trusted(file)
+    assert issuer_of(None, None, None, "RS256", "sub") is None
+
+
+def run(code, directory):
+    """Run Python code in a process of its own; return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, env=environment, stdout=-1, check=True
+    )
+    return done.stdout.decode().strip()
+
+
+def test_without_an_issuer_no_library_for_tokens_is_imported():
+    code = (
+        "import sys; import service.http.app;"
+        " print([name for name in ('jwt', 'cryptography') if name in sys.modules])"
+    )
+    assert run(code, Path()) == "[]"
+
+
+async def test_the_documented_example_works(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    code = re.search(r"```python\n(# issuer\.py.*?)```", text, re.DOTALL)[1]
+    token = run(code, tmp_path)
+    flags = re.search(r"--jwt-issuer (\S+) --jwt-audience (\S+) --jwt-jwks (\S+)", text)
+    file = str(tmp_path / flags[3])
+    access = without_database(issuer_of(flags[1], flags[2], file, "RS256,ES256,EdDSA", "sub"))
+    found = await ask(access, token)
+    assert (found.caller.source, found.scopes) == ("shop-eu", {"reserve", "read"})
+
+
 # Over HTTP
 
 
@@ -467,6 +510,35 @@ async def test_a_token_reserves_for_its_source(database_url, file):
         assert "exp" in refused.json()["detail"]
         forbidden = await service.client.get("/v1/stock", headers=bearer(scope="openid"))
         assert (forbidden.status_code, forbidden.json()["code"]) == (403, "forbidden")
+
+
+async def test_a_token_has_the_rate_of_its_source(database_url, file):
+    given = {"jwt_issuer": issuer.NAME, "jwt_audience": issuer.AUDIENCE, "jwt_jwks": str(file)}
+    async with running_service(database_url, **given) as service:
+        await service.sql(
+            "INSERT INTO source_limit (source, requests_per_second, tracking, open_holds,"
+            " held_units, version) VALUES ('shop-us', 2, 'off', 0, 0, 1)"
+        )
+
+        async def statuses(source):
+            """The statuses of ten requests, each with a token of its own."""
+            tokens = [EC.sign(claims(sub=source, jti=str(number))) for number in range(10)]
+            answers = [
+                await service.client.get("/v1/stock", headers={"Authorization": f"Bearer {token}"})
+                for token in tokens
+            ]
+            return [answer.status_code for answer in answers]
+
+        assert 429 in await statuses("shop-us")
+        assert set(await statuses("shop-fr")) == {200}
+        await service.sql("UPDATE source_limit SET requests_per_second = NULL")
+
+        async def is_without_limit():
+            return set(await statuses("shop-us")) == {200}
+
+        async with asyncio.timeout(20):
+            while not await is_without_limit():
+                await asyncio.sleep(0.1)
 
 
 async def test_large_bodies_of_all_tokens_of_a_source_share_its_room(

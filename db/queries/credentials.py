@@ -29,6 +29,14 @@ async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ..
     return (await connection.execute(statement)).one_or_none()
 
 
+async def rate_of(connection: AsyncConnection, source: str) -> int | None:
+    """Return the requests a second that a source may send; None if it has no such limit."""
+    statement = select(SourceLimitTable.requests_per_second).where(
+        SourceLimitTable.source == source
+    )
+    return (await connection.execute(statement)).scalar_one_or_none()
+
+
 async def create(
     connection: AsyncConnection,
     id_: UUID,

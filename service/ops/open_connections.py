@@ -36,6 +36,9 @@ class OpenConnection(Protocol):
     def refuse(self, error: ServiceError) -> None:
         """Answer with an error and close at once."""
 
+    def close(self) -> None:
+        """Close without waiting for the client."""
+
 
 class OpenConnections:
     """Limits the connections of a worker, enforces their deadlines and drains them."""
@@ -86,7 +89,7 @@ class OpenConnections:
         idle.sort(key=lambda each: each.idle_since)
         evicted = idle[: max(1, self.connections_max // EVICTED_SHARE)]
         for connection in evicted:
-            connection.transport.close()
+            connection.close()
         return bool(evicted)
 
 

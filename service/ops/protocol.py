@@ -177,7 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def expire(self) -> None:
         """Give up on a client that missed the deadline."""
         if self._is_discarding or not (self._in_head or self._in_body):
-            self.transport.close()
+            self.close()
         elif self._in_head:
             self._refuse(RequestTimeout(f"The head did not arrive within {HEAD_SECONDS_MAX:g} s."))
         else:
@@ -187,7 +187,16 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer with an error, without reading a request, and close at once."""
         self._is_discarding = True
         self._write(error, "/")
+        self.close()
+
+    def close(self) -> None:
+        """Send all written bytes, then close without waiting for the client."""
         self.transport.close()
+
+    def reject(self, error: ServiceError) -> None:
+        """Answer with an error in place of reading a request, and read what the client sends."""
+        self._is_discarding = True
+        self._send_refusal(error)
 
     def _feed(self, data: bytes) -> None:
         try:

@@ -18,6 +18,7 @@ from db.migrate import upgrade
 from db.session.database import Database
 from db.session.fitness import concerns, granted_connections
 from service.ops.bootstrap import KEY_FILE, ensure_first_key, load_demo
+from service.ops.certificate import ServedCertificate
 from service.ops.listener import open_listener
 from service.ops.log_output import configure_logging
 from service.ops.supervisor import Supervisor
@@ -30,6 +31,9 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
     """Bring everything up, serve until SIGTERM or SIGINT, and return the exit code."""
     configure_logging(settings.log_format)
     signal.signal(signal.SIGTERM, _exit)  # during start-up too, and as process 1
+    certificate = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        certificate = ServedCertificate(settings.tls_cert, settings.tls_key)
     with contextlib.ExitStack() as stack:
         postgres = None
         if settings.database_url is None:
@@ -39,7 +43,7 @@ def serve(settings: Settings, *, demo: bool = False) -> int:
         listener = stack.enter_context(open_listener(settings.host, settings.port))
         port = listener.getsockname()[1]
         settings = settings.model_copy(update={"port": port, "pool_size": pool_size})
-        supervisor = Supervisor(settings, listener, postgres)
+        supervisor = Supervisor(settings, listener, postgres, certificate)
         return supervisor.run(announce=lambda: announce(settings, has_demo=has_demo))
 
 
@@ -105,4 +109,5 @@ def announce(settings: Settings, *, has_demo: bool) -> None:
 def base_url(settings: Settings) -> str:
     """Return the service's address, as reached from this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"

@@ -14,6 +14,7 @@ import structlog
 
 from db.embedded.server import EmbeddedError, EmbeddedPostgres
 from service.engine.outages import Outage
+from service.ops.certificate import ServedCertificate
 from service.ops.metrics_directory import forget_process
 from service.ops.worker import end_with_supervisor, run_worker
 from service.settings import Settings
@@ -60,11 +61,16 @@ class Supervisor:
     """Keeps the workers and PostgreSQL running until a signal tells it to stop."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, postgres: EmbeddedPostgres | None
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        postgres: EmbeddedPostgres | None,
+        certificate: ServedCertificate | None,
     ) -> None:
         self.settings = settings
         self.listener = listener
         self.postgres = postgres
+        self.certificate = certificate
         self.workers: dict[int, WorkerProcess] = {}
         self.may_start_at: list[float] = []
         """The earliest moments at which ended workers may be replaced."""
@@ -143,7 +149,8 @@ class Supervisor:
             for worker in self.workers.values():
                 os.close(worker.ready_pipe)
             os.setpgid(0, 0)  # Ctrl-C reaches only the supervisor, which stops the workers in order
-            code = run_worker(self.settings, self.listener, ready_pipe)
+            tls = None if self.certificate is None else self.certificate.current.context
+            code = run_worker(self.settings, self.listener, ready_pipe, tls)
         except Exception:
             log.exception("worker_failed")
         finally:
@@ -152,9 +159,14 @@ class Supervisor:
             os._exit(code)
 
     def _begin_renewal(self) -> None:
-        """Mark all workers for replacement; if a renewal is under way, wait until it is done."""
+        """Mark all workers for replacement; if a renewal is under way, wait until it is done.
+
+        No worker is replaced if the certificate's files are broken: the log says why.
+        """
         if self.renewing and not any(worker.awaits_successor for worker in self.workers.values()):
             self.renewing = False
+            if self.certificate is not None and not self.certificate.renew():
+                return
             for worker in self.workers.values():
                 worker.is_retiring = True
 

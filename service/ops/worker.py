@@ -5,6 +5,8 @@ import ctypes
 import os
 import signal
 import socket
+import ssl
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -16,22 +18,27 @@ from service.ops.garbage_collection import relax_garbage_collection
 from service.ops.listener import BACKLOG, accepting
 from service.ops.open_connections import OpenConnections, connections_max
 from service.ops.protocol import BoundedProtocol
+from service.ops.tls import HSTS, TlsConnection
 from service.settings import Settings
 
 PR_SET_PDEATHSIG = 1
 
 
-def run_worker(settings: Settings, listener: socket.socket, ready_pipe: int) -> int:
+def run_worker(
+    settings: Settings, listener: socket.socket, ready_pipe: int, tls: ssl.SSLContext | None
+) -> int:
     """Serve on a listening socket until SIGTERM; return the exit code.
 
-    When the worker can answer requests, it writes a byte to the descriptor `ready_pipe`.
+    With a context it serves TLS only. When the worker can answer requests, it writes a byte to the
+    descriptor `ready_pipe`.
     """
     app = create_app(settings)
     connections = OpenConnections(connections_max(settings.pool_size))
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=cast("Any", partial(BoundedProtocol, connections)),
+        http=cast("Any", _protocol(connections, tls)),
+        headers=[] if tls is None else [HSTS],
         ws="none",
         lifespan="on",
         log_config=None,
@@ -45,6 +52,13 @@ def run_worker(settings: Settings, listener: socket.socket, ready_pipe: int) -> 
     signal.signal(signal.SIGUSR1, server.go_unready)
     server.run(sockets=accepting(listener))
     return 0 if server.started else 1
+
+
+def _protocol(connections: OpenConnections, tls: ssl.SSLContext | None) -> Callable[..., Any]:
+    """Return what makes the protocol of each connection."""
+    if tls is None:
+        return partial(BoundedProtocol, connections)
+    return partial(TlsConnection, tls, connections)
 
 
 class _WorkerServer(uvicorn.Server):

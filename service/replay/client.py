@@ -174,6 +174,11 @@ async def _check_address(url: str, http: httpx.AsyncClient) -> None:
     except httpx.UnsupportedProtocol:
         raise ClientError(f"{url!r} is not an address like http://127.0.0.1:8000") from None
     except httpx.TransportError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise ClientError(
+                f"the certificate of the service at {url} is not trusted ({error}). Name the file"
+                " of its authority in SSL_CERT_FILE"
+            ) from None
         raise ClientError(
             f"nothing answers at {url} ({str(error) or type(error).__name__}). Start the service"
             " with `holdfast serve`, or name another address with --url"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import ssl
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -34,17 +35,26 @@ class Tally:
     """The number of answers to each client."""
     refused: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    is_over: bool = False
+    """The clients send no more."""
 
 
 async def send_forever(
-    url: str, headers: dict[str, str], tally: Tally, client: int, *, keeps: bool, pause: float
+    url: str,
+    headers: dict[str, str],
+    tally: Tally,
+    client: int,
+    *,
+    keeps: bool,
+    pause: float,
+    verify: ssl.SSLContext | bool,
 ) -> None:
     """Reserve again and again, on one connection or on a new one each time."""
     limits = KEPT if keeps else httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, limits=limits, timeout=2 * SECONDS_MAX
+        base_url=url, headers=headers, limits=limits, timeout=2 * SECONDS_MAX, verify=verify
     ) as http:
-        while True:
+        while not tally.is_over:
             await asyncio.sleep(pause)
             body = {"seq": uuid.uuid4().hex, "lines": [{"sku": "A", "quantity": 1}]}
             try:
@@ -58,21 +68,27 @@ async def send_forever(
 
 
 @asynccontextmanager
-async def load(url: str, headers: dict[str, str], pause: float = 0.0) -> AsyncIterator[Tally]:
+async def load(
+    url: str, headers: dict[str, str], pause: float = 0.0, verify: ssl.SSLContext | bool = True
+) -> AsyncIterator[Tally]:
     """Twelve clients; half of them keep their connection. They pause before each request."""
-    async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=url, headers=headers, verify=verify) as http:
         body = {"available": 10**9}
         await http.put("/v1/stock/A/main", json=body, headers={"If-None-Match": "*"})
     tally = Tally()
     clients = [
         asyncio.create_task(
-            send_forever(url, headers, tally, number, keeps=bool(number % 2), pause=pause)
+            send_forever(
+                url, headers, tally, number, keeps=bool(number % 2), pause=pause, verify=verify
+            )
         )
         for number in range(CLIENTS)
     ]
     try:
         yield tally
     finally:
+        tally.is_over = True
+        await asyncio.wait(clients, timeout=SECONDS_MAX)  # httpx leaves a cancelled handshake open
         for client in clients:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)

@@ -6,6 +6,7 @@ from db.session.database import Database
 from service.domain.errors import Unauthenticated
 from service.http.access.credential import Credential
 from service.http.access.lookups import KeyLookups
+from service.http.access.source_rates import SourceRates
 from service.input.issuer import Issuer
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class Authentication:
 
     def __init__(self, database: Database, issuer: Issuer | None = None) -> None:
         self.keys = KeyLookups(database)
-        self.tokens = None if issuer is None else _open_tokens(issuer)
+        self.tokens = None if issuer is None else _open_tokens(issuer, database)
 
     async def require(self, authorization: bytes | None) -> Credential:
         """Return the valid credential of a request. Raises `Unauthenticated`."""
@@ -33,7 +34,7 @@ class Authentication:
         return found
 
 
-def _open_tokens(issuer: Issuer) -> "Tokens":
+def _open_tokens(issuer: Issuer, database: Database) -> "Tokens":
     from service.http.access.tokens import Tokens  # noqa: PLC0415 - its library is an extra
 
-    return Tokens(issuer)
+    return Tokens(issuer, SourceRates(database))

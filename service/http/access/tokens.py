@@ -21,6 +21,7 @@ from service.http.access.claims import read_claims
 from service.http.access.credential import Credential
 from service.http.access.issuer_keys import IssuerKeys
 from service.http.access.key_set import IssuerKey
+from service.http.access.source_rates import SourceRates
 from service.input.issuer import Issuer
 from service.input.json_text import is_too_deep
 
@@ -45,8 +46,9 @@ class KnownToken(NamedTuple):
 class Tokens:
     """The tokens that a worker has verified, and the keys to verify others."""
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, rates: SourceRates) -> None:
         self.issuer = issuer
+        self.rates = rates
         self.keys = IssuerKeys(issuer, on_change=self._forget)
         self._jws = jwt.PyJWS(algorithms=list(issuer.algorithms))
         self._known: dict[bytes, KnownToken] = {}
@@ -57,9 +59,16 @@ class Tokens:
 
         Raises `Unauthenticated` and `Unavailable`.
         """
+        found = self._remembered(text) or await self._verify(text)
+        if found is not None:
+            found.requests_per_second = await self.rates.find(found.caller.source)
+        return found
+
+    def _remembered(self, text: bytes) -> Credential | None:
         known = self._known.get(text)
-        if known is not None and time.time() < known.ends_at:
-            return known.credential
+        return None if known is None or time.time() >= known.ends_at else known.credential
+
+    async def _verify(self, text: bytes) -> Credential | None:
         header = _header_of(text)
         if header is None:
             return None
