@@ -66,6 +66,8 @@ async def test_operation_ids_are_names_of_methods_and_stay(service):
         ("POST", f"{stock}/adjustments"): "adjust_stock",
         ("GET", f"{stock}/movements"): "list_stock_movements",
         ("POST", "/v1/imports"): "import_stock",
+        ("GET", "/v1/sources/{source}/limits"): "get_source_limits",
+        ("PUT", "/v1/sources/{source}/limits"): "set_source_limits",
         ("GET", "/v1/audit"): "audit",
         ("GET", "/health/live"): "get_liveness",
         ("GET", "/health/ready"): "get_readiness",
@@ -210,10 +212,14 @@ async def conversation(service):
         f"{one}/movements": f"{address}/movements", f"{one}/refunds": f"{address}/refunds",
         f"{one}/refunds/{{refund_id}}": refund.headers["Location"], "/v1/stock": "/v1/stock",
         "/v1/stock/{sku}": "/v1/stock/A", f"{item}/movements": "/v1/stock/A/main/movements",
+        "/v1/sources/{source}/limits": "/v1/sources/us/limits",
         "/v1/audit": "/v1/audit", "/health/live": "/health/live", "/schema": "/schema",
         "/health/ready": "/health/ready", "/metrics": "/metrics",
         "/schema/openapi.json": "/schema/openapi.json", "/problems/{code}": "/problems/not-found",
     }  # fmt: skip
+    limits = {"open_holds_max": 9, "requests_per_second": None}
+    put = await client.put("/v1/sources/us/limits", json=limits)
+    yield "/v1/sources/{source}/limits", put
     for path, concrete in reads.items():
         response = await client.get(concrete)
         yield path, response

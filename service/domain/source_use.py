@@ -1,14 +1,16 @@
 """What the open holds of a source use of its limits, while a batch changes it."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from db.rows import SourceLimit, SourceLimitChange
+
+Limit: TypeAlias = Literal["open_holds_max", "held_units_max"]
 
 
 class Excess(NamedTuple):
     """A limit that a hold would exceed."""
 
-    limit: Literal["open_holds_max", "held_units_max"]
+    limit: Limit
     max: int
     used: int
     asked: int
@@ -36,23 +38,22 @@ class Use:
         return max(self.seen + self.delta, 0)
 
     def has_room(self, asked: int) -> bool:
-        """True if the limit allows this many more; the guard is noted."""
+        """True if the limit allows this many more."""
+        return self.max is None or self.seen + self.delta + asked <= self.max
+
+    def had_room(self, asked: int) -> bool:
+        """True if the limit allowed this many more before the batch."""
+        return self.max is None or self.seen + asked <= self.max
+
+    def guard_room(self, asked: int) -> None:
+        """Note that a verdict relies on room for this many more."""
         after = self.delta + asked
-        if self.max is None or self.seen + after <= self.max:
-            self.highest = after if self.highest is None else max(self.highest, after)
-            return True
-        if self.seen + asked <= self.max:  # else it was refused by what was seen, without the batch
-            self.refused = after if self.refused is None else min(self.refused, after)
-        return False
+        self.highest = after if self.highest is None else max(self.highest, after)
 
-    def needs_the_batch(self, asked: int) -> bool:
-        """True if there is room only because the batch has ended holds."""
-        return self.max is not None and self.seen + asked > self.max
-
-    def add(self, number: int) -> None:
-        """Add to the number, even if it is beyond the limit now."""
-        self.delta += number
-        self.highest = self.delta if self.highest is None else max(self.highest, self.delta)
+    def guard_refusal(self, asked: int) -> None:
+        """Note that a refusal relies on the batch: without it there would be room."""
+        after = self.delta + asked
+        self.refused = after if self.refused is None else min(self.refused, after)
 
 
 class SourceUse:
@@ -68,21 +69,25 @@ class SourceUse:
         self.is_relied_on = False
         """True if the guards are needed although the batch does not change the use."""
         self.needs_the_batch = False
-        """True if a hold was within the limits only because the batch had ended holds."""
+        """True if there was room for a hold only because the batch had ended others."""
 
     def excess(self, units: int) -> Excess | None:
         """Return the first limit that one more hold of so many units would exceed."""
-        if not self.holds.has_room(1):
-            return Excess("open_holds_max", self.holds.max or 0, self.holds.used, 1)
-        if not self.units.has_room(units):
-            return Excess("held_units_max", self.units.max or 0, self.units.used, units)
-        self.needs_the_batch |= self.holds.needs_the_batch(1) or self.units.needs_the_batch(units)
+        for limit, use, asked in self._asked(units):
+            if not use.has_room(asked):
+                if use.had_room(asked):
+                    use.guard_refusal(asked)
+                return Excess(limit, use.max or 0, use.used, asked)
+        for _, use, asked in self._asked(units):
+            use.guard_room(asked)
+            self.needs_the_batch |= not use.had_room(asked)
         return None
 
     def open(self, units: int) -> None:
         """Add a hold."""
-        self.holds.add(1)
-        self.units.add(units)
+        for _, use, asked in self._asked(units):
+            use.guard_room(asked)
+            use.delta += asked
         self.is_changed = True
 
     def close(self, units: int) -> None:
@@ -102,3 +107,7 @@ class SourceUse:
             self.holds.refused,
             self.units.refused,
         )
+
+    def _asked(self, units: int) -> tuple[tuple[Limit, Use, int], ...]:
+        """What one hold of so many units asks of each limit."""
+        return ("open_holds_max", self.holds, 1), ("held_units_max", self.units, units)
