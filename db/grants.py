@@ -21,6 +21,7 @@ PRIVILEGES = {
     "api_key": "SELECT, INSERT, UPDATE",
     "source_limit": "SELECT, INSERT, UPDATE, DELETE",
     "page_session": "SELECT, INSERT, DELETE",
+    "access_log": "SELECT, INSERT, UPDATE, DELETE",
     "alembic_version": "SELECT",  # to check whether the schema is up to date
 }
 HELD = text("""

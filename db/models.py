@@ -8,7 +8,7 @@ no gaps and no line is written twice.
 `db.rows` has the rows of these tables as plain values.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Text,
@@ -258,6 +259,7 @@ class ApiKeyTable(Base):
             f"scopes <@ ARRAY[{sql_list(Scope)}] AND cardinality(scopes) > 0",
             name="scopes",
         ),
+        Index("api_key_created_at_id_idx", "created_at", "id"),
     )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
@@ -272,10 +274,13 @@ class ApiKeyTable(Base):
     """The first characters of the key; None for a key that an older version made."""
     label: Mapped[str | None] = mapped_column(Text)
     expires_at: Mapped[datetime | None] = mapped_column(MOMENT)
+    lifetime: Mapped[timedelta | None] = mapped_column(Interval)
+    """The time for which the key was made; None without an expiry. A rotation does not shorten it,
+    and the new key gets the same."""
     last_used_at: Mapped[datetime | None] = mapped_column(MOMENT)
     issuer: Mapped[str | None] = mapped_column(BYTEWISE)
     seq: Mapped[str | None] = mapped_column(BYTEWISE)
-    content: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class SourceLimitTable(Base):
@@ -308,3 +313,28 @@ class SourceLimitTable(Base):
     open_holds: Mapped[int] = mapped_column(BigInteger)
     held_units: Mapped[int] = mapped_column(BigInteger)
     version: Mapped[int] = mapped_column(BigInteger)
+
+
+class AccessLogTable(Base):
+    """A use of an admin key, or `count` equal uses or refusals of the same minute.
+
+    `route` is the template of a path, never the path. A member that is null has no value, or has
+    several in a row that stands for different requests.
+    """
+
+    __tablename__ = "access_log"
+    __table_args__ = (
+        CheckConstraint("count >= 1", name="count"),
+        Index("access_log_at_id_idx", "at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    at: Mapped[datetime] = mapped_column(MOMENT)
+    key_id: Mapped[UUID | None] = mapped_column(Uuid)
+    source: Mapped[str | None] = mapped_column(BYTEWISE)
+    address: Mapped[str | None] = mapped_column(BYTEWISE)
+    method: Mapped[str | None] = mapped_column(BYTEWISE)
+    route: Mapped[str | None] = mapped_column(BYTEWISE)
+    status: Mapped[int | None] = mapped_column(Integer)
+    request_id: Mapped[str | None] = mapped_column(BYTEWISE)
+    count: Mapped[int] = mapped_column(BigInteger)

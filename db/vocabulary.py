@@ -53,6 +53,14 @@ class Scope(StrEnum):
     """Includes all other scopes."""
 
 
+class KeyState(StrEnum):
+    """The states of an API key."""
+
+    VALID = "valid"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
 class Tracking(StrEnum):
     """Whether the open holds of a source and their units are tracked."""
 

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db.embedded.roles import Addresses
-from db.strategies import check_strategy
+from db.strategies import check_redis, check_strategy
 from db.vocabulary import StrategyName
 from service.input.issuer import Issuer, issuer_of
 from service.input.proxies import TrustedProxies
@@ -58,7 +58,8 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="Server on which the strategy redis keeps its locks: redis://host:port/0.",
+        description="Redis in which all workers and services share the rate limits, and in which"
+        " the strategy redis keeps its locks: redis://host:port/0.",
     )
     zookeeper_hosts: str | None = Field(
         None,
@@ -120,7 +121,10 @@ class Settings(BaseSettings):
         description="Retries that a worker may save up in calm times, to exceed its share later.",
     )
     rate_limit: int = Field(
-        0, ge=0, description="Requests a second that a key may make to a worker; 0 sets no limit."
+        0,
+        ge=0,
+        description="Requests a second of each source without a limit of its own; 0 sets no limit."
+        " Without REDIS_URL each worker admits its share.",
     )
     inflight_max: int = Field(
         512,
@@ -184,6 +188,8 @@ class Settings(BaseSettings):
     def _check(self) -> Self:
         """Refuse values at start that would otherwise fail only at their first use."""
         check_strategy(self.strategy, self.redis_url, self.zookeeper_hosts)
+        if self.redis_url is not None:
+            check_redis(self.redis_url, "redis-url")
         self.first_admin_key()
         self.issuer()
         TrustedProxies(self.trusted_proxies)

@@ -10,6 +10,7 @@ writes the same page. A cursor contains a timestamp and is shifted too.
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -108,12 +109,14 @@ async def play(page: str, service: Any) -> AsyncIterator[tuple[re.Match[str], Ex
     keys = {
         "$KEY": await service.key("shop-eu", "reserve", "stock", "read"),
         "$READ_KEY": await service.key("shop-eu", "read"),
+        "$ADMIN_KEY": await service.key("admin", "admin"),
     }
     for example in EXAMPLE.finditer(page):
         if example["overdue"]:
             await service.sql(OVERDUE, example["overdue"])
             continue
         request = request_of(service.client, clock.meant(example["request"]), keys)
+        request.headers.setdefault("X-Request-Id", id_for(example["request"]))
         response = await service.client.send(request)
         yield example, Exchange(request, response), clock.told(answer_of(response))
 
@@ -131,6 +134,11 @@ def request_of(
     if body:
         headers.setdefault("Content-Type", "application/json")
     return client.build_request(method, address, headers=headers, content=body or None)
+
+
+def id_for(text: str) -> str:
+    """Return an id for the request that a block describes: the same one in each run."""
+    return f"b7ad6b7169203331-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def answer_of(response: httpx.Response) -> str:

@@ -6,11 +6,13 @@ brokers, browsers, faults. It is slow as well if it plays thousands of cases.
 
 SLOW = {
     "faults": "breaks servers, connections, disks and clocks",
+    "fuzz": "sends thousands of generated inputs to every parser",
     "test_application.py": "runs each command with foreign modules in its path",
     "test_bench.py": "measures running servers",
     "test_body_room.py": "fills the memory of a server",
     "test_clients.py": "starts a server, nginx and a JVM",
     "test_database_settings.py": "migrates databases with unusual settings",
+    "test_database_tls.py": "starts PostgreSQL with TLS",
     "test_distributed_locks.py": "starts, freezes and kills Redis and ZooKeeper",
     "test_embedded.py": "starts, freezes and kills PostgreSQL",
     "test_grants.py": "starts servers with the roles of another database",
@@ -37,6 +39,7 @@ SLOW = {
     "test_schema.py": "migrates databases in several processes",
     "test_schemathesis.py": "sends thousands of generated requests to a server",
     "test_settings.py": "starts a server for each setting",
+    "test_shared_rates.py": "starts, freezes and kills Redis",
     "test_stateful.py": "plays thousands of generated steps",
     "test_strategies.py": "races clients with each strategy and its broker",
     "test_tls.py": "starts servers with certificates and renews them under load",

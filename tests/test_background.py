@@ -210,7 +210,9 @@ async def test_a_service_that_never_stops_is_logged_and_the_others_are_stopped(m
             await asyncio.sleep(0)
 
 
-async def test_a_worker_runs_the_sweeper(service):
+async def test_a_worker_runs_the_sweeper_and_writes_the_uses_of_keys(service):
     services = service.app.worker
-    assert [each.name for each in background_services(services)] == ["sweeper"]
-    assert background_services(services, sweeps=False) == []
+    names = [each.name for each in background_services(services)]
+    assert {"sweeper", "last_uses", "access_log"} <= set(names)
+    unswept = [each.name for each in background_services(services, sweeps=False)]
+    assert unswept == [name for name in names if name != "sweeper"]

@@ -46,7 +46,7 @@ async def test_every_text_in_a_query_has_a_length_limit(service):
         name, address = parameter["name"], path.format(id=id_, sku="A", location="main")
         more = {"content": "A,main,1", "headers": {"Content-Type": "text/csv"}}
         sent = more if method == "POST" else {}
-        if "enum" in parameter["schema"]:
+        if "enum" in parameter["schema"] or parameter["schema"].get("format") == "uuid":
             continue  # it needs no limit, because any other text is refused
         if parameter["schema"].get("format") == "date-time":
             error = await refused(service, method, address, {name: "2" * 65}, **sent)

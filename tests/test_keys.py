@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from db.queries import credentials
 from db.session.configuration import Timeouts
-from db.session.database import Database
+from db.session.database import Database, StoreUnavailable
 from service.cli import cli
-from service.domain.errors import Unauthenticated
+from service.domain.errors import Unauthenticated, Unavailable
 from service.http.access import lookups
 from service.http.access.authentication import Authentication
 from service.http.access.keys import store_key
@@ -115,6 +115,72 @@ async def test_a_look_up_in_the_background_that_fails_is_repeated(known, monkeyp
     await unreachable.close()
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+# Unknown keys
+
+
+@pytest.fixture
+def queries(monkeypatch):
+    """Note how many keys each query for unknown keys has, and check that they never overlap."""
+    find_each, sizes, under_way = credentials.find_each, [], []
+
+    async def find_alone(connection, digests):
+        assert not under_way
+        under_way.append(1)
+        sizes.append(len(digests))
+        found = await find_each(connection, digests)
+        under_way.clear()
+        return found
+
+    monkeypatch.setattr(credentials, "find_each", find_alone)
+    return sizes
+
+
+async def test_a_flood_of_unknown_keys_takes_one_connection(database, queries):
+    access = Authentication(database)
+    await store_key(database, "hf_new", "shop", ["read"])
+    headers = [f"Bearer hf_{number}".encode() for number in range(1200)]
+    headers.insert(700, b"Bearer hf_new")
+    found = await asyncio.gather(*map(access.require, headers), return_exceptions=True)
+    assert [each.caller.source for each in found if not isinstance(each, Exception)] == ["shop"]
+    assert sum(isinstance(each, Unauthenticated) for each in found) == 1200
+    assert sum(queries) == 1201
+    assert len(queries) == 3
+
+
+async def test_the_same_unknown_key_is_asked_once_for_all_that_wait(database, queries):
+    access = Authentication(database)
+    takes = (access.require(b"Bearer hf_same") for _ in range(50))
+    found = await asyncio.gather(*takes, return_exceptions=True)
+    assert {type(each) for each in found} == {Unauthenticated}
+    assert queries == [1]
+
+
+async def test_unknown_keys_get_503_while_the_database_fails_and_are_found_afterwards(
+    database, monkeypatch
+):
+    access = Authentication(database)
+    await store_key(database, KEY, "shop", ["read"])
+
+    async def fail(*_):
+        raise StoreUnavailable
+
+    with monkeypatch.context() as broken:
+        broken.setattr(access.keys._unknown, "_find_each", fail)
+        headers = [b"Bearer hf_%d" % number for number in range(700)]
+        found = await asyncio.gather(*map(access.require, headers), return_exceptions=True)
+        assert {type(each) for each in found} == {Unavailable}
+    assert (await access.require(AUTHORIZATION)).caller.source == "shop"
+
+
+async def test_a_request_that_gives_up_takes_the_answer_from_no_other(database, monkeypatch):
+    access = Authentication(database)
+    await store_key(database, KEY, "shop", ["read"])
+    waiting = [asyncio.create_task(access.require(AUTHORIZATION)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    assert (await waiting[1]).caller.source == "shop"
 
 
 async def test_the_first_key_stays_private_even_if_another_user_has_created_files_in_advance(

@@ -38,7 +38,8 @@ async def test_every_operation_of_the_contract_is_documented(service):
         ("POST", f"{stock}/adjustments"), ("GET", f"{stock}/movements"), ("GET", "/v1/stock"),
         ("GET", "/v1/stock/{sku}"), ("POST", "/v1/imports"), ("GET", "/v1/audit"),
         ("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics"), ("GET", "/schema"),
-        ("GET", "/schema/openapi.json"),
+        ("GET", "/schema/openapi.json"), ("POST", "/v1/keys"), ("GET", "/v1/keys"),
+        ("GET", "/v1/keys/{id}"), ("POST", "/v1/keys/{id}/rotate"), ("DELETE", "/v1/keys/{id}"),
     }  # fmt: skip
     assert expected <= set(described)
 
@@ -68,7 +69,13 @@ async def test_operation_ids_are_names_of_methods_and_stay(service):
         ("POST", "/v1/imports"): "import_stock",
         ("GET", "/v1/sources/{source}/limits"): "get_source_limits",
         ("PUT", "/v1/sources/{source}/limits"): "set_source_limits",
+        ("POST", "/v1/keys"): "create_key",
+        ("GET", "/v1/keys"): "list_keys",
+        ("GET", "/v1/keys/{id}"): "get_key",
+        ("POST", "/v1/keys/{id}/rotate"): "rotate_key",
+        ("DELETE", "/v1/keys/{id}"): "revoke_key",
         ("GET", "/v1/audit"): "audit",
+        ("GET", "/v1/access-log"): "list_access_log",
         ("GET", "/health/live"): "get_liveness",
         ("GET", "/health/ready"): "get_readiness",
         ("GET", "/metrics"): "get_metrics",
@@ -207,13 +214,23 @@ async def conversation(service):
     short = {"seq": "3", "lines": [{"sku": "A", "quantity": 99}]}
     batch = {"reservations": [hold, short, {}, {**hold, "seq": "4"}]}
     yield "/v1/reservations/batch", await client.post("/v1/reservations/batch", json=batch)
+    wanted = {"seq": "1", "source": "shop-us", "scopes": ["read"], "label": "till"}
+    for _ in range(2):
+        created = await client.post("/v1/keys", json=wanted)
+        yield "/v1/keys", created
+    key = created.headers["Location"]
+    for _ in range(2):
+        yield "/v1/keys/{id}/rotate", await client.post(f"{key}/rotate", json={"seq": "2"})
+    yield "/v1/keys/{id}", await client.delete(key)
     reads = {
+        "/v1/keys": "/v1/keys", "/v1/keys/{id}": key,
         "/v1/reservations": "/v1/reservations?limit=1", one: address, item: "/v1/stock/A/main",
         f"{one}/movements": f"{address}/movements", f"{one}/refunds": f"{address}/refunds",
         f"{one}/refunds/{{refund_id}}": refund.headers["Location"], "/v1/stock": "/v1/stock",
         "/v1/stock/{sku}": "/v1/stock/A", f"{item}/movements": "/v1/stock/A/main/movements",
         "/v1/sources/{source}/limits": "/v1/sources/us/limits",
         "/v1/audit": "/v1/audit", "/health/live": "/health/live", "/schema": "/schema",
+        "/v1/access-log": "/v1/access-log",
         "/health/ready": "/health/ready", "/metrics": "/metrics",
         "/schema/openapi.json": "/schema/openapi.json", "/problems/{code}": "/problems/not-found",
     }  # fmt: skip
@@ -230,6 +247,7 @@ async def conversation(service):
     yield item, await client.put("/v1/stock/C/main", json=body)
     yield "/v1/reservations", await client.post("/v1/reservations", json=short)
     yield f"{one}/cancel", await client.post(f"{address}/cancel")
+    yield "/v1/keys/{id}/rotate", await client.post(f"{key}/rotate", json={"seq": "3"})
 
 
 async def test_every_good_answer_is_given_and_fits_its_schema_and_headers(service):

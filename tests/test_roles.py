@@ -40,6 +40,7 @@ SERVES = {
     "api_key": READS_AND_ADDS | {"UPDATE"},
     "source_limit": READS_AND_ADDS | {"UPDATE", "DELETE"},
     "page_session": READS_AND_ADDS | {"DELETE"},
+    "access_log": READS_AND_ADDS | {"UPDATE", "DELETE"},
     "alembic_version": {"SELECT"},
 }
 """The privileges of the serving role on each table."""

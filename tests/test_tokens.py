@@ -272,6 +272,7 @@ HUGE = int("9" * 400)
     ({"exp": 0}, "exp"), ({"exp": -1}, "exp"), ({"exp": -HUGE}, "exp"),
     ({"exp": Later(-61)}, "exp"), ({"exp": Later(-3600)}, "exp"),
     ({"nbf": Later(120)}, "nbf"), ({"nbf": "0"}, "nbf"), ({"nbf": None}, "nbf"),
+    ({"nbf": True}, "nbf"), ({"iat": False}, "iat"),
     ({"nbf": HUGE}, "nbf"), ({"iat": Later(120)}, "iat"), ({"iat": "0"}, "iat"),
     ({"iat": None}, "iat"), ({"iat": [1]}, "iat"),
     ({"iss": ...}, "iss"), ({"iss": f"{issuer.NAME}/"}, "iss"),

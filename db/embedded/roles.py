@@ -15,7 +15,8 @@ BOOTSTRAP = 10  # the id of the superuser that initdb has created
 # Our tables that a superuser may own. People who connected as the superuser made the others.
 OLDER_TABLES = (
     "stock", "reservation", "reservation_line", "refund", "refund_line", "adjustment", "import_job",
-    "movement", "api_key", "source_limit", "page_session", "page_token", "alembic_version",
+    "movement", "api_key", "source_limit", "page_session", "page_token", "access_log",
+    "alembic_version",
 )  # fmt: skip
 
 

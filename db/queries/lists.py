@@ -89,7 +89,7 @@ async def reservations(
             ),
         ),
     ]
-    counted = (await connection.execute(_filtered(ids, conditions))).all()
+    counted = (await connection.execute(filtered(ids, conditions))).all()
     page = _fitting(counted[:limit])
     found = (await load(connection, Wanted(reservations=set(page)))).reservations
     return [found[id_] for id_ in page if id_ in found], len(page) < len(counted)
@@ -130,7 +130,7 @@ async def refunds(
         (after, lambda value: tuple_(RefundTable.created_at, RefundTable.id) > value),
         (id_, lambda value: RefundTable.id == value),
     ]
-    rows = (await connection.execute(_filtered(statement, conditions))).all()
+    rows = (await connection.execute(filtered(statement, conditions))).all()
     lines: dict[UUID, list[Line]] = {row.id: [] for row in rows}
     given = await connection.execute(
         select(
@@ -179,7 +179,7 @@ async def stock(
         (sku_prefix, lambda value: StockTable.sku.startswith(value, autoescape=True)),
         (low, lambda value: is_low if value else ~is_low),
     ]
-    rows = await connection.execute(_filtered(statement, conditions))
+    rows = await connection.execute(filtered(statement, conditions))
     return [(row[0], Stock(*row[1:])) for row in rows]
 
 
@@ -194,7 +194,7 @@ async def stock_movements(
         .limit(limit)
     )
     conditions: Conditions = [(after, lambda value: MovementTable.version > value)]
-    return (await connection.execute(_filtered(statement, conditions))).all()
+    return (await connection.execute(filtered(statement, conditions))).all()
 
 
 async def reservation_movements(
@@ -214,7 +214,7 @@ async def reservation_movements(
     )
     return (
         await connection.execute(
-            _filtered(statement, [(after, lambda value: tuple_(*order) > value)])
+            filtered(statement, [(after, lambda value: tuple_(*order) > value)])
         )
     ).all()
 
@@ -240,7 +240,7 @@ def _movements() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _filtered(statement: Select[*Columns], conditions: Conditions) -> Select[*Columns]:
+def filtered(statement: Select[*Columns], conditions: Conditions) -> Select[*Columns]:
     """Add the condition of each filter that was given."""
     return statement.where(
         *(condition(value) for value, condition in conditions if value is not None)

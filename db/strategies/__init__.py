@@ -26,23 +26,28 @@ def check_strategy(name: str, redis_url: str | None, zookeeper_hosts: str | None
             raise ValueError(
                 "the strategy redis needs HOLDFAST_REDIS_URL or --redis-url, as redis://host:port/0"
             )
-        with _explaining_extra(StrategyName.REDIS):
-            from db.strategies.redis import check_url  # noqa: PLC0415 - its client is an extra
-        check_url(redis_url)
+        check_redis(redis_url, f"the strategy {name}")
     if name == StrategyName.ZOOKEEPER:
         if not zookeeper_hosts:
             raise ValueError(
                 "the strategy zookeeper needs HOLDFAST_ZOOKEEPER_HOSTS or --zookeeper-hosts,"
                 " as host:port,…"
             )
-        with _explaining_extra(StrategyName.ZOOKEEPER):
+        with _explaining_extra(StrategyName.ZOOKEEPER, f"the strategy {name}"):
             from db.strategies.zookeeper import check_hosts  # noqa: PLC0415 - its client is an extra
         check_hosts(zookeeper_hosts)
 
 
+def check_redis(url: str, needed_by: str) -> None:
+    """Raise `ValueError` if Redis' client is not installed, or the address is wrong."""
+    with _explaining_extra(StrategyName.REDIS, needed_by):
+        from db.strategies.redis import check_url  # noqa: PLC0415 - its client is an extra
+    check_url(url)
+
+
 @contextmanager
-def _explaining_extra(name: StrategyName) -> Iterator[None]:
-    """Explain how to install the client of a strategy if its import fails."""
+def _explaining_extra(name: StrategyName, needed_by: str) -> Iterator[None]:
+    """Explain how to install the client of a server if its import fails."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -50,7 +55,7 @@ def _explaining_extra(name: StrategyName) -> Iterator[None]:
         if str(error.name).partition(".")[0] != package:
             raise
         raise ValueError(
-            f"the strategy {name} needs the Python package {package}, which is not installed:"
+            f"{needed_by} needs the Python package {package}, which is not installed:"
             f" install it with `pip install 'holdfast[{name}]'`,"
             f" or beside a pipx installation with `pipx inject holdfast {package}`"
         ) from error

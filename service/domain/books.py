@@ -185,6 +185,11 @@ class Books:
         """Return a reservation as the batch has changed it; None when there is none."""
         return self._reservations.get(id_)
 
+    def owner_of(self, id_: UUID) -> str | None:
+        """Return the source of a reservation; None when there is none."""
+        reservation = self._reservations.get(id_)
+        return None if reservation is None else reservation.source
+
     def reservation_of(self, identity: Identity) -> Reservation | None:
         """Return the reservation that a request with this identity made; None if none did."""
         id_ = self._ids.get(identity)

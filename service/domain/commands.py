@@ -4,7 +4,7 @@ A command is already valid: lines are merged, one for each stock row, in order o
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -59,6 +59,8 @@ class Done(Generic[R_co]):
 
     effect: Effect
     value: R_co
+    owner: str | None = field(default=None, compare=False)
+    """As in `ServiceError`."""
 
     @property
     def replayed(self) -> bool:

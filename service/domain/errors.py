@@ -23,6 +23,8 @@ class ServiceError(Exception):
     retryable: ClassVar[bool] = False
     same_seq: ClassVar[bool] = True
     advice: ClassVar[str] = ""
+    owner: str | None = None
+    """The source of the reservation that a step of an admin has named. It is never sent."""
     retry_after_seconds: int | None = None
     """The wait before the same request may succeed; every retryable error has one."""
 
@@ -87,7 +89,10 @@ class Unauthenticated(ServiceError):
 
     code = "unauthenticated"
     status = 401
-    advice = "Send `Authorization: Bearer <key>` with a key that exists and is not revoked."
+    advice = (
+        "Send `Authorization: Bearer <key>` with a key that exists, was not revoked and has not"
+        " expired, or with a valid token: `detail` names its fault."
+    )
 
 
 class Forbidden(ServiceError):
@@ -200,11 +205,15 @@ class AdjustmentBelowZero(InsufficientStock):
 
 
 class IllegalTransition(ServiceError):
-    """The reservation's state does not allow this."""
+    """The present state does not allow this."""
 
     code = "illegal_transition"
     status = 409
     advice = "`state` is the present state; `allowed` lists the steps that can be taken from it."
+
+
+class IllegalKeyTransition(IllegalTransition):
+    """The present state does not allow this."""
 
 
 class ExceedsRefundable(ServiceError):

@@ -42,6 +42,9 @@ RULES: Mapping[type[Any], Callable[[Books, Any], Outcome[Any]]] = {
     ImportStock: stock.import_stock,
 }
 
+STEPS = (Confirm, Cancel, Extend, RefundUnits)
+"""The steps of a reservation that a caller asks for."""
+
 
 @dataclass(slots=True)
 class Plan:
@@ -62,8 +65,11 @@ def plan(snapshot: Snapshot, commands: Iterable[Command[Any]], *, pins_rows: boo
     With `pins_rows` every stock row that is changed must still have the version that was seen.
     """
     books = Books(snapshot, pins_rows=pins_rows)
-    outcomes = [
-        books.carry_out(RULES[type(command)], command, snapshot.now + index * MICROSECOND)
-        for index, command in enumerate(commands)
-    ]
+    outcomes = []
+    for index, command in enumerate(commands):
+        moment = snapshot.now + index * MICROSECOND
+        outcome = books.carry_out(RULES[type(command)], command, moment)
+        if isinstance(command, STEPS) and command.caller.every_source:
+            outcome.owner = books.owner_of(command.id)
+        outcomes.append(outcome)
     return Plan(outcomes, books.writes(), books.lacking)

@@ -1,6 +1,5 @@
 """A request on its way through a route: its bytes, and the values that were read so far."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote_to_bytes
@@ -13,12 +12,10 @@ from service.domain.errors import Forbidden, InvalidRequest, NotFound
 from service.http.access.credential import Credential
 from service.http.worker_state import WorkerState
 from service.input import headers
-from service.input.names import name_at, path_name_at
+from service.input.names import UUID_FORM, name_at, path_name_at
 
 B = TypeVar("B")
 T = TypeVar("T")
-
-UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 UNDECODED = "\ufffd"
 """The character that replaces each byte of a raw path that is not UTF-8."""
@@ -35,6 +32,7 @@ class Call(Generic[B]):
         "body",
         "credential",
         "query",
+        "reaches_other_source",
         "receive",
         "scope",
         "source_in_flight",
@@ -60,6 +58,8 @@ class Call(Generic[B]):
         self.worker: WorkerState = cast("Any", scope["litestar_app"]).worker
         self.source_in_flight = None
         self.waited_seconds = 0.0
+        self.reaches_other_source = False
+        """True when the request has reached a reservation of another source, as admins may."""
 
     @property
     def caller(self) -> Caller:
@@ -70,6 +70,11 @@ class Call(Generic[B]):
     def path(self) -> str:
         """The address of the request, without its query, as it was sent."""
         return path_of(self.scope)
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request: its own or a new one."""
+        return id_of(self.scope)
 
     @property
     def address(self) -> str:
@@ -88,6 +93,11 @@ class Call(Generic[B]):
             return False
         peer = self.scope["client"]
         return peer is not None and self.worker.proxies.trusts(peer[0])
+
+    def reach(self, source: str) -> None:
+        """Note that the request has reached a reservation of that source."""
+        if source != self.caller.source:
+            self.reaches_other_source = True
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header's value, the last one if it was sent twice; `name` in lower case."""
@@ -115,6 +125,11 @@ class Call(Generic[B]):
     def refund_id(self) -> UUID:
         """The id of the refund in the path. Raises `NotFound` for any other text."""
         return identifier(self.segment("refund_id"), "refund")
+
+    @property
+    def key_id(self) -> UUID:
+        """The id of the key in the path. Raises `NotFound` for any other text."""
+        return identifier(self.segment("id"), "key")
 
     @property
     def sku(self) -> str:
@@ -160,7 +175,10 @@ class Call(Generic[B]):
         """Carry a command out and return its outcome once it is durable."""
         coalescer = self.worker.coalescer
         outcomes = await coalescer.submit([command], waited_seconds=self.waited_seconds)
-        return outcomes[0]
+        outcome = outcomes[0]
+        if outcome.owner is not None:
+            self.reach(outcome.owner)
+        return outcome
 
     async def read(self, work: Callable[[Any], Awaitable[T]]) -> T:
         """Return the result of a query."""
@@ -180,6 +198,12 @@ class Call(Generic[B]):
 def path_of(scope: Scope) -> str:
     """Return the address of a request, without its query, as it was sent."""
     return scope["raw_path"].decode("utf-8", "replace")
+
+
+def id_of(scope: Any) -> str:
+    """Return the id of a request, for log lines and problem documents."""
+    request_id: bytes = scope["request_id"]
+    return request_id.decode()
 
 
 def identifier(text: str, kind: str) -> UUID:

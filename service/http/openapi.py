@@ -55,7 +55,9 @@ TAGS = {
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
     "sources": "Limit what a source may do.",
+    "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
+    "access-log": "Uses of admin keys, and refused requests.",
     "service": "The process itself, its interface and its errors. No key is needed.",
 }
 """The groups of operations, in the order of the page."""
@@ -66,10 +68,15 @@ METHODS = ("POST", "GET", "PUT", "DELETE")
 KEY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key made by `holdfast key create`. The operation names the scope it needs.",
+    "description": "A key made by `holdfast key create`, or a JSON Web Token if the service accepts"
+    " them. The operation names the scope it needs.",
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The id of the request: its own if that is usable, otherwise a new one.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~:/@+=-]{1,128}$"},
+    },
     "ETag": {
         "description": "The version of the resource, in quotes.",
         "schema": {"type": "string"},
@@ -104,9 +111,13 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
 }
 
-PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {  # some only of the operations with a tag
     "id": {
         "description": "The id of the reservation.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
+    "keys.id": {
+        "description": "The id of the key.",
         "schema": {"type": "string", "format": "uuid"},
     },
     "refund_id": {
@@ -185,6 +196,7 @@ def document(app: Litestar) -> dict[str, Any]:
                 answers=[answer.resource.model for answer in answers if answer.resource],
                 listed=[each.resource.model for each in answers if each.resource and each.is_list],
             ),
+            "headers": {"X-Request-Id": HEADERS["X-Request-Id"]},
             "securitySchemes": {"key": KEY},
         },
     }
@@ -192,13 +204,14 @@ def document(app: Litestar) -> dict[str, Any]:
 
 def _operation(declared: Operation) -> dict[str, Any]:
     path = declared.path
+    tag = path.split("/")[2] if path.startswith("/v1/") else "service"
     described: dict[str, Any] = {
         "operationId": declared.id,
-        "tags": [path.split("/")[2] if path.startswith("/v1/") else "service"],
+        "tags": [tag],
         "summary": declared.summary,
         "description": _description(declared),
         "security": [{"key": []}] if declared.scope is not None else [],
-        "parameters": [_path_parameter(name) for name in _names_in(path)]
+        "parameters": [_path_parameter(tag, name) for name in _names_in(path)]
         + [_parameter(parameter) for parameter in declared.parameters],
         "responses": _responses(declared),
     }
@@ -218,8 +231,9 @@ def _names_in(path: str) -> list[str]:
     return [part[1:-1] for part in path.split("/") if part.startswith("{")]
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
+def _path_parameter(tag: str, name: str) -> dict[str, Any]:
+    parameter = PATH_PARAMETERS.get(f"{tag}.{name}") or PATH_PARAMETERS[name]
+    return {"name": name, "in": "path", "required": True, **parameter}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -272,9 +286,10 @@ def _errors(declared: Operation) -> list[type[ServiceError]]:
 
 
 def _success(declared: Operation, answer: Success) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": answer.description}
-    if answer.headers:
-        response["headers"] = {name: HEADERS[name] for name in answer.headers}
+    response: dict[str, Any] = {
+        "description": answer.description,
+        "headers": _headers(*answer.headers),
+    }
     if answer.status in (204, 304):
         return response
     schema: dict[str, Any] = {"type": "string"}
@@ -300,11 +315,16 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
             }
         },
     }
-    names = []
+    names: list[str] = []
     if errors[0].status == 401:
         names.append("WWW-Authenticate")
     if any(error.retry_after_seconds for error in errors):
         names.append("Retry-After")
-    if names:
-        response["headers"] = {name: HEADERS[name] for name in names}
+    response["headers"] = _headers(*names)
     return response
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    """The headers of an answer, of which each has the id of the request."""
+    request_id = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    return request_id | {name: HEADERS[name] for name in names}

@@ -30,9 +30,9 @@ from service.http.responses import (
     Response,
     etag,
     json_response,
-    problem_response,
     status_of,
 )
+from service.http.uses import REFUSALS, Logged, note_access
 from service.input.headers import check_acceptable, matches
 
 B = TypeVar("B")
@@ -58,6 +58,8 @@ class Success:
     headers: tuple[str, ...] = ()
     is_list: bool = False
     media_type: str = "application/json"
+    is_secret: bool = False
+    """The body has a secret: it is never compressed, stored or logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Operation:
     answers: tuple[Success, ...]
     scope: Scope | None = None
     """The scope that a key needs; None for an operation that needs no key."""
+    logged: Logged | None = None
+    """The uses of an admin key that are noted in the access log; None without a scope."""
     body: BodyKind[Any] | None = None
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[type[ServiceError], ...] = ()
@@ -100,6 +104,7 @@ def operation(
     summary: str,
     *answers: Success,
     scope: Scope | None = ...,
+    logged: Logged | None = ...,
     body: None = ...,
     parameters: tuple[Parameter, ...] = ...,
     errors: tuple[type[ServiceError], ...] = ...,
@@ -114,6 +119,7 @@ def operation(
     summary: str,
     *answers: Success,
     scope: Scope | None = ...,
+    logged: Logged | None = ...,
     body: BodyKind[B],
     parameters: tuple[Parameter, ...] = ...,
     errors: tuple[type[ServiceError], ...] = ...,
@@ -126,13 +132,17 @@ def operation(
 ) -> Callable[[Callable[[Call[Any]], Awaitable[Result]]], HTTPRouteHandler]:
     """Return a decorator that turns a handler into the route of an operation with its name.
 
-    The handler's docstring is the operation's description.
+    The handler's docstring is the operation's description. Raises `TypeError` if an operation with
+    a scope does not say what the access log notes, or one without a scope does.
     """
 
     def declare(handler: Callable[[Call[Any]], Awaitable[Result]]) -> HTTPRouteHandler:
         name, description = handler.__name__, handler.__doc__ or ""
         declaration = Operation(method, path, name, summary, description, answers, **declared)
-        served = route(method, path, _answering(declaration, handler), failures.show_problem)
+        if (declaration.scope is None) != (declaration.logged is None):
+            raise TypeError(f"{name} must declare `scope` and `logged`, or neither")
+        answer = _answering(declaration, handler)
+        served = route(method, path, answer, failures.show_problem, declaration.logged)
         served.opt["operation"] = declaration
         return served
 
@@ -152,22 +162,33 @@ def route(
     path: str | list[str],
     answer: Callable[[Call[Any]], Awaitable[Response]],
     refuse: Callable[[Call[Any], ServiceError], Response],
+    logged: Logged | None,
 ) -> HTTPRouteHandler:
     """Return a route whose requests `answer` answers, or `refuse` if that raises an error.
+
+    `logged` tells which uses of an admin key are noted in the access log; refusals always are.
 
     Litestar sees a handler without parameters that returns an ASGI application, so it spends no
     time on validation and serialization. Both are done here (docs/decisions.md, 6).
     """
+    notes_uses = logged not in (None, Logged.NO_USE)
 
     async def respond(scope: AsgiScope, receive: Receive, send: Send) -> None:
         call: Call[Any] = Call(scope, receive)
         try:
             response = await answer(call)
+            status = response.status
         except ServiceError as error:
             response = refuse(call, error)
+            status = error.status  # the page redirects a browser that is not signed in
+        except Exception as failure:
+            note_access(call, logged, failures.error_of(failure, call.path).status)
+            raise
         finally:
             if call.source_in_flight is not None:
                 call.worker.in_flight.end(call.source_in_flight)
+        if notes_uses or status in REFUSALS:
+            note_access(call, logged, status)
         await response(scope, receive, send)
 
     async def handler() -> ASGIApp:
@@ -233,7 +254,7 @@ def _response(declared: Operation, call: Call[Any], result: Result) -> Response:
     if isinstance(result, Done):
         return _done(declared.answer(status_of(result)), result)
     if isinstance(result, ServiceError):
-        return problem_response(result, call.path)
+        return failures.show_problem(call, result)
     if isinstance(result, Found):
         return _found(declared.answer(200), call, result.row)
     if isinstance(result, Page):
@@ -253,7 +274,7 @@ def _done(success: Success, done: Done[Any]) -> Response:
         headers.append((b"location", resource.path_of(row).encode()))
     if done.replayed:
         headers.append(REPLAYED)
-    return json_response(success.status, resource.write(row), *headers)
+    return json_response(success.status, resource.write(row), *headers, is_secret=success.is_secret)
 
 
 def _found(success: Success, call: Call[Any], row: Any) -> Response:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, create_model
 
-from db.vocabulary import State
+from db.vocabulary import KeyState, State
 from service.domain import errors
 from service.domain.errors import ERRORS_MAX, ServiceError
 from service.http.schemas import (
@@ -27,6 +27,9 @@ class ProblemAnswer(Answer):
     status: int
     detail: str = Field(description="The problem of this request, for people.")
     instance: str = Field(description="The path of the request.")
+    request_id: str = Field(
+        description="The id of the request, as in the header X-Request-Id and in the service's log."
+    )
     code: str
     retryable: bool = Field(description="True if the same request may succeed later as it is.")
     same_seq: bool = Field(
@@ -72,6 +75,15 @@ class _IllegalTransition(ProblemAnswer):
 
     state: State = Field(description="The reservation's present state.")
     allowed: list[Literal["confirm", "cancel", "extend", "refund"]] = Field(
+        description="The transitions that are possible from there."
+    )
+
+
+class _IllegalKeyTransition(ProblemAnswer):
+    example: ClassVar[Any] = {"state": "revoked", "allowed": []}
+
+    state: KeyState = Field(description="The key's present state.")
+    allowed: list[Literal["rotate"]] = Field(
         description="The transitions that are possible from there."
     )
 
@@ -127,6 +139,7 @@ MEMBERS: dict[type[ServiceError], type[ProblemAnswer]] = {
     errors.InsufficientStock: _InsufficientStock,
     errors.AdjustmentBelowZero: _AdjustmentBelowZero,
     errors.IllegalTransition: _IllegalTransition,
+    errors.IllegalKeyTransition: _IllegalKeyTransition,
     errors.ExceedsRefundable: _ExceedsRefundable,
     errors.ExceedsHeld: _ExceedsHeld,
     errors.VersionMismatch: _VersionMismatch,
@@ -156,7 +169,8 @@ def _model(error: type[ServiceError]) -> type[ProblemAnswer]:
 
 
 PROBLEMS: dict[type[ServiceError], type[ProblemAnswer]] = {
-    error: _model(error) for error in [*errors.all_errors(), errors.AdjustmentBelowZero]
+    error: _model(error)
+    for error in [*errors.all_errors(), errors.AdjustmentBelowZero, errors.IllegalKeyTransition]
 }
 """The model of each error's problem documents."""
 
@@ -170,6 +184,7 @@ def problem_example(error: type[ServiceError]) -> dict[str, Any]:
         "status": error.status,
         "detail": f"{error.title()}.",
         "instance": "/v1/reservations",
+        "request_id": "b7ad6b7169203331-000000002a",
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,

@@ -11,6 +11,7 @@ from db import rows
 from db.queries.audit import Audit
 from db.queries.source_limits import LIMITS, LimitsAndUse
 from service.http import problem_schemas, schemas
+from service.http.access.issuance import IssuedKey
 from service.http.responses import stock_path
 
 
@@ -117,6 +118,22 @@ def _movement(row: Any) -> dict[str, Any]:
     }
 
 
+def _access_log_entry(row: Any) -> dict[str, Any]:
+    """Return an entry of the access log as admins see it."""
+    return {
+        "id": row.id,
+        "at": row.at,
+        "key_id": row.key_id,
+        "source": row.source,
+        "address": row.address,
+        "method": row.method,
+        "route": row.route,
+        "status": row.status,
+        "request_id": row.request_id,
+        "count": row.count,
+    }
+
+
 def _audit(found: Audit) -> dict[str, Any]:
     """Return an audit's result as clients see it."""
     return {
@@ -138,6 +155,28 @@ def _source_limits(row: LimitsAndUse) -> dict[str, Any]:
         **{name: getattr(row, name) for name in LIMITS},
         "used": {"open_holds": row.open_holds, "held_units": row.held_units},
     }
+
+
+def _key(row: Any) -> dict[str, Any]:
+    """Return a key as clients see it, without the key itself."""
+    answer = {
+        "id": row.id,
+        "prefix": row.prefix,
+        "source": row.source,
+        "scopes": row.scopes,
+        "label": row.label,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "last_used_at": row.last_used_at,
+    }
+    if row.revoked_at is not None:
+        answer["revoked_at"] = row.revoked_at
+    return answer
+
+
+def _new_key(issued: IssuedKey) -> dict[str, Any]:
+    """Return a new key as the client that made it sees it once."""
+    return {**_key(issued.row), "key": issued.key}
 
 
 RESERVATION = Resource(
@@ -164,9 +203,12 @@ ADJUSTMENT = Resource(
     version_of=lambda row: row.version,
     path_of=lambda row: stock_path(row.sku, row.location),
 )
+KEY = Resource(schemas.KeyAnswer, _key, path_of=lambda row: f"/v1/keys/{row.id}")
+NEW_KEY = Resource(schemas.NewKeyAnswer, _new_key, path_of=lambda issued: f"/v1/keys/{issued.id}")
 IMPORT = Resource(schemas.ImportJobAnswer, _import)
 MOVEMENT = Resource(schemas.MovementAnswer, _movement)
 SOURCE_LIMITS = Resource(schemas.SourceLimitsAnswer, _source_limits)
+ACCESS_LOG_ENTRY = Resource(schemas.AccessLogEntryAnswer, _access_log_entry)
 AUDIT = Resource(schemas.AuditAnswer, _audit)
 BATCH = Resource(problem_schemas.BatchResultsAnswer, dict)
 STATUS = Resource(schemas.ServiceStatusAnswer, dict)

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import msgspec
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from db.vocabulary import MovementKind, State
+from db.vocabulary import MovementKind, Scope, State
 from service.input.bodies import INT64
 
 encode = msgspec.json.Encoder().encode
@@ -243,6 +244,49 @@ class SourceLimitsAnswer(Answer):
     used: UsedLimitsAnswer
 
 
+class KeyAnswer(Answer):
+    """A key, without the key itself."""
+
+    example: ClassVar[Any] = {
+        "id": "0f4f2b1c-6a1e-4f43-9a53-2f6c2f0c7d55",
+        "prefix": "hf_aB3dE",
+        "source": "shop-eu",
+        "scopes": ["reserve", "read"],
+        "label": "checkout",
+        "created_at": MOMENT,
+        "expires_at": None,
+        "last_used_at": None,
+    }
+
+    id: UUID
+    prefix: str | None = Field(
+        description="The first characters of the key; null if its value was chosen too short, or an"
+        " older version made it."
+    )
+    source: str = Field(description="The calling system that uses it.")
+    scopes: list[Scope]
+    label: str | None
+    created_at: datetime
+    expires_at: datetime | None = Field(description="The moment from which it is refused.")
+    last_used_at: datetime | None = Field(
+        description="The last use, at most a minute too early; null if it was never used."
+    )
+    revoked_at: datetime | SkipJsonSchema[None] = Field(
+        None, description="Only of a revoked key: the time of its revocation."
+    )
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A key that was made by this request, with the key itself."""
+
+    example: ClassVar[Any] = {
+        **KeyAnswer.example,
+        "key": "hf_aB3dEexampleexampleexampleexampleexampleexa",
+    }
+
+    key: str = Field(description="The key. It is stored nowhere and never shown again.")
+
+
 class DriftAnswer(Answer):
     """A place where the books do not agree."""
 
@@ -274,6 +318,37 @@ class AuditAnswer(Answer):
     balanced: bool = Field(description="True when there is no drift.")
     checked: CheckedRowsAnswer
     drift: list[DriftAnswer]
+
+
+class AccessLogEntryAnswer(Answer):
+    """A use of an admin key, or equal uses or refusals of a minute.
+
+    A member is null if it has no value, or if the entry counts requests that differ in it.
+    """
+
+    example: ClassVar[Any] = {
+        "id": "0c9d3f5e-8f3c-4b77-9f51-3d0f8f0d9a11",
+        "at": MOMENT,
+        "key_id": "7d7f5f0a-55f2-4a3e-9d0e-5c3f0f1a2b3c",
+        "source": "admin",
+        "address": "203.0.113.7",
+        "method": "PUT",
+        "route": "/v1/stock/{sku}/{location}",
+        "status": 201,
+        "request_id": "8a7f2c4e",
+        "count": 1,
+    }
+
+    id: UUID
+    at: datetime = Field(description="The time of the request, or of the first that is counted.")
+    key_id: UUID | None = Field(description="The key; null when no valid key was sent.")
+    source: str | None = Field(description="The source of the key.")
+    address: str | None = Field(description="The address of the client.")
+    method: str | None
+    route: str | None = Field(description="The template of the path, never the path itself.")
+    status: int | None = Field(description="The status of the answer.")
+    request_id: str | None = Field(description="The request's id, if the entry has one request.")
+    count: Integer = Field(description="The number of requests.")
 
 
 class ServiceStatusAnswer(Answer):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from db.session.database import Database
+from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
@@ -31,6 +32,7 @@ class WorkerState:
     audits: SharedAudits
     imports: Imports
     source_limits: SourceLimits
+    access_log: AccessLog
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)
     proxies: TrustedProxies = field(default_factory=TrustedProxies)

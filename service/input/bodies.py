@@ -3,20 +3,24 @@
 They are also the request schemas of the OpenAPI document, which shows each body's `example`.
 """
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
+    WithJsonSchema,
 )
 from pydantic.config import JsonDict
 from pydantic_core import CoreSchema
 
+from db.vocabulary import Scope
 from service.domain.stock import AVAILABLE_MAX
 
 LINES_MAX = 1_000
@@ -28,6 +32,12 @@ METADATA_MAX = 16
 OPEN_HOLDS_MAX = 1_000_000_000
 RATE_MAX = 1_000_000
 VERSION_MAX = 2**63 - 1
+LABEL_MAX = 128
+MOMENT_MAX = 64
+GRACE_SECONDS = 86_400
+"""The time for which a key works after its rotation, unless the request names another."""
+
+GRACE_SECONDS_MAX = 2_592_000
 
 NAME_MAX = 128
 """Characters of a SKU, location, source or seq."""
@@ -52,12 +62,44 @@ def _no_dots(value: str) -> str:
     return value
 
 
+def read_moment(value: object) -> datetime:
+    """Return the moment that a text names with its offset from UTC. Raises `ValueError`."""
+    try:
+        if isinstance(value, str) and len(value) <= MOMENT_MAX:
+            moment = datetime.fromisoformat(value)
+            if moment.utcoffset() is not None:
+                return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("must be a moment like 2026-11-22T19:20:00Z")
+
+
+def _each_once(scopes: list[Scope]) -> list[Scope]:
+    if len(set(scopes)) < len(scopes):
+        raise ValueError("must name each scope once")
+    return scopes
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_MAX, pattern=TEXT)]
 NO_DOTS: JsonDict = {"not": {"enum": [".", ".."]}}
 INT64: JsonDict = {"format": "int64"}
 PathName = Annotated[Name, AfterValidator(_no_dots), Field(json_schema_extra=NO_DOTS)]
 Printable = Annotated[str, StringConstraints(max_length=1_000, pattern=NO_NUL)]
 StockName = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
+Label = Annotated[str, StringConstraints(max_length=LABEL_MAX, pattern=NO_NUL)]
+Moment = Annotated[
+    datetime,
+    BeforeValidator(read_moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": MOMENT_MAX}),
+]
+Scopes = Annotated[
+    list[Scope],
+    Field(
+        min_length=1, max_length=len(Scope), fail_fast=True, json_schema_extra={"uniqueItems": True}
+    ),
+    AfterValidator(_each_once),
+]
+GraceSeconds = Annotated[int, Field(ge=0, le=GRACE_SECONDS_MAX)]
 MetadataKey = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
@@ -275,4 +317,47 @@ class LimitsBody(Body):
     )
     requests_per_second: Rate | None = Field(
         None, description="The most requests in a second, on average.", examples=[50]
+    )
+
+
+class KeyBody(Body):
+    """A new key: the source that it speaks for, and what it may do."""
+
+    example: ClassVar[Any] = {
+        "seq": "key-checkout-1",
+        "source": "shop-eu",
+        "scopes": ["reserve", "read"],
+        "label": "checkout",
+    }
+
+    seq: Name | None = Field(None, description=SEQ, examples=["key-checkout-1"])
+    source: Name = Field(
+        description="The calling system that will use the key.", examples=["shop-eu"]
+    )
+    scopes: Scopes = Field(
+        description="The permissions of the key, each once. Only `admin` includes the others.",
+        examples=[["reserve", "read"]],
+    )
+    label: Label | None = Field(
+        None, description="A text by which people recognise the key.", examples=["checkout"]
+    )
+    expires_at: Moment | None = Field(
+        None,
+        description="The moment from which the key is refused, with its offset from UTC. It must be"
+        " in the future. If it is absent, the key does not expire.",
+        examples=["2099-12-31T00:00:00Z"],
+    )
+
+
+class RotateBody(Body):
+    """The identity of a rotation, and the time for which the old key still works."""
+
+    example: ClassVar[Any] = {"seq": "rotate-checkout-1", "grace_seconds": 3600}
+
+    seq: Name | None = Field(None, description=SEQ, examples=["rotate-checkout-1"])
+    grace_seconds: GraceSeconds = Field(
+        GRACE_SECONDS,
+        description="The time for which the old key still works, counted from now; 86,400 if it is"
+        " absent.",
+        examples=[3600],
     )

@@ -36,6 +36,7 @@ WORDS = {
     "uuid_type": UUID,
     "uuid_parsing": UUID,
     "bool_type": "must be true or false",
+    "enum": "must be one of {expected}",
     "literal_error": "must be one of {expected}",
     "value_error": "{error}",
 }

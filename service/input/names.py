@@ -1,10 +1,14 @@
 """Checks single names: in paths, queries, headers, files and on the command line."""
 
+import re
+
 from pydantic import TypeAdapter, ValidationError
 
 from service.domain.errors import InvalidRequest
 from service.input.bodies import Name, PathName
 from service.input.messages import message_of
+
+UUID_FORM = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 _name = TypeAdapter(Name)
 _path_name = TypeAdapter(PathName)

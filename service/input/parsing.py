@@ -46,6 +46,9 @@ VALUES_MAX = 10_000
 LEAF_MAX = 16 * 1024
 """Bytes of a value other than an object; 1,000 characters with two escapes each have 12,000."""
 
+ITEMS_MAX = 8
+"""Items of a list of plain values that is too long; no such list may have more."""
+
 NUMBER_MAX = 100
 """Digits of a number; a wrong number is still wrong with only these digits."""
 
@@ -293,7 +296,7 @@ def _short_value(value: bytes) -> bytes:
         case b'"':
             return b'"%b"' % (b"x" * LEAF_MAX)
         case b"[":
-            return b"[]"
+            return b"[%b]" % b",".join(map(_short_value, items_of(value)[:ITEMS_MAX]))
         case b"{":
             return b"{}"
     if len(value) <= NUMBER_MAX:

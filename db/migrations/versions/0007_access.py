@@ -17,6 +17,7 @@ STATEMENTS = (
         ADD COLUMN prefix text COLLATE "C",
         ADD COLUMN label text,
         ADD COLUMN expires_at timestamptz,
+        ADD COLUMN lifetime interval,
         ADD COLUMN last_used_at timestamptz,
         ADD COLUMN issuer text COLLATE "C",
         ADD COLUMN seq text COLLATE "C",
@@ -25,6 +26,7 @@ STATEMENTS = (
         ADD CONSTRAINT api_key_content_check
             CHECK ((seq IS NULL) = (issuer IS NULL) AND (seq IS NULL) = (content IS NULL))
     """,
+    "CREATE INDEX api_key_created_at_id_idx ON api_key (created_at, id)",
     """
     CREATE TABLE source_limit (
         source text COLLATE "C" NOT NULL,

@@ -12,6 +12,8 @@ from db.queries import credentials
 from db.session.database import Database, Transaction
 
 PREFIX = "hf_"  # lets secret scanners recognise a key
+SHOWN_MAX = 8  # the first characters, which lists show: 5 of 43 random ones
+SHOWN_FROM = 32  # characters; of a shorter key nothing is shown, because the rest could be guessed
 
 
 def digest(key: bytes) -> bytes:
@@ -24,6 +26,11 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
+def prefix_of(key: str) -> str | None:
+    """Return the first characters of a key, by which people recognise it; None if it is short."""
+    return key[:SHOWN_MAX] if len(key) >= SHOWN_FROM else None
+
+
 async def store_key(
     database: Database, key: str, source: str, scopes: list[str], *, is_first: bool = False
 ) -> UUID:
@@ -34,9 +41,17 @@ async def store_key(
     id_ = uuid4()
 
     async def work(transaction: Transaction) -> None:
-        await credentials.create(
-            transaction.connection, id_, digest(key.encode()), source, scopes, is_first=is_first
+        connection = transaction.connection
+        new = credentials.NewCredential(
+            id=id_,
+            digest=digest(key.encode()),
+            prefix=prefix_of(key),
+            source=source,
+            scopes=scopes,
+            created_at=await credentials.read_clock(connection),
+            is_first=is_first,
         )
+        await credentials.create(connection, new)
 
     await database.transact(work)
     return id_
@@ -54,11 +69,12 @@ async def ensure_admin_key(database: Database, key: str) -> None:
 async def end_other_first_keys(database: Database, key: str, before: str | None) -> bool:
     """Revoke all first admin keys but `key`, and the key `before`.
 
-    Returns whether any key was revoked.
+    Returns whether any key was revoked. None is if `key` itself is not valid or expires.
     """
     others = [] if before is None else [digest(before.encode())]
 
     async def work(transaction: Transaction) -> bool:
+        await credentials.lock_revocations(transaction.connection)
         return await credentials.revoke_first(transaction.connection, digest(key.encode()), others)
 
     return await database.transact(work)

@@ -7,6 +7,7 @@ AFTER_RESERVE = (
     "refund_reservation", "list_refunds", "list_reservation_movements",
 )  # fmt: skip
 AFTER_STOCK = ("get_stock", "adjust_stock", "delete_stock", "list_stock_movements")
+AFTER_KEY = ("get_key", "rotate_key", "revoke_key")
 AFTER_REFUND = ("get_refund",)
 LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     **dict.fromkeys(
@@ -19,6 +20,7 @@ LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         ({"sku": "sku", "location": "location"}, AFTER_STOCK),
     ),
     "set_source_limits": ({"source": "source"}, ("get_source_limits",)),
+    **dict.fromkeys(("create_key", "rotate_key"), ({"id": "id"}, AFTER_KEY)),
 }
 """For each operation: the members of its answer that are parameters of the operations that may
 follow it, and the ids of those operations."""

@@ -63,6 +63,10 @@ class Bucket:
         """True when it is surely full, because it was not used for long and owed nothing."""
         return self.tokens >= 0 and time.monotonic() - self.refilled_at > FULL_AFTER_SECONDS
 
+    def follow(self, tokens: float) -> None:
+        """Become the share of a bucket in Redis, to go on from there if Redis gets lost."""
+        self.tokens, self.refilled_at = tokens, time.monotonic()
+
     def refill(self, per_second: float) -> None:
         """Add the tokens of the time since the last call."""
         now = time.monotonic()

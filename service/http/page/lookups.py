@@ -67,6 +67,7 @@ async def named_reservation(call: Call[Any], session: Session, form: Form) -> Re
         )
     if not found:
         raise NotFound("There is no such reservation.")
+    call.reach(found[0].source)
     return found[0]
 
 
@@ -78,6 +79,7 @@ async def reservation_of(call: Call[Any], session: Session) -> Reservation:
     )
     if row is None:
         raise NotFound("There is no such reservation.")
+    call.reach(row.source)
     return row
 
 

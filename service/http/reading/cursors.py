@@ -40,6 +40,11 @@ BY_CREATION = ListOrder(
     lambda row: (row.created_at, row.id),
     (CREATED_AT, UUID("a518b7ec-02dc-5e23-a729-2430728ee1e0")),
 )
+BY_TIME = ListOrder(
+    tuple[Moment, UUID],
+    lambda row: (row.at, row.id),
+    (CREATED_AT, UUID("a518b7ec-02dc-5e23-a729-2430728ee1e0")),
+)
 STOCK_BY_CREATION = ListOrder(
     tuple[Moment, Text, Text],
     lambda found: (found[0], found[1].sku, found[1].location),

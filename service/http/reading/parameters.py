@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar, TypeAlias
+from uuid import UUID
 
 from service.domain.errors import InvalidRequest
 from service.http.reading.query import Query
-from service.input.bodies import CONTROL, NAME_MAX, TEXT
-from service.input.names import name_at, path_name_at
+from service.input.bodies import CONTROL, MOMENT_MAX, NAME_MAX, TEXT, read_moment
+from service.input.names import UUID_FORM, name_at, path_name_at
 
-MOMENT_MAX = 64
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
 
@@ -116,12 +116,21 @@ def _read_flag(name: str, text: str) -> bool:
 def _read_moment(name: str, text: str) -> datetime:
     text_at(name, text, MOMENT_MAX)
     try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))  # a plus in a query means a space
-        if moment.utcoffset() is not None:
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise InvalidRequest.at(name, "must be a moment like 2026-11-22T19:20:00Z")
+        return read_moment(text.replace(" ", "+"))  # a plus in a query means a space
+    except ValueError as error:
+        raise InvalidRequest.at(name, str(error)) from None
+
+
+def _read_identifier(name: str, text: str) -> UUID:
+    if not UUID_FORM.fullmatch(text_at(name, text)):
+        raise InvalidRequest.at(name, "must be a UUID")
+    return UUID(text)
+
+
+def _read_status(name: str, text: str) -> int:
+    if not re.fullmatch("[1-5][0-9]{2}", text_at(name, text)):
+        raise InvalidRequest.at(name, "must be a number from 100 to 599")
+    return int(text)
 
 
 def _read_limit(name: str, text: str) -> int:
@@ -146,6 +155,10 @@ _FLAG_WORDS = choice("true", "false")
 FLAG = Kind(_FLAG_WORDS.schema, _read_flag)
 MOMENT = Kind({"type": "string", "format": "date-time"}, _read_moment)
 """A moment in ISO 8601 with its offset from UTC."""
+
+IDENTIFIER = Kind({"type": "string", "format": "uuid"}, _read_identifier)
+STATUS = Kind({"type": "integer", "minimum": 100, "maximum": 599}, _read_status)
+"""The status of an answer."""
 
 LIMIT = QueryParameter(
     "limit",

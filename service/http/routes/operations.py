@@ -15,6 +15,7 @@ from service.http.operation import Found, Success, operation
 from service.http.problem_schemas import problem_example
 from service.http.resources import AUDIT, STATUS
 from service.http.responses import HTML, JSON, Response
+from service.http.uses import Logged
 
 LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
 PAGE = (HTML, LOCKED_DOWN)
@@ -66,6 +67,7 @@ async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     "Audit",
     Success(200, "The number of checked rows, and the differences found.", AUDIT),
     scope=Scope.READ,
+    logged=Logged.NO_USE,
 )
 async def audit(call: Call[None]) -> Found:
     """Check that stock rows, movements and reservations agree."""

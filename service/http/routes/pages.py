@@ -43,6 +43,7 @@ from service.http.page.sessions import (
 from service.http.reading.parameters import text_at
 from service.http.reading.query import Query
 from service.http.responses import REPLAYED, Response
+from service.http.uses import Logged
 
 CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
 """The refusals after which the form is shown again, so that it can be corrected."""
@@ -50,9 +51,11 @@ CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsR
 Handler: TypeAlias = Callable[[Call[Any]], Awaitable[Response]]
 
 
-def _page_route(method: str, *paths: str) -> Callable[[Handler], HTTPRouteHandler]:
+def _page_route(
+    method: str, *paths: str, logged: Logged = Logged.NO_USE
+) -> Callable[[Handler], HTTPRouteHandler]:
     """Return a decorator that makes a route of a handler, whose errors are pages as well."""
-    return lambda handler: route(method, list(paths), handler, show_page)
+    return lambda handler: route(method, list(paths), handler, show_page, logged)
 
 
 @_page_route("GET", "/sign-in")
@@ -82,7 +85,7 @@ async def end_session(call: Call[Any]) -> Response:
     return rendering.see_other("/sign-in", cookie)
 
 
-@_page_route("GET", "/")
+@_page_route("GET", "/", logged=Logged.EACH_USE)
 async def home(call: Call[Any]) -> Response:
     """Show stock and the forms; the query filters the stock and may fill in a form."""
     return await _home(call, await session_of(call))
@@ -111,7 +114,7 @@ async def reserve(call: Call[Any]) -> Response:
     return _redirect_to(f"/reservations/{row.id}", done.replayed)
 
 
-@_page_route("POST", "/refund")
+@_page_route("POST", "/refund", logged=Logged.OTHER_SOURCES)
 async def refund(call: Call[Any]) -> Response:
     """Refund the units in the form, once for each token."""
     session, form, seq = await _read_submission(call, "refund")
@@ -126,7 +129,7 @@ async def refund(call: Call[Any]) -> Response:
     return _redirect_to(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
 
 
-@_page_route("GET", "/reservations/{id}")
+@_page_route("GET", "/reservations/{id}", logged=Logged.OTHER_SOURCES)
 async def reservation_page(call: Call[Any]) -> Response:
     """Show a reservation as it is now, with a form for its refund if it can be refunded."""
     session = await session_of(call)
@@ -135,7 +138,7 @@ async def reservation_page(call: Call[Any]) -> Response:
     return _page(session, "reservation.html", reservation=row)
 
 
-@_page_route("GET", "/reservations/{id}/refunds/{refund_id}")
+@_page_route("GET", "/reservations/{id}/refunds/{refund_id}", logged=Logged.OTHER_SOURCES)
 async def refund_page(call: Call[Any]) -> Response:
     """Show a refund."""
     session = await session_of(call)

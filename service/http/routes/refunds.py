@@ -18,6 +18,7 @@ from service.http.reading.cursors import BY_CREATION, Page, listed, page_of
 from service.http.reading.parameters import IDEMPOTENCY_KEY, IF_NONE_MATCH
 from service.http.resources import REFUND
 from service.http.routes.reservations import visible_reservation
+from service.http.uses import Logged
 from service.input.bodies import RefundBody
 
 
@@ -28,6 +29,7 @@ from service.input.bodies import RefundBody
     Success(201, "Refunded.", REFUND, ("Location", "ETag")),
     Success(200, "Refunded before.", REFUND, ("Location", "ETag", "Idempotency-Replayed")),
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=json_body(RefundBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(IllegalTransition, NotFound, ExceedsRefundable, UnknownSku, IdempotencyMismatch),
@@ -47,6 +49,7 @@ async def refund_reservation(call: Call[RefundBody]) -> Outcome[rows.Refund]:
     "List a reservation's refunds",
     Success(200, "A page, in order of creation.", REFUND, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=listed(BY_CREATION),
     errors=(NotFound,),
 )
@@ -68,6 +71,7 @@ async def list_refunds(call: Call[None]) -> Page:
     Success(200, "The refund, which never changes.", REFUND, ("ETag",)),
     Success(304, "The client has this version."),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )

@@ -27,6 +27,7 @@ from service.domain.errors import (
 from service.domain.identifiers import reservation_id
 from service.http.admission import count_entries
 from service.http.call import Call
+from service.http.failures import note_failure
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
 from service.http.reading.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
@@ -41,6 +42,7 @@ from service.http.reading.parameters import (
 )
 from service.http.resources import BATCH, MOVEMENT, RESERVATION
 from service.http.responses import problem, status_of
+from service.http.uses import Logged
 from service.input.bodies import (
     ConfirmBody,
     ExtendBody,
@@ -67,6 +69,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     Success(201, "Reserved.", RESERVATION, CREATED),
     Success(200, "Reserved before; the reservation as it is now.", RESERVATION, ON_A_REPLAY),
     scope=Scope.RESERVE,
+    logged=Logged.NO_USE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(InsufficientStock, UnknownSku, IdempotencyMismatch, QuotaExceeded),
@@ -83,6 +86,7 @@ async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
     "Reserve many",
     Success(200, "Each entry's result, in order.", BATCH),
     scope=Scope.RESERVE,
+    logged=Logged.NO_USE,
     body=batch_body(),
 )
 async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
@@ -92,7 +96,7 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     commands = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await call.worker.coalescer.submit(commands) if commands else [])
     results = [
-        _result(entry if isinstance(entry, ServiceError) else next(outcomes), call.path)
+        _result(entry if isinstance(entry, ServiceError) else next(outcomes), call)
         for entry in entries
     ]
     return Found({"results": results})
@@ -104,6 +108,7 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     "List reservations",
     Success(200, "A page, in order of creation.", RESERVATION, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(
         QueryParameter("source", "Only of this source.", NAME),
         QueryParameter("seq", "Only with this seq.", NAME),
@@ -125,6 +130,9 @@ async def list_reservations(call: Call[None]) -> Page:
             connection, limit=call.query["limit"], after=call.query["cursor"], **filters
         )
     )
+    if call.caller.every_source:
+        for row in found:
+            call.reach(row.source)
     return page_before(found, BY_CREATION, is_more=is_more)
 
 
@@ -138,6 +146,7 @@ FILTERS = ("seq", "state", "sku", "created_after", "created_before")
     Success(200, "The reservation as it is stored.", RESERVATION, ("ETag",)),
     NOT_MODIFIED,
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -152,6 +161,7 @@ async def get_reservation(call: Call[None]) -> Found:
     "Confirm a hold",
     CHANGED,
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=optional_json_body(ConfirmBody),
     errors=(*LIFECYCLE_ERRORS, ExceedsHeld),
 )
@@ -167,6 +177,7 @@ async def confirm_reservation(call: Call[ConfirmBody]) -> Outcome[rows.Reservati
     "Cancel a hold",
     CHANGED,
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=optional_json_body(NothingBody),
     errors=LIFECYCLE_ERRORS,
 )
@@ -181,6 +192,7 @@ async def cancel_reservation(call: Call[NothingBody]) -> Outcome[rows.Reservatio
     "Extend a hold",
     Success(200, "Extended.", RESERVATION, ("ETag",)),
     scope=Scope.RESERVE,
+    logged=Logged.OTHER_SOURCES,
     body=json_body(ExtendBody),
     errors=LIFECYCLE_ERRORS,
 )
@@ -195,6 +207,7 @@ async def extend_reservation(call: Call[ExtendBody]) -> Outcome[rows.Reservation
     "List a reservation's movements",
     Success(200, "A page, in order of the steps.", MOVEMENT, is_list=True),
     scope=Scope.READ,
+    logged=Logged.OTHER_SOURCES,
     parameters=listed(BY_STEP),
     errors=(NotFound,),
 )
@@ -217,6 +230,7 @@ async def visible_reservation(call: Call[None]) -> rows.Reservation:
     )
     if row is None:
         raise NotFound("There is no such reservation.")
+    call.reach(row.source)
     return row
 
 
@@ -256,11 +270,12 @@ def _entry(call: Call[Any], entry: ReserveBody | InvalidEntry) -> Reserve | Serv
         return error.as_value()
 
 
-def _result(outcome: Outcome[rows.Reservation], instance: str) -> dict[str, Any]:
+def _result(outcome: Outcome[rows.Reservation], call: Call[Any]) -> dict[str, Any]:
     """The result of an entry of a batch."""
     answer: dict[str, Any] = {"status": status_of(outcome), "replayed": outcome.replayed}
     if isinstance(outcome, ServiceError):
-        answer["problem"] = problem(outcome, instance)
+        note_failure(call, outcome)
+        answer["problem"] = problem(outcome, call.path, call.request_id)
     else:
         answer["reservation"] = RESERVATION.write(outcome.value)
     return answer

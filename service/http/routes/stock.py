@@ -32,6 +32,7 @@ from service.http.reading.parameters import (
     QueryParameter,
 )
 from service.http.resources import ADJUSTMENT, IMPORT, MOVEMENT, STOCK
+from service.http.uses import Logged
 from service.input.bodies import AdjustBody, StockBody
 
 
@@ -42,6 +43,7 @@ from service.input.bodies import AdjustBody, StockBody
     Success(201, "Created.", STOCK, ("Location", "ETag")),
     Success(200, "Replaced.", STOCK, ("ETag",)),
     scope=Scope.STOCK,
+    logged=Logged.EACH_USE,
     body=json_body(StockBody),
     parameters=(CREATE_ONLY, IF_MATCH),
     errors=(VersionMismatch, PreconditionRequired),
@@ -74,6 +76,7 @@ def _version_to_replace(call: Call[Any]) -> int | None:
     Success(201, "Adjusted.", ADJUSTMENT, ("Location", "ETag")),
     Success(200, "Adjusted before.", ADJUSTMENT, ("Location", "ETag", "Idempotency-Replayed")),
     scope=Scope.STOCK,
+    logged=Logged.EACH_USE,
     body=json_body(AdjustBody),
     parameters=(IDEMPOTENCY_KEY,),
     errors=(AdjustmentBelowZero, UnknownSku, VersionMismatch, IdempotencyMismatch),
@@ -97,6 +100,7 @@ async def adjust_stock(call: Call[AdjustBody]) -> Outcome[rows.Adjustment]:
     "Delete stock",
     Success(204, "The row does not exist any more."),
     scope=Scope.STOCK,
+    logged=Logged.EACH_USE,
     parameters=(IF_MATCH,),
     errors=(StockInUse, VersionMismatch),
 )
@@ -111,6 +115,7 @@ async def delete_stock(call: Call[None]) -> Outcome[None]:
     "List stock",
     Success(200, "A page, in order of creation.", STOCK, is_list=True),
     scope=Scope.READ,
+    logged=Logged.EACH_USE,
     parameters=(
         QueryParameter("sku_prefix", "Only SKUs that begin with this text.", PREFIX),
         QueryParameter("location", "Only at this location.", STOCK_NAME),
@@ -134,6 +139,7 @@ async def list_stock(call: Call[None]) -> Page:
     "List a SKU's stock",
     Success(200, "A page, in order of creation.", STOCK, is_list=True),
     scope=Scope.READ,
+    logged=Logged.EACH_USE,
     parameters=listed(STOCK_BY_CREATION),
     errors=(NotFound,),
 )
@@ -152,6 +158,7 @@ async def list_stock_of_sku(call: Call[None]) -> Page:
     Success(200, "The stock row.", STOCK, ("ETag",)),
     Success(304, "The client has this version."),
     scope=Scope.READ,
+    logged=Logged.EACH_USE,
     parameters=(IF_NONE_MATCH,),
     errors=(NotFound,),
 )
@@ -172,6 +179,7 @@ async def get_stock(call: Call[None]) -> Found:
     "List a stock row's movements",
     Success(200, "A page, in order of version.", MOVEMENT, is_list=True),
     scope=Scope.READ,
+    logged=Logged.EACH_USE,
     parameters=listed(BY_VERSION),
     errors=(NotFound,),
 )
@@ -195,6 +203,7 @@ async def list_stock_movements(call: Call[None]) -> Page:
     Success(201, "Imported.", IMPORT),
     Success(200, "Imported before.", IMPORT, ("Idempotency-Replayed",)),
     scope=Scope.STOCK,
+    logged=Logged.EACH_USE,
     body=csv_body("sku,location,available,name\n85123A,main,100,White hanging heart\n"),
     parameters=(
         QueryParameter("job", "The import's name.", NAME, required=True, example="monday"),
