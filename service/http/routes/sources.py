@@ -5,6 +5,7 @@ from service.http.call import Call
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import json_body
 from service.http.resources import SOURCE_LIMITS
+from service.http.uses import Logged
 from service.input.bodies import LimitsBody
 
 
@@ -14,6 +15,7 @@ from service.input.bodies import LimitsBody
     "Set a source's limits",
     Success(200, "The limits, which are in force from now on.", SOURCE_LIMITS),
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
     body=json_body(LimitsBody),
 )
 async def set_source_limits(call: Call[LimitsBody]) -> Found:
@@ -30,6 +32,7 @@ async def set_source_limits(call: Call[LimitsBody]) -> Found:
     "Read a source's limits",
     Success(200, "The limits, and what its open holds use of them.", SOURCE_LIMITS),
     scope=Scope.ADMIN,
+    logged=Logged.EACH_USE,
 )
 async def get_source_limits(call: Call[None]) -> Found:
     """Return the limits of a source, null where it has none, and what its open holds use."""
