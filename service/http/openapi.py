@@ -265,8 +265,19 @@ def _responses(declared: Operation) -> dict[str, Any]:
         by_status.setdefault(error.status, []).append(error)
     for status, errors in sorted(by_status.items()):
         responses[str(status)] = _failure(errors)
+    if declared.scope is not None:
+        headers = {name: HEADERS[name] for name in RATE_HEADERS}
+        for code in responses.keys() - BEFORE_AUTHENTICATION:
+            responses[code]["headers"] = responses[code].get("headers", {}) | headers
     return responses
 
+
+BEFORE_AUTHENTICATION = frozenset(("401", "405", "408", "414", "431"))
+"""The statuses of errors that are found before the source is known."""
+
+
+RATE_HEADERS = ("RateLimit-Policy", "RateLimit")
+"""The headers of each answer to a source with a rate limit, from its authentication on."""
 
 TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarge, Overloaded)
 """The errors that any request may get before its operation is known."""
