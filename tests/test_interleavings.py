@@ -22,7 +22,6 @@ from tests.conftest import fresh_database
 from tests.interleavings import Case
 from tests.stage import Stage, open_stage, wrong_orders
 from tests.test_guards import (
-    BEYOND_HOLDS,
     HELD,
     INTERLEAVINGS,
     ON_CONFLICT,
@@ -216,10 +215,6 @@ MUTANTS = [
     (
         "two holds of the last place",
         without("source_limit_changed", WITHIN_HOLDS, "(TRUE"),
-    ),
-    (
-        "a batch that is refused for its own hold, and a cancel",
-        without("source_limit_changed", BEYOND_HOLDS, "(FALSE"),
     ),
 ]
 
