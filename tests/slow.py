@@ -24,6 +24,7 @@ SLOW = {
     "test_interleavings.py": "plays thousands of orders of steps",
     "test_issuer_keys.py": "starts a server with two workers that trust an issuer",
     "test_json_text.py": "parses hundreds of generated texts",
+    "test_key_command.py": "runs commands and a server",
     "test_lab.py": "plays the laboratory's campaigns",
     "test_nameless.py": "starts PostgreSQL as other users",
     "test_openapi_tools.py": "runs the tools that read the OpenAPI document, most of them in Node",

@@ -67,6 +67,8 @@ async def test_operation_ids_are_names_of_methods_and_stay(service):
         ("POST", f"{stock}/adjustments"): "adjust_stock",
         ("GET", f"{stock}/movements"): "list_stock_movements",
         ("POST", "/v1/imports"): "import_stock",
+        ("GET", "/v1/sources/{source}/limits"): "get_source_limits",
+        ("PUT", "/v1/sources/{source}/limits"): "set_source_limits",
         ("POST", "/v1/keys"): "create_key",
         ("GET", "/v1/keys"): "list_keys",
         ("GET", "/v1/keys/{id}"): "get_key",
@@ -226,11 +228,15 @@ async def conversation(service):
         f"{one}/movements": f"{address}/movements", f"{one}/refunds": f"{address}/refunds",
         f"{one}/refunds/{{refund_id}}": refund.headers["Location"], "/v1/stock": "/v1/stock",
         "/v1/stock/{sku}": "/v1/stock/A", f"{item}/movements": "/v1/stock/A/main/movements",
+        "/v1/sources/{source}/limits": "/v1/sources/us/limits",
         "/v1/audit": "/v1/audit", "/health/live": "/health/live", "/schema": "/schema",
         "/v1/access-log": "/v1/access-log",
         "/health/ready": "/health/ready", "/metrics": "/metrics",
         "/schema/openapi.json": "/schema/openapi.json", "/problems/{code}": "/problems/not-found",
     }  # fmt: skip
+    limits = {"open_holds_max": 9, "requests_per_second": None}
+    put = await client.put("/v1/sources/us/limits", json=limits)
+    yield "/v1/sources/{source}/limits", put
     for path, concrete in reads.items():
         response = await client.get(concrete)
         yield path, response

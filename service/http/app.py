@@ -19,6 +19,7 @@ from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
+from service.engine.source_limits import SourceLimits
 from service.engine.sweeper import Sweeper
 from service.http.access.authentication import Authentication
 from service.http.call import id_of, path_of
@@ -29,7 +30,16 @@ from service.http.limits.rate_limit import RateLimit
 from service.http.limits.shared_rates import SharedRates
 from service.http.request_id import request_id_of
 from service.http.responses import Response, problem_response
-from service.http.routes import access_log, keys, operations, pages, refunds, reservations, stock
+from service.http.routes import (
+    access_log,
+    keys,
+    operations,
+    pages,
+    refunds,
+    reservations,
+    sources,
+    stock,
+)
 from service.http.worker_state import WorkerState
 from service.input.hosts import AllowedHosts
 from service.input.proxies import TrustedProxies
@@ -127,6 +137,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *sources.ROUTES,
             *access_log.ROUTES,
             *keys.ROUTES,
             *operations.ROUTES,
@@ -199,6 +210,7 @@ def build_worker(settings: Settings) -> WorkerState:
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        source_limits=SourceLimits(database),
         access_log=AccessLog(database, workers=settings.workers),
         proxies=TrustedProxies(settings.trusted_proxies),
     )
@@ -212,6 +224,7 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
     ]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    listed.append(worker.source_limits)
     if worker.authentication.tokens is not None:
         listed.append(worker.authentication.tokens.keys)
     return listed

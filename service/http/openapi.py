@@ -55,6 +55,7 @@ TAGS = {
     "reservations": "Reserve units, decide about holds, give units of sales back.",
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
+    "sources": "Limit what a source may do.",
     "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
     "access-log": "Uses of admin keys, and refused requests.",
@@ -143,6 +144,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {  # some only of the operations wi
             "pattern": TEXT,
             **NO_DOTS,
         },
+    },
+    "source": {
+        "description": "The source, percent-encoded.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT},
     },
     "code": {
         "description": "The code of the error, with dashes in place of its underscores.",
@@ -268,8 +273,19 @@ def _responses(declared: Operation) -> dict[str, Any]:
         by_status.setdefault(error.status, []).append(error)
     for status, errors in sorted(by_status.items()):
         responses[str(status)] = _failure(errors)
+    if declared.scope is not None:
+        headers = {name: HEADERS[name] for name in RATE_HEADERS}
+        for code in responses.keys() - BEFORE_AUTHENTICATION:
+            responses[code]["headers"] = responses[code].get("headers", {}) | headers
     return responses
 
+
+BEFORE_AUTHENTICATION = frozenset(("401", "405", "408", "414", "431"))
+"""The statuses of errors that are found before the source is known."""
+
+
+RATE_HEADERS = ("RateLimit-Policy", "RateLimit")
+"""The headers of each answer to a source with a rate limit, from its authentication on."""
 
 TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarge, Overloaded)
 """The errors that any request may get before its operation is known."""
