@@ -309,6 +309,16 @@ async def test_a_header_that_is_malformed_is_refused(access, header):
     await refusal(access, f"{encoded(header)}.{encoded(claims())}.{base64url(b'x' * 64)}")
 
 
+@pytest.mark.parametrize(("depth", "is_accepted"), [(15, True), (16, False), (900, False)])
+async def test_the_parts_of_a_token_may_be_nested_as_deep_as_a_body(access, depth, is_accepted):
+    deep = json.loads("[" * depth + "]" * depth)
+    for token in (EC.sign(claims(deep=deep)), EC.sign(claims(), {"deep": deep})):
+        if is_accepted:
+            await ask(access, token)
+        else:
+            await refusal(access, token)
+
+
 async def test_a_token_may_have_a_limited_length(access):
     for room, is_accepted in ((11_000, True), (13_000, False)):
         token = EC.sign(claims(filler="x" * room))

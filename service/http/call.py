@@ -12,7 +12,7 @@ from service.domain.errors import Forbidden, InvalidRequest, NotFound
 from service.http.access.credential import Credential
 from service.http.worker_state import WorkerState
 from service.input import headers
-from service.input.names import UUID_FORM, path_name_at
+from service.input.names import UUID_FORM, name_at, path_name_at
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -141,6 +141,11 @@ class Call(Generic[B]):
         """The SKU and the location in the path."""
         return self.stock_names["sku"], self.stock_names["location"]
 
+    @property
+    def source(self) -> str:
+        """The source in the path. Raises `InvalidRequest`."""
+        return name_at("source", self._decoded("source"))
+
     def seq(self, in_body: str | None) -> str:
         """Return the request's seq, from its body or from the header Idempotency-Key."""
         sent = self.header(b"idempotency-key")
@@ -181,11 +186,13 @@ class Call(Generic[B]):
 
     def stock_name(self, name: str) -> str:
         """Return the SKU or the location in the path, decoded. Raises `InvalidRequest`."""
+        return path_name_at(name, self._decoded(name))
+
+    def _decoded(self, name: str) -> str:
         try:
-            text = unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
+            return unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
         except UnicodeDecodeError:
             raise InvalidRequest.at(name, "is not UTF-8") from None
-        return path_name_at(name, text)
 
 
 def path_of(scope: Scope) -> str:

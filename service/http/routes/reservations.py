@@ -20,6 +20,7 @@ from service.domain.errors import (
     InsufficientStock,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     ServiceError,
     UnknownSku,
 )
@@ -71,7 +72,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     logged=Logged.NO_USE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
-    errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
+    errors=(InsufficientStock, UnknownSku, IdempotencyMismatch, QuotaExceeded),
     waits_for_space=True,
 )
 async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
