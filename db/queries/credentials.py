@@ -10,10 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Float,
+    LargeBinary,
     Row,
     Select,
+    any_,
     cast,
     exists,
     extract,
@@ -92,10 +95,24 @@ async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ..
     `seconds_left` are the seconds until it expires, or null. `unused_seconds` are those since its
     last use, or null if none is stored.
     """
+    statement = _valid().where(ApiKeyTable.digest == digest)
+    return (await connection.execute(statement)).one_or_none()
+
+
+async def find_each(
+    connection: AsyncConnection, digests: Sequence[bytes]
+) -> dict[bytes, Row[*tuple[Any, ...]]]:
+    """Return the valid credentials with these digests, by digest, each as `find` returns it."""
+    statement = _valid().where(ApiKeyTable.digest == any_(cast(digests, ARRAY(LargeBinary))))
+    return {row.digest: row for row in await connection.execute(statement)}
+
+
+def _valid() -> Select[*tuple[Any, ...]]:
     seconds_left = cast(extract("epoch", ApiKeyTable.expires_at - NOW), Float)
-    statement = (
+    return (
         select(
             ApiKeyTable.id,
+            ApiKeyTable.digest,
             ApiKeyTable.source,
             ApiKeyTable.scopes,
             seconds_left.label("seconds_left"),
@@ -103,9 +120,8 @@ async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ..
             SourceLimitTable.requests_per_second,
         )
         .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
-        .where(ApiKeyTable.digest == digest, IS_VALID)
+        .where(IS_VALID)
     )
-    return (await connection.execute(statement)).one_or_none()
 
 
 async def rate_of(connection: AsyncConnection, source: str) -> int | None:
@@ -127,16 +143,8 @@ async def create(connection: AsyncConnection, new: NewCredential) -> Row[*tuple[
 
 async def find_by_id(connection: AsyncConnection, id_: UUID) -> Row[*tuple[Any, ...]] | None:
     """Return a credential, valid or not."""
-    return (await connection.execute(_by_id(id_))).one_or_none()
-
-
-async def lock(connection: AsyncConnection, id_: UUID) -> Row[*tuple[Any, ...]] | None:
-    """Lock a credential until the end of the transaction and return it, valid or not."""
-    return (await connection.execute(_by_id(id_).with_for_update())).one_or_none()
-
-
-def _by_id(id_: UUID) -> Select[*tuple[Any, ...]]:
-    return select(*COLUMNS).where(ApiKeyTable.id == id_)
+    statement = select(*COLUMNS).where(ApiKeyTable.id == id_)
+    return (await connection.execute(statement)).one_or_none()
 
 
 async def find_by_identity(
