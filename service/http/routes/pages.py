@@ -27,7 +27,6 @@ from service.domain.errors import (
 from service.http.call import Call
 from service.http.failures import show_failure_on_page
 from service.http.page import rendering
-from service.http.page.entry import Entry, open_page, page
 from service.http.page.forms import Form, complaints, read_form, refund_of, reserve_of
 from service.http.page.lookups import check_may_look, named_reservation, reservation_of, stock_of
 from service.http.page.sessions import (
@@ -37,6 +36,7 @@ from service.http.page.sessions import (
     sign_in,
     sign_out,
 )
+from service.http.page_route import Entry, open_page, page
 from service.http.reading.parameters import text_at
 from service.http.reading.query import Query
 from service.http.responses import REPLAYED, Response
