@@ -1,5 +1,5 @@
 # One command each; every one sets up what it needs from python3, pip and make alone.
-.PHONY: run test test-fast test-strategies test-pooler schemathesis campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements bench-pooler lock clean
+.PHONY: run test test-fast test-strategies test-pooler schemathesis fuzz campaign failover histories mutants services check setup bench bench-phases bench-latency bench-attacks bench-growth bench-endurance bench-statements bench-pooler lock clean
 .DEFAULT_GOAL := run
 
 PYTHON ?= python3
@@ -48,6 +48,9 @@ check: $(VENV)/dev  ## formatter, linter, types, import rules
 
 schemathesis: $(VENV)/dev  ## ask the API whatever its document allows, and what it forbids (ARGS="--seed 7 -n 500")
 	@$(BIN)/python -m tests.schemathesis $(ARGS)
+
+fuzz: $(VENV)/dev  ## send random hostile inputs to every parser (ARGS="--examples 100000 --seed 7")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 campaign: $(VENV)/dev  ## hurt a running service for an hour (ARGS="--minutes 5 --seed 7")
 	@$(BIN)/python -m tests.faults $(ARGS)

@@ -7,6 +7,7 @@ standard input.
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import uvloop
 
 PART_BYTES = 256 * 1024
 ANSWER_SECONDS_MAX = 90.0
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 MEBIBYTE = 2**20
 
 
@@ -32,6 +34,10 @@ class Attack:
     """Seconds between two bytes; 0 sends all at once."""
     waits: bool = True
     """Wait for the answer; else leave the request unfinished and hold the connection."""
+    per_second: float = 0.0
+    """Requests a second, on connections that stay open; 0 sends without a pause on new ones."""
+    limit: int = 0
+    """The requests a second that the attacker may send, as a source of its own; 0 is no limit."""
 
 
 @dataclass(slots=True)
@@ -76,6 +82,12 @@ def csv_of(rows: bytes) -> Callable[[str, int], bytes]:
         return head("POST", path, key, "Content-Type: text/csv", length=len(rows)) + rows
 
     return make
+
+
+def reserving(key: str, number: int) -> bytes:
+    """Return a reservation with a new seq."""
+    body = b'{"seq":"%d-%d","lines":[{"sku":"S1","quantity":1}]}' % (time.time_ns(), number)
+    return json_of("/v1/reservations", body)(key, number)
 
 
 def unknown_members(size: int) -> bytes:
@@ -154,6 +166,13 @@ ATTACKS = {
     "a long prefix": Attack("a sku_prefix of 8 kB", get(f"/v1/stock?sku_prefix={'%25' * 2600}")),
     "a large import": Attack("150,000 rows in an import", import_of(150_000)),
     "the document": Attack("the OpenAPI document", get("/schema/openapi.json", with_key=False), 2),
+    "a noisy source": Attack(
+        "reservations of a source that sends 1,000 a second and may send 100",
+        reserving,
+        16,
+        per_second=1000,
+        limit=100,
+    ),
     "unfinished bodies": Attack(
         "60 bodies of 4 MiB less a byte",
         lambda key, _: (
@@ -173,6 +192,8 @@ async def attack(name: str, url: str, key: str, seconds: float) -> Tally:
     end_at = time.monotonic() + seconds
 
     async def one() -> None:
+        if chosen.per_second:
+            await _pace(chosen, host, int(port), key, tally)
         while time.monotonic() < end_at:
             try:
                 await _exchange(chosen, host, int(port), key, tally)
@@ -186,6 +207,20 @@ async def attack(name: str, url: str, key: str, seconds: float) -> Tally:
         attacker.cancel()
     await asyncio.gather(*attackers, return_exceptions=True)
     return tally
+
+
+async def _pace(chosen: Attack, host: str, port: int, key: str, tally: Tally) -> None:
+    """Send requests on one connection, at its share of the rate, until cancelled."""
+    reader, writer = await asyncio.open_connection(host, port)
+    pause, due_at = chosen.connections / chosen.per_second, time.monotonic()
+    while True:
+        due_at = max(due_at + pause, time.monotonic() - pause)  # do not catch up on a long stall
+        await asyncio.sleep(due_at - time.monotonic())
+        tally.requests += 1
+        await _send(writer, chosen.make(key, tally.requests), 0.0, tally)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(LENGTH.findall(answer)[0]))
+        tally.note(answer[9:12].decode())
 
 
 async def _exchange(chosen: Attack, host: str, port: int, key: str, tally: Tally) -> None:

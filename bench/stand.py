@@ -105,7 +105,8 @@ def serve(
     """
     command = [sys.executable, "-m", "service", "serve", "--port", str(PORTS[name])]
     command += ["--data-dir", str(directory), "--workers", str(workers)]
-    environment = {"HOLDFAST_ADMIN_KEY": stand.key}
+    # One key plays thousands of clients, so it must not meet the limit of a source.
+    environment = {"HOLDFAST_ADMIN_KEY": stand.key, "HOLDFAST_INFLIGHT_MAX": "100000"}
     if stand.addresses is not None:
         environment["HOLDFAST_DATABASE_URL"] = database_url or stand.database_url()
         environment["HOLDFAST_MIGRATE_DATABASE_URL"] = stand.database_url(Role.MIGRATING)

@@ -185,6 +185,40 @@ class StockChange(NamedTuple):
     """The token of the lock under which the change is made: a row refuses every lower token."""
 
 
+class SourceLimit(NamedTuple):
+    """The limits of a source (None: no limit), and what its open holds use of them.
+
+    `open_holds` and `held_units` mean nothing while `tracking` is off, and are incomplete while it
+    is `counting`.
+    """
+
+    source: str
+    open_holds_max: int | None
+    held_units_max: int | None
+    hold_seconds_max: int | None
+    tracking: str
+    open_holds: int
+    held_units: int
+
+
+class SourceLimitChange(NamedTuple):
+    """One guarded change of what a source uses, relative to its current use.
+
+    It applies only if the use plus `highest` is within each limit, and the use plus `refused` is
+    beyond it. A value of None is not checked.
+    """
+
+    source: str
+    holds_delta: int
+    units_delta: int
+    holds_highest: int | None
+    """The highest value that `holds_delta` had when the plan accepted a hold."""
+    units_highest: int | None
+    holds_refused: int | None
+    """The lowest value that `holds_delta` would have had with a hold that the plan refused."""
+    units_refused: int | None
+
+
 class ReservationChange(NamedTuple):
     """One guarded change of a reservation's state: it applies only at `seen_version`."""
 
@@ -210,6 +244,15 @@ class Wanted:
     """The identities of the stored answers, by the kind of answer."""
     overdue: set[StockKey] = field(default_factory=set)
     """The stock rows whose overdue holds must be seen."""
+    holders: set[str] = field(default_factory=set)
+    """The sources that may get a hold."""
+    may_end_holds: bool = False
+    """True if one of the wanted reservations may be a hold that ends."""
+
+    @property
+    def limits(self) -> bool:
+        """True if limits must be seen: those of `holders` and of all reservations."""
+        return bool(self.holders or self.may_end_holds or self.overdue)
 
     def want(self, kind: type[Any], identity: Identity) -> None:
         """Name the stored answer to a request."""
@@ -226,6 +269,8 @@ class Snapshot:
     answers: dict[type[Any], dict[Identity, Any]] = field(default_factory=dict)
     overdue: frozenset[StockKey] = frozenset()
     """The stock rows whose overdue holds are among `reservations`."""
+    limits: Mapping[str, SourceLimit] | None = field(default_factory=dict)
+    """The limits by source, of sources that have any; None if they were not loaded."""
 
     def answer(self, kind: type[AnyAnswer], identity: Identity) -> AnyAnswer | None:
         """Return the stored answer to a request; None when there is none."""
@@ -246,6 +291,7 @@ class Writes:
     answers_created: dict[type[Any], list[Any]] = field(default_factory=dict)
     answers_changed: dict[type[Any], list[tuple[Any, Any]]] = field(default_factory=dict)
     """Pairs of the answer that was seen and the answer that replaces it."""
+    limits_changed: list[SourceLimitChange] = field(default_factory=list)
     stock_created: list[Stock] = field(default_factory=list)
     stock_changed: list[StockChange] = field(default_factory=list)
     stock_pinned: list[tuple[str, str, int]] = field(default_factory=list)

@@ -5,11 +5,13 @@ tests/test_api_page.py compares the page with the text that this command would w
 
 A request is a fenced block of the kind `http`; the block right after it is its answer. Timestamps
 are shifted to the page's own clock, which advances in steps of five minutes, so that each run
-writes the same page. A cursor contains a timestamp and is shifted too.
+writes the same page. A cursor contains a timestamp and is shifted too. Keys and their ids are
+random: the page shows invented ones in their place.
 """
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -40,6 +42,10 @@ TABLE = re.compile(r"(<!-- (\w+): written by tests/api_page.py -->\n\n)(?:\|.*\n
 
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 CURSOR = re.compile(r'(?<="next_cursor": ")[\w-]+')
+KEY = re.compile(r'"key": "(hf_[\w-]{43})"')
+KEY_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""A random id; all others on the page are derived."""
+
 BEGINNING = datetime(2026, 11, 22, 19, 5, 0, 123456, tzinfo=UTC)
 STEP = timedelta(minutes=5)
 
@@ -67,19 +73,27 @@ class Exchange:
 
 @dataclass
 class Clock:
-    """Translates timestamps and cursors between the service and the page."""
+    """Translates timestamps, cursors, keys and ids between the service and the page."""
 
     began_at: datetime | None = None
-    cursors: dict[str, str] = field(default_factory=dict)
-    """The cursor that the service returned, for each cursor on the page."""
+    given: dict[str, str] = field(default_factory=dict)
+    """The cursor, key or id that the service returned, for each one on the page."""
 
     def told(self, text: str) -> str:
-        """Return a text of the service with the timestamps and cursors of the page."""
+        """Return a text of the service with the timestamps, cursors, keys and ids of the page."""
+        for number, key in enumerate(KEY.findall(text), sum("hf_" in told for told in self.given)):
+            self.given |= {f"hf_key{number}-": key[:8]}
+            text = text.replace(key, f"hf_key{number}-…")
+        for id_ in KEY_ID.findall(text):
+            if id_ not in self.given.values():
+                self.given[f"0f4f2b1c-6a1e-4f43-9a53-{len(self.given):012}"] = id_
+        for told, given in self.given.items():
+            text = text.replace(given, told)
         return CURSOR.sub(self._cursor_told, MOMENT.sub(self._moment_told, text))
 
     def meant(self, text: str) -> str:
-        """Return a text of the page with the timestamps and cursors of the service."""
-        for told, given in self.cursors.items():
+        """Return a text of the page with the timestamps, cursors and ids of the service."""
+        for told, given in self.given.items():
             text = text.replace(told, given)
         return MOMENT.sub(self._moment_meant, text)
 
@@ -98,7 +112,7 @@ class Clock:
         padded = found[0] + "=" * (-len(found[0]) % 4)
         decoded = base64.urlsafe_b64decode(padded).decode()
         told = base64.urlsafe_b64encode(MOMENT.sub(self._moment_told, decoded).encode())
-        self.cursors[told.rstrip(b"=").decode()] = found[0]
+        self.given[told.rstrip(b"=").decode()] = found[0]
         return told.rstrip(b"=").decode()
 
 
@@ -115,6 +129,7 @@ async def play(page: str, service: Any) -> AsyncIterator[tuple[re.Match[str], Ex
             await service.sql(OVERDUE, example["overdue"])
             continue
         request = request_of(service.client, clock.meant(example["request"]), keys)
+        request.headers.setdefault("X-Request-Id", id_for(example["request"]))
         response = await service.client.send(request)
         yield example, Exchange(request, response), clock.told(answer_of(response))
 
@@ -132,6 +147,11 @@ def request_of(
     if body:
         headers.setdefault("Content-Type", "application/json")
     return client.build_request(method, address, headers=headers, content=body or None)
+
+
+def id_for(text: str) -> str:
+    """Return an id for the request that a block describes: the same one in each run."""
+    return f"b7ad6b7169203331-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def answer_of(response: httpx.Response) -> str:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,10 +53,16 @@ class Authority:
         ends: timedelta = DAY,
         *,
         is_for_clients: bool = False,
+        names: Sequence[str] = ("localhost", "127.0.0.1"),
     ) -> bytes:
-        """A certificate for this machine, with its dates counted from now."""
+        """A certificate for this machine or for other names, with its dates counted from now."""
         return self._sign(
-            _name("localhost"), key, begins=begins, ends=ends, is_for_clients=is_for_clients
+            _name("localhost"),
+            key,
+            begins=begins,
+            ends=ends,
+            is_for_clients=is_for_clients,
+            names=names,
         )
 
     def _sign(
@@ -67,13 +74,10 @@ class Authority:
         *,
         is_authority: bool = False,
         is_for_clients: bool = False,
+        names: Sequence[str] = (),
     ) -> bytes:
         now = datetime.now(UTC)
         use = ExtendedKeyUsageOID.CLIENT_AUTH if is_for_clients else ExtendedKeyUsageOID.SERVER_AUTH
-        names = [
-            x509.DNSName("localhost"),
-            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        ]
         builder = (
             x509.CertificateBuilder(subject_name=subject, issuer_name=self._name)
             .public_key(key.public_key())
@@ -84,7 +88,7 @@ class Authority:
         )
         if not is_authority:
             builder = builder.add_extension(
-                x509.SubjectAlternativeName(names), critical=False
+                x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
             ).add_extension(x509.ExtendedKeyUsage([use]), critical=False)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -115,6 +119,14 @@ def new_pair(directory: Path) -> PairFiles:
     pair = PairFiles(Authority(), directory / "cert.pem", directory / "key.pem")
     pair.renew()
     return pair
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    """A host name or an address, as certificates write it."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _name(common: str) -> x509.Name:

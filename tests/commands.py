@@ -92,3 +92,18 @@ histories = st.lists(st.tuples(waits, commands), max_size=12)
 shelves = st.fixed_dictionaries({"A": st.integers(0, 8)}, optional={"B": st.integers(0, 8)}).map(
     lambda units: [SetStock(sku, "main", n, None, None, None) for sku, n in units.items()]
 )
+
+limits = st.fixed_dictionaries(
+    {},
+    optional={
+        source: st.fixed_dictionaries(
+            {
+                "open_holds_max": st.none() | st.integers(0, 3),
+                "held_units_max": st.none() | st.integers(0, 12),
+                "hold_seconds_max": st.sampled_from([None, None, 1, 60]),
+            }
+        )
+        for source in SOURCES
+    },
+)
+"""The limits of some sources."""

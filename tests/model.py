@@ -24,6 +24,7 @@ class Model:
         self.asked: dict[Any, tuple[Any, Any]] = {}  # (kind, source, seq) -> (request, answer)
         self.movements: list[tuple[Any, ...]] = []
         self.now = datetime.min
+        self.limits: dict[str, dict[str, int | None]] = {}
 
     def execute(self, command: Any, now: datetime) -> tuple[int, Any]:
         self.now = now
@@ -47,7 +48,11 @@ class Model:
             return refusal or (200, self.reservations[stored_id])
         if holder:
             raise Refused(422, "idempotency_mismatch", field="seq")
+        if c.hold_seconds:
+            self.must_not_last(c.source, c.hold_seconds)
         self.must_exist(lines)
+        if c.hold_seconds:
+            self.must_have_room(c.source, sum(lines.values()))
         if short := self.short(lines):
             self.reclaim(short)
             short = self.short(lines)
@@ -55,7 +60,7 @@ class Model:
         reservation = self.reservations[id_] = {
             "id": id_, "source": c.source, "seq": c.seq, "version": 1, "state": state,
             "lines": {key: [quantity, 0, 0] for key, quantity in lines.items()},
-            "expires_at": self.deadline(c) if state == "held" else None,
+            "expires_at": self.deadline(c) if state == "held" else None, "created_at": self.now,
         }  # fmt: skip
         refusal = (
             (409, {"code": "insufficient_stock", "reservation_id": id_, "shortages": short})
@@ -96,6 +101,8 @@ class Model:
     def Extend(self, c: Any) -> tuple[int, Any]:  # noqa: N802
         reservation = self.find(c)
         self.must_be("held", reservation)
+        open_before = (self.now - reservation["created_at"]).total_seconds()
+        self.must_not_last(reservation["source"], open_before + c.hold_seconds)
         self.step(reservation, "held")
         reservation["expires_at"] = self.deadline(c)
         return 200, reservation
@@ -241,6 +248,28 @@ class Model:
         assert row["held"] >= 0
         step = (about["id"], about["version"]) if about else (None, None)
         self.movements.append((*key, row["version"], kind, available, held, *step))
+
+    def used(self, source: str) -> dict[str, int]:
+        """The open holds of a source and their units."""
+        holds = [
+            sum(quantity for quantity, _, _ in row["lines"].values())
+            for row in self.reservations.values()
+            if row["source"] == source and row["state"] == "held"
+        ]
+        return {"open_holds_max": len(holds), "held_units_max": sum(holds)}
+
+    def must_have_room(self, source: str, units: int) -> None:
+        used, limits = self.used(source), self.limits.get(source, {})
+        for limit, asked in (("open_holds_max", 1), ("held_units_max", units)):
+            most = limits.get(limit)
+            if most is not None and used[limit] + asked > most:
+                fields = {"limit": limit, "max": most, "used": used[limit], "asked": asked}
+                raise Refused(429, "quota_exceeded", **fields)
+
+    def must_not_last(self, source: str, seconds: float) -> None:
+        most = self.limits.get(source, {}).get("hold_seconds_max")
+        if most is not None and seconds > most:
+            raise Refused(400, "invalid_request")
 
     def must_exist(self, keys: Any) -> None:
         if unknown := [key for key in keys if not self.present(key)]:

@@ -19,6 +19,7 @@ class RawAnswer:
     status: int
     headers: dict[str, str]
     body: bytes
+    head: bytes
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -53,9 +54,12 @@ class Wire:
                     raise
                 return None
             first, *lines = head.decode("latin-1").strip().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines)
+            headers = {
+                name.lower(): value for name, value in (line.split(": ", 1) for line in lines)
+            }
             length = 0 if to == "HEAD" else int(headers.get("content-length", 0))
-            return RawAnswer(int(first.split()[1]), headers, await self.reader.readexactly(length))
+            body = await self.reader.readexactly(length)
+            return RawAnswer(int(first.split()[1]), headers, body, head)
 
     async def answers(self) -> list[RawAnswer]:
         """All answers until the server closes the connection."""

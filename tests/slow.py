@@ -6,11 +6,13 @@ brokers, browsers, faults. It is slow as well if it plays thousands of cases.
 
 SLOW = {
     "faults": "breaks servers, connections, disks and clocks",
+    "fuzz": "sends thousands of generated inputs to every parser",
     "test_application.py": "runs each command with foreign modules in its path",
     "test_bench.py": "measures running servers",
     "test_body_room.py": "fills the memory of a server",
     "test_clients.py": "starts a server, nginx and a JVM",
     "test_database_settings.py": "migrates databases with unusual settings",
+    "test_database_tls.py": "starts PostgreSQL with TLS",
     "test_distributed_locks.py": "starts, freezes and kills Redis and ZooKeeper",
     "test_embedded.py": "starts, freezes and kills PostgreSQL",
     "test_grants.py": "starts servers with the roles of another database",
@@ -22,6 +24,7 @@ SLOW = {
     "test_interleavings.py": "plays thousands of orders of steps",
     "test_issuer_keys.py": "starts a server with two workers that trust an issuer",
     "test_json_text.py": "parses hundreds of generated texts",
+    "test_key_command.py": "runs commands and a server",
     "test_lab.py": "plays the laboratory's campaigns",
     "test_nameless.py": "starts PostgreSQL as other users",
     "test_openapi_tools.py": "runs the tools that read the OpenAPI document, most of them in Node",

@@ -98,6 +98,8 @@ REQUESTS: dict[str, list[Ask]] = {
     "get_key": [of("{key}")],
     "rotate_key": [of("{key}/rotate", {"seq": "3"})],
     "revoke_key": [of("{key}")],
+    "get_source_limits": [of("/v1/sources/us/limits")],
+    "set_source_limits": [of("/v1/sources/us/limits", {"open_holds_max": 9})],
     "list_access_log": [of("/v1/access-log")],
     "get_liveness": [of("/health/live")],
     "get_readiness": [of("/health/ready")],

@@ -9,7 +9,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from db.rows import Adjustment, ImportJob, Refund, Reservation, Snapshot, Stock, Wanted, Writes
+from db.rows import (
+    Adjustment,
+    ImportJob,
+    Refund,
+    Reservation,
+    Snapshot,
+    SourceLimit,
+    SourceLimitChange,
+    Stock,
+    Wanted,
+    Writes,
+)
 from service.domain.commands import Outcome, wanted_by
 from service.domain.errors import ServiceError
 from service.domain.planner import Plan, plan
@@ -23,6 +34,7 @@ class Tables:
     answers: dict[Any, Any] = field(default_factory=dict)
     """The stored answers, by kind and identity."""
     movements: dict[Any, Any] = field(default_factory=dict)
+    limits: dict[str, SourceLimit] = field(default_factory=dict)
 
     def load(self, wanted: Wanted, now: datetime) -> Snapshot:
         """Return only the wanted rows, so that a plan that reads any other row fails."""
@@ -53,7 +65,13 @@ class Tables:
                 for kind, identities in wanted.answers.items()
             },
             overdue=frozenset(wanted.overdue),
+            limits=self._limits(wanted.holders | {row.source for row in reservations.values()})
+            if wanted.limits
+            else None,
         )
+
+    def _limits(self, sources: set[str]) -> dict[str, SourceLimit]:
+        return {source: row for source, row in self.limits.items() if source in sources}
 
     def plan(self, commands: Any, now: datetime) -> Plan:
         """Load and plan as the ledger does: again with overdue holds if the plan lacks them."""
@@ -91,6 +109,22 @@ class Tables:
                 for sku, location, version in writes.stock_pinned
             )
             and all(self._change_holds(change) for change in writes.stock_changed)
+            and all(self._is_within_limits(change) for change in writes.limits_changed)
+        )
+
+    def _is_within_limits(self, change: SourceLimitChange) -> bool:
+        row = self.limits[change.source]
+        uses = [
+            (row.open_holds_max, row.open_holds, change.holds_highest, change.holds_refused),
+            (row.held_units_max, row.held_units, change.units_highest, change.units_refused),
+        ]
+        return all(
+            limit is None
+            or (
+                (highest is None or used + highest <= limit)
+                and (refused is None or used + refused > limit)
+            )
+            for limit, used, highest, refused in uses
         )
 
     def _change_holds(self, change: Any) -> bool:
@@ -118,6 +152,13 @@ class Tables:
                 row = row._replace(name=change.name, low_stock_at=change.low_stock_at)
             assert min(row.available, row.held) >= 0
             self.stock[row.key] = row
+        for change in writes.limits_changed:
+            limit = self.limits[change.source]
+            self.limits[change.source] = limit = limit._replace(
+                open_holds=limit.open_holds + change.holds_delta,
+                held_units=limit.held_units + change.units_delta,
+            )
+            assert min(limit.open_holds, limit.held_units) >= 0
         for row in writes.reservations_created:
             self.reservations[row.id] = row
         for change in writes.reservations_changed:
@@ -164,7 +205,7 @@ def seen(row: Any) -> dict[str, Any]:
     value = row._asdict()
     if isinstance(row, Reservation):
         value["lines"] = {line.key: [*line[2:]] for line in row.lines}
-        names = ("id", "source", "seq", "version", "state", "lines", "expires_at")
+        names = ("id", "source", "seq", "version", "state", "lines", "expires_at", "created_at")
     elif isinstance(row, Refund):
         value["lines"] = {line.key: line.quantity for line in row.lines}
         names = ("reservation_id", "lines", "reason")

@@ -49,13 +49,15 @@ async def key_id(service, headers):
 
 async def test_each_use_of_an_admin_key_on_stock_is_logged_with_its_key_and_its_status(service):
     await service.stock("A", 5)
-    await service.client.get("/v1/stock/A/main")
+    await service.client.get("/v1/stock/A/main", headers={"X-Request-Id": "mine"})
     await service.client.get("/v1/stock/SECRET-SKU/main?x=secret-query")
     found = await entries(service)
     assert [told(entry) for entry in found] == [
         ("PUT", STOCK_ROW, 201, 1), ("GET", STOCK_ROW, 200, 1), ("GET", STOCK_ROW, 404, 1),
     ]  # fmt: skip
     id_ = await key_id(service, service.client.headers)
+    assert found[1]["request_id"] == "mine"
+    assert len({entry["request_id"] for entry in found}) == 3
     for entry in found:
         assert (entry["key_id"], entry["source"]) == (id_, "shop-eu")
         assert entry["address"] == "127.0.0.1"

@@ -102,6 +102,7 @@ async def test_every_member_of_an_object_is_in_its_table(service):
         "Stock row": ("GET", "/v1/stock/{sku}/{location}", "200"),
         "Adjustment": ("POST", "/v1/stock/{sku}/{location}/adjustments", "201"),
         "Import": ("POST", "/v1/imports", "201"),
+        "Key": ("GET", "/v1/keys/{id}", "200"),
     }
     for name, (method, path, status) in objects.items():
         content = operations(document)[method, path]["responses"][status]["content"]
@@ -122,6 +123,8 @@ async def test_every_member_of_an_object_is_in_its_table(service):
         ("lines of a batch in all", bodies.BATCH_LINES_MAX),
         ("entries of `metadata`", bodies.METADATA_MAX),
         ("characters of a SKU, location, source, seq or job", bodies.NAME_MAX),
+        ("characters of a key's label", bodies.LABEL_MAX),
+        ("`grace_seconds`", bodies.GRACE_SECONDS_MAX),
         ("items of a page", parameters.LIMIT_MAX),
         ("depth of a JSON body", json_text.DEPTH_MAX),
         ("bytes of a body", body_kinds.BODY_MAX),

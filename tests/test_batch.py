@@ -177,7 +177,7 @@ def random_entries(seed):
 def comparable(value):
     """An answer without its timestamps and its address."""
     if isinstance(value, dict):
-        moving = ("created_at", "updated_at", "expires_at", "instance")
+        moving = ("created_at", "updated_at", "expires_at", "instance", "request_id")
         return {name: comparable(item) for name, item in value.items() if name not in moving}
     return [comparable(item) for item in value] if isinstance(value, list) else value
 

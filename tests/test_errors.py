@@ -6,7 +6,9 @@ import pytest
 
 from tests.conftest import running_service
 
-MEMBERS = {"type", "title", "status", "detail", "instance", "code", "retryable", "same_seq"}
+MEMBERS = {
+    "type", "title", "status", "detail", "instance", "request_id", "code", "retryable", "same_seq"
+}  # fmt: skip
 UNKNOWN = f"/v1/reservations/{uuid.UUID(int=1)}"
 HOLD = {"seq": "1", "lines": [{"sku": "A", "quantity": 2}], "hold_seconds": 900}
 
@@ -85,6 +87,7 @@ async def test_every_problem_has_its_status_its_flags_and_its_fields(
     assert problem["type"] == f"/problems/{code.replace('_', '-')}"
     assert (problem["retryable"], problem["same_seq"]) == (False, same_seq)
     assert problem["instance"] == path
+    assert problem["request_id"] == response.headers["X-Request-Id"]
     assert problem["title"]
     assert problem["detail"]
 

@@ -13,7 +13,13 @@ from db.ledger import apply as writes
 from db.ledger import load as reads
 from db.ledger.answers import SELECTS
 from db.strategies import advisory
-from tests.test_guards import INTERLEAVINGS
+from tests.test_guards import (
+    BEYOND_HOLDS,
+    BEYOND_UNITS,
+    INTERLEAVINGS,
+    WITHIN_HOLDS,
+    WITHIN_UNITS,
+)
 
 SQL = {
     **{name: part.sql for name, part in writes.PARTS.items()},
@@ -26,9 +32,11 @@ SQL = {
         if "lines" in name
     },
     "LOCK_RESERVATIONS": reads.LOCK_RESERVATIONS.text.replace(reads.FOUND + reads.OWN, ""),
+    "LOCK_LIMITS": reads.LOCK_LIMITS.text.replace(reads.FOUND + reads.OWN, ""),
     "LOCK_STOCK": reads.LOCK_STOCK.text.replace(reads.WANTED_KEYS, ""),
     "FREE_RESERVATIONS": reads.FREE_RESERVATIONS.text,
     "FREE_STOCK": reads.FREE_STOCK.text,
+    "FREE_LIMITS": reads.FREE_LIMITS.text,
     "advisory": advisory.LOCK.text.replace(reads.WANTED_KEYS, ""),
     "load": reads._statement(reads.Wanted())
     .text.partition("ARRAY(")[0][-40:]
@@ -65,6 +73,13 @@ INVENTORY = {
     "import_job_created": {"ON CONFLICT DO NOTHING": OVERTAKEN},
     "import_job_changed": {"AND import_job.created + import_job.skipped = new.seen": OVERTAKEN},
     "reservation_changed": {"AND reservation.version = new.seen_version": OVERTAKEN},
+    "source_limit_changed": {
+        "{gate}": SPARES_WORK,
+        f"AND {WITHIN_HOLDS}": OVERTAKEN,
+        f"AND {WITHIN_UNITS}": OVERTAKEN,
+        f"AND {BEYOND_HOLDS}": OVERTAKEN,
+        f"AND {BEYOND_UNITS}": OVERTAKEN,
+    },
     "stock_created": {"{gate}": SPARES_WORK, "ON CONFLICT DO NOTHING": OVERTAKEN},
     "stock_changed": {
         "{gate}": OVERTAKEN,
@@ -111,6 +126,12 @@ INVENTORY = {
         "test_without_order_by_rows_would_be_locked_in_another_order",
         "FOR UPDATE OF stock": LOCKED,
     },
+    "LOCK_LIMITS": {
+        "ORDER BY source_limit.source": "test_source_limit_locks:"
+        "test_without_order_by_limits_would_be_locked_in_another_order",
+        "FOR UPDATE OF source_limit": "test_source_limit_locks:"
+        "test_the_limits_of_the_sources_stay_locked",
+    },
     "FREE_RESERVATIONS": {
         "ORDER BY id": NEVER_WAITS,
         "FOR UPDATE OF reservation": "test_row_locks:"
@@ -123,6 +144,13 @@ INVENTORY = {
         "FOR UPDATE OF stock": "test_locks:"
         "test_a_row_that_is_locked_elsewhere_is_found_without_waiting",
         "SKIP LOCKED": "test_locks:test_without_skip_locked_the_look_up_would_wait",
+    },
+    "FREE_LIMITS": {
+        "ORDER BY source": NEVER_WAITS,
+        "FOR UPDATE OF source_limit": "test_source_limit_locks:"
+        "test_limits_that_are_locked_elsewhere_are_found_without_waiting",
+        "SKIP LOCKED": "test_source_limit_locks:"
+        "test_without_skip_locked_the_look_up_of_limits_would_wait",
     },
     "advisory": {
         "pg_advisory_xact_lock": "test_row_locks:test_a_named_lock_makes_other_transactions_wait",

@@ -10,7 +10,7 @@ more guards, or let no fast batch in between (test_strategies.py, test_distribut
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from asyncpg import IntegrityConstraintViolationError
 
 from db.ledger import apply as writes
 from db.ledger.apply import apply
-from db.rows import Line
+from db.rows import Line, SourceLimitChange
 from db.session.database import Conflict, Database, Transaction
 from db.strategies.guard import Guard
 from service.domain import books
@@ -39,6 +39,7 @@ from service.domain.commands import (
 from service.domain.identifiers import reservation_id
 from service.domain.planner import Plan, plan
 from service.engine.ledger import Ledger
+from service.engine.source_limits import SourceLimits
 from tests.conftest import fresh_database
 from tests.tables import told
 
@@ -87,6 +88,8 @@ class Interleaving:
     fast: list[Command]
     notices: str
     mutants: list[Callable[[pytest.MonkeyPatch], None]]
+    limits: dict[str, int] = field(default_factory=dict)
+    """The limits of the source, set before everything else."""
 
 
 def without(part: str, guard: str, instead: str = "TRUE") -> Callable[[pytest.MonkeyPatch], None]:
@@ -126,7 +129,24 @@ def careless_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def careless_net_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant that does not guard a hold which the batch opens and ends."""
+    change = books.SourceUse.change
+
+    def net(use: books.SourceUse) -> SourceLimitChange:
+        changed = change(use)
+        return changed._replace(
+            holds_highest=changed.holds_delta, units_highest=changed.units_delta
+        )
+
+    monkeypatch.setattr(books.SourceUse, "change", net)
+
+
 ON_CONFLICT = "ON CONFLICT DO NOTHING"
+WITHIN_HOLDS = "(source_limit.open_holds + new.holds_highest <= source_limit.open_holds_max"
+WITHIN_UNITS = "(source_limit.held_units + new.units_highest <= source_limit.held_units_max"
+BEYOND_HOLDS = "(source_limit.open_holds + new.holds_refused <= source_limit.open_holds_max"
+BEYOND_UNITS = "(source_limit.held_units + new.units_refused <= source_limit.held_units_max"
 
 INTERLEAVINGS = {
     "the last unit is taken": Interleaving(
@@ -248,6 +268,54 @@ INTERLEAVINGS = {
         "stock_created",
         [without("stock_created", ON_CONFLICT, "")],
     ),
+    "the last hold that a limit allows is taken": Interleaving(
+        [put("A", 5), put("B", 5)],
+        [reserve("1", 60, A=1)],
+        [reserve("2", 60, B=1)],
+        "source_limit_changed",
+        [without("source_limit_changed", WITHIN_HOLDS, "(TRUE")],
+        limits={"open_holds_max": 1},
+    ),
+    "the last units that a limit allows are taken": Interleaving(
+        [put("A", 5), put("B", 5)],
+        [reserve("1", 60, A=3)],
+        [reserve("2", 60, B=3)],
+        "source_limit_changed",
+        [without("source_limit_changed", WITHIN_UNITS, "(TRUE")],
+        limits={"held_units_max": 5},
+    ),
+    "a hold that the slow batch opens and ends is beyond the limit by then": Interleaving(
+        [put("A", 5), put("B", 5)],
+        [reserve("1", 60, A=1), Cancel(US, of("1"))],
+        [reserve("2", 60, B=1)],
+        "source_limit_changed",
+        [careless_net_hold, without("source_limit_changed", WITHIN_HOLDS, "(TRUE")],
+        limits={"open_holds_max": 1},
+    ),
+    "a hold is refused for another hold of its batch, and a third hold ends": Interleaving(
+        [put("A", 5), put("B", 5), reserve("hold", 60, B=1)],
+        [reserve("1", 60, A=1), reserve("2", 60, A=1)],
+        [Cancel(US, of("hold"))],
+        "source_limit_changed",
+        [without("source_limit_changed", BEYOND_HOLDS, "(FALSE")],
+        limits={"open_holds_max": 2},
+    ),
+    "units are refused for other units of their batch, and a third hold ends": Interleaving(
+        [put("A", 5), put("B", 5), reserve("hold", 60, B=2)],
+        [reserve("1", 60, A=2), reserve("2", 60, A=2)],
+        [Cancel(US, of("hold"))],
+        "source_limit_changed",
+        [without("source_limit_changed", BEYOND_UNITS, "(FALSE")],
+        limits={"held_units_max": 5},
+    ),
+    "a refusal for lack of stock found room that another hold takes": Interleaving(
+        [put("A", 1), put("B", 5)],
+        [reserve("1", A=1), reserve("2", 60, A=1)],
+        [reserve("3", 60, B=1)],
+        "source_limit_changed",
+        [careless_refusal, without("source_limit_changed", WITHIN_HOLDS, "(TRUE")],
+        limits={"open_holds_max": 1},
+    ),
 }
 
 
@@ -268,6 +336,8 @@ async def end(transaction: Transaction) -> None:
 async def overtaken(database: Database, case: Interleaving) -> tuple[Any, Any]:
     """Return the answers of the slow batch and the right answers; raise the error of its write."""
     ledger = Ledger(database, Guard())
+    if case.limits:
+        await SourceLimits(database).put("us", case.limits)
     for command in case.before:
         assert told((await ledger.execute([command]))[0])[0] in (200, 201)
     slow, planned = await begin(database, case.slow)

@@ -54,6 +54,8 @@ ROUTES = [
 MORE_ROUTES = [
     ("GET", "/v1/reservations", b"", {}),
     ("GET", "/v1/audit", b"", {}),
+    ("GET", "/v1/sources/us/limits", b"", {}),
+    ("PUT", "/v1/sources/us/limits", b'{"open_holds_max":9}', JSON),
     ("HEAD", "/v1/stock", b"", {}),
     ("OPTIONS", "/v1/stock", b"", {}),
     ("PATCH", "/v1/stock", b"", {}),

@@ -17,6 +17,7 @@ OPERATIONS = (
     "/schema/openapi.json",
     "/problems/not-found",
     "/v1/audit",
+    "/v1/sources/us/limits",
     "/v1/reservations",
     "/v1/reservations/{id}",
     "/v1/reservations/{id}/movements",

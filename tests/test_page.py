@@ -173,6 +173,27 @@ async def test_a_revoked_key_ends_its_sessions(service, operator):
     assert (await operator.post("/reserve", data=sent)).status_code == 401
 
 
+async def test_an_expired_key_ends_its_sessions_and_can_not_sign_in(service):
+    async with browser(service) as client:
+        key = await sign_in(service, client, "read")
+        assert (await client.get("/")).status_code == 200
+        await service.sql("UPDATE api_key SET expires_at = clock_timestamp() WHERE last_used_at"
+                          " IS NOT NULL AND 'admin' <> ALL (scopes)")  # fmt: skip
+        assert (await client.get("/")).headers["location"] == "/sign-in"
+        assert (await client.post("/sign-in", data={"key": key})).status_code == 401
+
+
+async def test_the_page_counts_as_a_use_of_the_key(service, operator):
+    aged = "UPDATE api_key SET last_used_at = last_used_at - interval '2 minutes'"
+    fresh = "SELECT 1 FROM api_key WHERE last_used_at > clock_timestamp() - interval '1 minute'"
+    await service.sql(aged)
+    assert await service.sql(fresh) == []
+    await operator.get("/")
+    async with asyncio.timeout(10):
+        while await service.sql(fresh) == []:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_session_expires(service, operator):
     await service.sql("UPDATE page_session SET expires_at = now()")
     assert (await operator.get("/")).status_code == 303

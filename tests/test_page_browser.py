@@ -8,6 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
+from tests.certificates import new_pair
 from tests.server import Server, running_server
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -185,3 +186,26 @@ async def test_an_operator_reads_stock_reserves_refunds_and_signs_out(server, pa
     await page.get_by_role("heading", name="Sign in").wait_for()
     (made,) = reservations(server)
     assert made["lines"][0]["refunded"] == 1
+
+
+async def test_over_tls_the_session_is_in_a_cookie_for_this_host_only(
+    database_url, chromium, tmp_path
+):
+    pair = new_pair(tmp_path)
+    with running_server(database_url, trusted=pair.authority.trusted(), **pair.settings) as server:
+        async with await chromium.new_context(
+            base_url=server.url,
+            ignore_https_errors=True,  # Chromium takes authorities only from its own store
+        ) as context:
+            page = await context.new_page()
+            page.set_default_timeout(SECONDS_MAX * 1000)
+            await page.goto("/")
+            await page.get_by_label("Key").fill(server.key)
+            await page.get_by_role("button", name="Sign in").click()
+            await page.get_by_role("heading", name="Stock").wait_for()
+            (cookie,) = await context.cookies()
+            assert cookie["name"] == "__Host-holdfast"
+            assert (cookie["secure"], cookie["httpOnly"]) == (True, True)
+            await page.get_by_role("button", name="Sign out").click()
+            await page.get_by_label("Key").wait_for()
+            assert await context.cookies() == []

@@ -4,13 +4,16 @@ import os
 from collections import Counter
 from copy import deepcopy
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from hypothesis import HealthCheck, event, given, settings
 
+from db.rows import SourceLimit
+from db.vocabulary import Tracking
 from service.domain.commands import DeleteStock, Done, ImportStock
 from service.domain.planner import MICROSECOND
-from tests.commands import START, batches, histories, shelves
+from tests.commands import START, batches, histories, limits, shelves
 from tests.model import Model
 from tests.tables import Tables, seen, told
 
@@ -23,9 +26,18 @@ MANY = settings(
 )
 
 
-def after(shelf: Any, history: Any) -> tuple[Tables, Model, datetime]:
+def after(
+    shelf: Any, history: Any, limits_of: Any = MappingProxyType({})
+) -> tuple[Tables, Model, datetime]:
     """Execute a history; return its state as tables and as a model, and the time after it."""
     tables, model, now = Tables(), Model(), START
+    model.limits = limits_of
+    for source, limit in limits_of.items():
+        is_tracked = (limit["open_holds_max"], limit["held_units_max"]) != (None, None)
+        tracking = Tracking.ON if is_tracked else Tracking.OFF
+        tables.limits[source] = SourceLimit(
+            source, **limit, tracking=tracking, open_holds=0, held_units=0
+        )
     for wait, command in [(MICROSECOND, command) for command in shelf] + history:
         now += wait + MICROSECOND
         assert told(tables.run(command, now)) == model.execute(command, now)
@@ -35,14 +47,20 @@ def after(shelf: Any, history: Any) -> tuple[Tables, Model, datetime]:
 def assert_same(tables: Tables, model: Model) -> None:
     assert {key: seen(row) for key, row in tables.stock.items()} == model.stock
     assert {id_: seen(row) for id_, row in tables.reservations.items()} == model.reservations
+    for source, row in tables.limits.items():
+        if row.tracking == Tracking.ON:
+            used = {"open_holds_max": row.open_holds, "held_units_max": row.held_units}
+            assert used == model.used(source)
     movements = [(*key, *rest) for key, rest in sorted(tables.movements.items())]
     assert movements == sorted(model.movements, key=lambda movement: movement[:3])
 
 
-@given(shelves, histories, batches)
+@given(shelves, histories, batches, limits)
 @MANY
-def test_a_batch_has_the_same_result_as_its_commands_one_after_another(shelf, history, batch):
-    tables, model, now = after(shelf, history)
+def test_a_batch_has_the_same_result_as_its_commands_one_after_another(
+    shelf, history, batch, limits
+):
+    tables, model, now = after(shelf, history, limits)
     alone = tables.copy()
     planned = tables.plan(batch, now)
     assert tables.guards_hold(planned.writes)
@@ -56,10 +74,10 @@ def test_a_batch_has_the_same_result_as_its_commands_one_after_another(shelf, hi
     event(f"answers {sorted({told(outcome)[0] for outcome in planned.outcomes})}")
 
 
-@given(shelves, histories, batches, batches)
+@given(shelves, histories, batches, batches, limits)
 @MANY
 def test_a_plan_whose_guards_hold_is_serializable_despite_changes_since_the_read(
-    shelf, history, batch, others
+    shelf, history, batch, others, limits
 ):
     """All answers, those of the batch and of the others, agree with one serial order.
 
@@ -71,7 +89,7 @@ def test_a_plan_whose_guards_hold_is_serializable_despite_changes_since_the_read
     """
     if any(isinstance(command, ImportStock) for command in batch):
         others = [other for other in others if not isinstance(other, DeleteStock)]
-    rows, _, now = after(shelf, history)
+    rows, _, now = after(shelf, history, limits)
     planned = rows.plan(batch, now)
     since = rows.copy()
     told_others = [outcome_of(since.run(other, now)) for other in others]

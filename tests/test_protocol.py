@@ -231,6 +231,29 @@ async def test_a_dripped_head_is_refused_once_it_is_too_long(server):
         assert code_of(await wire.answer()) == (431, "headers_too_large")
 
 
+async def test_a_head_of_32_kib_is_read_however_it_is_cut(server):
+    lines = [f"A{number:02}: {'x' * 480}" for number in range(65)]
+    head = head_of(server, "GET", "/health/live", *lines)
+    assert 31_000 < len(head) < protocol.HEAD_BYTES_MAX
+    for size in (100_000, 8_000, 1_460, 700):
+        packets = [head[start : start + size] for start in range(0, len(head), size)]
+        assert (await exchange(server, *packets)).status == 200
+    longer = head.replace(b"A00: ", b"A00: " + b"y" * 2_000)
+    for size in (100_000, 8_000):
+        packets = [longer[start : start + size] for start in range(0, len(longer), size)]
+        assert code_of(await exchange(server, *packets)) == (431, "headers_too_large")
+
+
+async def test_an_unfinished_line_of_more_than_32_kib_is_refused_at_once(server):
+    for before in (b"", b"A: b\r\n"):
+        sent = b"GET /health/live HTTP/1.1\r\n" + before + b"B: " + b"x" * 33_000
+        assert code_of(await exchange(server, sent)) == (431, "headers_too_large")
+        pipelined = head_of(server, "GET", "/health/live") + sent
+        async with dial(server) as wire:
+            await wire.send(pipelined)
+            assert [answer.status for answer in await wire.answers()] == [200, 431]
+
+
 async def test_endless_trailers_are_refused(server):
     head = b"POST /v1/reservations HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
     async with dial(server) as wire:

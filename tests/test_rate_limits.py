@@ -275,6 +275,15 @@ async def test_a_wrong_key_on_the_page_counts_as_a_request_without_a_valid_key(s
     assert statuses == [401] * 300 + [429]
 
 
+async def test_a_wrong_cookie_counts_as_a_request_without_a_valid_key(service, clock):
+    statuses = [
+        (await service.client.get("/", headers={"Cookie": f"holdfast=x{number}"})).status_code
+        for number in range(301)
+    ]
+    assert statuses == [303] * 300 + [429]  # 303 leads to the page that asks for a key
+    assert (await service.client.get("/sign-in")).status_code == 200
+
+
 async def test_a_client_can_not_choose_its_address_by_a_header(service, clock):
     for number in range(300):
         await service.client.get(

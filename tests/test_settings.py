@@ -190,7 +190,7 @@ async def test_refusals_of_too_many_addresses_are_counted_together():
     refusals = Refusals()
     with structlog.testing.capture_logs() as logged:
         for number in range(ADDRESSES_MAX + 500):
-            refusals.note(f"2001:db8::{number:x}", "unauthenticated")
+            refusals.note(f"2001:db8::{number:x}", "unauthenticated", "id")
         refusals.report()
     assert len(logged) == ADDRESSES_MAX + 1
     assert (logged[-1]["address"], logged[-1]["times"]) == ("others", 500)

@@ -272,6 +272,7 @@ HUGE = int("9" * 400)
     ({"exp": 0}, "exp"), ({"exp": -1}, "exp"), ({"exp": -HUGE}, "exp"),
     ({"exp": Later(-61)}, "exp"), ({"exp": Later(-3600)}, "exp"),
     ({"nbf": Later(120)}, "nbf"), ({"nbf": "0"}, "nbf"), ({"nbf": None}, "nbf"),
+    ({"nbf": True}, "nbf"), ({"iat": False}, "iat"),
     ({"nbf": HUGE}, "nbf"), ({"iat": Later(120)}, "iat"), ({"iat": "0"}, "iat"),
     ({"iat": None}, "iat"), ({"iat": [1]}, "iat"),
     ({"iss": ...}, "iss"), ({"iss": f"{issuer.NAME}/"}, "iss"),
@@ -306,6 +307,16 @@ async def test_a_payload_that_is_no_object_of_claims_is_refused(access, payload)
 ], ids=lambda value: repr(value[:20]))  # fmt: skip
 async def test_a_header_that_is_malformed_is_refused(access, header):
     await refusal(access, f"{encoded(header)}.{encoded(claims())}.{base64url(b'x' * 64)}")
+
+
+@pytest.mark.parametrize(("depth", "is_accepted"), [(15, True), (16, False), (900, False)])
+async def test_the_parts_of_a_token_may_be_nested_as_deep_as_a_body(access, depth, is_accepted):
+    deep = json.loads("[" * depth + "]" * depth)
+    for token in (EC.sign(claims(deep=deep)), EC.sign(claims(), {"deep": deep})):
+        if is_accepted:
+            await ask(access, token)
+        else:
+            await refusal(access, token)
 
 
 async def test_a_token_may_have_a_limited_length(access):

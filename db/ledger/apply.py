@@ -1,8 +1,9 @@
 """Apply: a plan's net writes as one statement, each part guarded by the rows the plan relied on.
 
 The parts run in the order that the guards need. First the rows with unique keys are inserted, then
-reservations change state at the version that was seen. Only if all of that was written is stock
-changed, row by row in the order of (sku, location). The ledger's lines come last and take their
+reservations change state at the version that was seen. Then what sources use of their limits is
+changed, in the order of the sources. Only if all of that was written is stock changed, row by row
+in the order of (sku, location). The ledger's lines come last and take their
 versions from the stock rows they describe. A part that wrote fewer rows than planned is a conflict,
 and the caller rolls everything back.
 """
@@ -37,6 +38,28 @@ PARTS = by_name(
                 updated_at = new.updated_at
             FROM {rows}
             WHERE reservation.id = new.id AND reservation.version = new.seen_version
+            RETURNING 1
+            """,
+            gates=True,
+        ),
+        Part(
+            "source_limit_changed",
+            "source text, holds_delta bigint, units_delta bigint, holds_highest bigint,"
+            " units_highest bigint, holds_refused bigint, units_refused bigint",
+            """
+            UPDATE source_limit
+            SET open_holds = source_limit.open_holds + new.holds_delta,
+                held_units = source_limit.held_units + new.units_delta
+            FROM {rows}
+            WHERE {gate} AND source_limit.source = new.source
+                AND (source_limit.open_holds + new.holds_highest <= source_limit.open_holds_max)
+                    IS NOT FALSE
+                AND (source_limit.held_units + new.units_highest <= source_limit.held_units_max)
+                    IS NOT FALSE
+                AND (source_limit.open_holds + new.holds_refused <= source_limit.open_holds_max)
+                    IS NOT TRUE
+                AND (source_limit.held_units + new.units_refused <= source_limit.held_units_max)
+                    IS NOT TRUE
             RETURNING 1
             """,
             gates=True,
@@ -201,6 +224,7 @@ def _rows(writes: Writes) -> dict[str, list[tuple[Any, ...]]]:
         ],
         **answers.answer_rows(writes),
         "reservation_changed": writes.reservations_changed,
+        "source_limit_changed": writes.limits_changed,
         "stock_created": [
             (*row[:7], row.created_at, row.updated_at) for row in writes.stock_created
         ],

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.ledger.answers import KINDS, SELECTS, answer_from
 from db.ledger.arrays import array, arrays, unnest
-from db.rows import Line, Reservation, Snapshot, Stock, StockKey, Wanted
+from db.rows import Line, Reservation, Snapshot, SourceLimit, Stock, StockKey, Wanted
 from db.session.engine import Statement
 
 CLOCK = "clock_timestamp()"
@@ -17,23 +17,23 @@ CLOCK = "clock_timestamp()"
 until after its deadline would succeed."""
 
 FOUND = f"""
-    SELECT id FROM {unnest("ids uuid")} AS wanted(id) JOIN reservation USING (id)
+    SELECT id, source FROM {unnest("ids uuid")} AS wanted(id) JOIN reservation USING (id)
     UNION
-    SELECT reservation.id
+    SELECT reservation.id, source
     FROM {unnest("sources text", "seqs text")} AS wanted(source, seq)
     JOIN reservation USING (source, seq)
 """
 
 OWN = f"""
     UNION
-    SELECT id FROM {unnest("own_ids uuid", "own_sources text")} AS wanted(id, source)
+    SELECT id, source FROM {unnest("own_ids uuid", "own_sources text")} AS wanted(id, source)
     JOIN reservation USING (id, source)
 """
 """The lines of another source's reservation are not read: it costs as much as a missing one."""
 
 OVERDUE = f"""
     UNION
-    SELECT reservation.id
+    SELECT reservation.id, reservation.source
     FROM reservation
     JOIN reservation_line ON reservation_line.reservation_id = reservation.id
     WHERE reservation.state = 'held' AND reservation.expires_at <= {CLOCK}
@@ -55,8 +55,8 @@ ROWS = {
         FROM key JOIN stock USING (sku, location)
     """,
     "reservations": """
-        SELECT ROW(id, source, seq, state, version, hold_seconds, expires_at, metadata, shortages,
-                   created_at, updated_at)
+        SELECT ROW(id, reservation.source, seq, state, version, hold_seconds, expires_at, metadata,
+                   shortages, created_at, updated_at)
         FROM found JOIN reservation USING (id)
     """,
     "lines": """
@@ -64,6 +64,20 @@ ROWS = {
         FROM line ORDER BY reservation_id, sku, location
     """,
 }
+
+
+HOLDERS = f"""
+    SELECT * FROM {unnest("holders text")} AS wanted(source) UNION SELECT source FROM found
+"""
+"""The sources whose holds may begin or end."""
+
+LIMITS = f"""
+    SELECT ROW(source, open_holds_max, held_units_max, hold_seconds_max, tracking, open_holds,
+               held_units)
+    FROM ({HOLDERS}) AS holder JOIN source_limit USING (source)
+"""
+"""The limits of these sources. PostgreSQL locks the table for reading before it takes the snapshot,
+and until the transaction ends. `db.queries.source_limits` relies on that."""
 
 
 async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
@@ -81,6 +95,9 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
             for record in row["reservations"]
         },
         overdue=frozenset(wanted.overdue),
+        limits={record[0]: SourceLimit(*record) for record in row["limits"]}
+        if wanted.limits
+        else None,
     )
     for kind in KINDS:
         if kind.row in wanted.answers:
@@ -95,11 +112,13 @@ async def load(connection: AsyncConnection, wanted: Wanted) -> Snapshot:
 def _statement(wanted: Wanted) -> Statement:
     """The statement that loads the wanted rows; PostgreSQL plans each of its few forms once."""
     kinds = tuple([kind.row for kind in KINDS if kind.row in wanted.answers])
-    form = (bool(wanted.overdue), bool(wanted.own_reservations), *kinds)
+    form = (bool(wanted.overdue), bool(wanted.own_reservations), wanted.limits, *kinds)
     if form not in _STATEMENTS:
         rows = dict(ROWS)
         for kind in kinds:
             rows |= SELECTS[kind]
+        if wanted.limits:
+            rows["limits"] = LIMITS
         _STATEMENTS[form] = Statement(
             f"WITH found AS ({FOUND}{OWN if wanted.own_reservations else ''}"
             f"{OVERDUE if wanted.overdue else ''}),"
@@ -121,6 +140,8 @@ def _parameters(wanted: Wanted) -> dict[str, Any]:
         ("sources", "seqs", wanted.identities),
         ("skus", "locations", wanted.stock),
     ]
+    if wanted.limits:
+        parameters["holders"] = array(sorted(wanted.holders))
     if wanted.own_reservations:
         pairs.append(("own_ids", "own_sources", wanted.own_reservations))
     if wanted.overdue:
@@ -155,6 +176,12 @@ WANTED_KEYS = f"""
 """
 """The keys of the wanted stock rows and of those that the wanted reservations hold."""
 
+LOCK_LIMITS = text(f"""
+    WITH found AS ({FOUND}{OWN})
+    SELECT 1 FROM ({HOLDERS}) AS holder JOIN source_limit USING (source)
+    ORDER BY source_limit.source FOR UPDATE OF source_limit
+""")
+
 LOCK_STOCK = text(f"""
     SELECT 1 FROM ({WANTED_KEYS}) AS key JOIN stock USING (sku, location)
     ORDER BY stock.sku, stock.location FOR UPDATE OF stock
@@ -162,9 +189,11 @@ LOCK_STOCK = text(f"""
 
 
 async def lock(connection: AsyncConnection, wanted: Wanted) -> None:
-    """Take the wanted rows FOR UPDATE: reservations by id, then stock by (sku, location)."""
+    """Take the wanted rows FOR UPDATE: reservations by id, limits by source, stock by its key."""
     parameters = key_parameters(wanted)
     await connection.execute(LOCK_RESERVATIONS, parameters)
+    if wanted.limits:
+        await connection.execute(LOCK_LIMITS, parameters)
     await connection.execute(LOCK_STOCK, parameters)
 
 
@@ -181,6 +210,7 @@ def key_parameters(wanted: Wanted) -> dict[str, Any]:
         ),
         "own_ids": own_ids,
         "own_sources": own_sources,
+        "holders": array(sorted(wanted.holders)),
     }
 
 
@@ -197,8 +227,17 @@ FREE_STOCK = text(f"""
 """)
 
 
+FREE_LIMITS = text(f"""
+    SELECT source_limit.source FROM {unnest("holders text")} AS wanted(source)
+    JOIN source_limit USING (source) ORDER BY source FOR UPDATE OF source_limit SKIP LOCKED
+""")
+
+
 async def locked_elsewhere(connection: AsyncConnection, snapshot: Snapshot) -> set[Any]:
-    """Return the ids and stock keys of the snapshot whose rows another session holds locked."""
+    """Return the keys of the snapshot whose rows another session holds locked.
+
+    They are ids of reservations, keys of stock rows and sources.
+    """
     skus, locations = arrays(sorted(snapshot.stock), 2)
     reservations = await connection.execute(
         FREE_RESERVATIONS, {"ids": array(sorted(snapshot.reservations))}
@@ -206,4 +245,8 @@ async def locked_elsewhere(connection: AsyncConnection, snapshot: Snapshot) -> s
     stock = await connection.execute(FREE_STOCK, {"skus": skus, "locations": locations})
     free: set[Any] = {row.id for row in reservations}
     free_keys: set[StockKey] = {(row.sku, row.location) for row in stock}
-    return {*snapshot.reservations, *snapshot.stock} - free - free_keys
+    locked = {*snapshot.reservations, *snapshot.stock} - free - free_keys
+    if snapshot.limits:
+        limits = await connection.execute(FREE_LIMITS, {"holders": array(sorted(snapshot.limits))})
+        locked |= snapshot.limits.keys() - {row.source for row in limits}
+    return locked

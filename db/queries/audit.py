@@ -73,6 +73,20 @@ RULES = {
         ) AS given USING (reservation_id, sku, location)
         WHERE coalesce(given.quantity, 0) <> coalesce(refunded, 0)
     """,
+    "the use of a source's limits equals its open holds": """
+        SELECT NULL AS sku, NULL AS location, NULL::uuid AS reservation_id, source,
+               format('open holds %s, units %s', coalesce(open.holds, 0), coalesce(open.units, 0))
+                   AS expected,
+               format('open holds %s, units %s', open_holds, held_units) AS found
+        FROM source_limit LEFT JOIN (
+            SELECT source, count(DISTINCT reservation.id) AS holds, sum(quantity) AS units
+            FROM reservation JOIN reservation_line ON reservation_id = reservation.id
+            WHERE state = 'held'
+            GROUP BY source
+        ) AS open USING (source)
+        WHERE tracking = 'on'
+            AND (coalesce(open.holds, 0) <> open_holds OR coalesce(open.units, 0) <> held_units)
+    """,
     "a refunded reservation has nothing left": """
         SELECT NULL AS sku, NULL AS location, reservation.id AS reservation_id,
                CASE WHEN sum(confirmed - refunded) = 0 THEN 'refunded' ELSE 'confirmed' END

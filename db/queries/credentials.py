@@ -10,10 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
     Float,
+    LargeBinary,
     Row,
     Select,
+    any_,
     cast,
     exists,
     extract,
@@ -92,10 +95,24 @@ async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ..
     `seconds_left` are the seconds until it expires, or null. `unused_seconds` are those since its
     last use, or null if none is stored.
     """
+    statement = _valid().where(ApiKeyTable.digest == digest)
+    return (await connection.execute(statement)).one_or_none()
+
+
+async def find_each(
+    connection: AsyncConnection, digests: Sequence[bytes]
+) -> dict[bytes, Row[*tuple[Any, ...]]]:
+    """Return the valid credentials with these digests, by digest, each as `find` returns it."""
+    statement = _valid().where(ApiKeyTable.digest == any_(cast(digests, ARRAY(LargeBinary))))
+    return {row.digest: row for row in await connection.execute(statement)}
+
+
+def _valid() -> Select[*tuple[Any, ...]]:
     seconds_left = cast(extract("epoch", ApiKeyTable.expires_at - NOW), Float)
-    statement = (
+    return (
         select(
             ApiKeyTable.id,
+            ApiKeyTable.digest,
             ApiKeyTable.source,
             ApiKeyTable.scopes,
             seconds_left.label("seconds_left"),
@@ -103,9 +120,8 @@ async def find(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ..
             SourceLimitTable.requests_per_second,
         )
         .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
-        .where(ApiKeyTable.digest == digest, IS_VALID)
+        .where(IS_VALID)
     )
-    return (await connection.execute(statement)).one_or_none()
 
 
 async def rate_of(connection: AsyncConnection, source: str) -> int | None:

@@ -1,10 +1,22 @@
 """Sessions of the operator's page, found by the digests of their cookies."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, func, insert, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    Row,
+    any_,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.models import ApiKeyTable, PageSessionTable, SourceLimitTable
@@ -26,13 +38,16 @@ async def create_session(
     )
 
 
-async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple[Any, ...]] | None:
-    """Return the id, source, scopes and rate of a session's key, unless either is invalid.
+async def find_sessions(
+    connection: AsyncConnection, digests: Sequence[bytes]
+) -> dict[bytes, Row[*tuple[Any, ...]]]:
+    """Return the id, source, scopes and rate of the key of each valid session, by its digest.
 
     `unused_seconds` are those since the last use of the key that is stored, or null.
     """
     statement = (
         select(
+            PageSessionTable.digest,
             ApiKeyTable.id,
             ApiKeyTable.source,
             ApiKeyTable.scopes,
@@ -42,12 +57,12 @@ async def find_session(connection: AsyncConnection, digest: bytes) -> Row[*tuple
         .join(PageSessionTable, PageSessionTable.key_id == ApiKeyTable.id)
         .outerjoin(SourceLimitTable, SourceLimitTable.source == ApiKeyTable.source)
         .where(
-            PageSessionTable.digest == digest,
+            PageSessionTable.digest == any_(cast(digests, ARRAY(LargeBinary))),
             PageSessionTable.expires_at > NOW,
             IS_VALID,
         )
     )
-    return (await connection.execute(statement)).one_or_none()
+    return {row.digest: row for row in await connection.execute(statement)}
 
 
 async def end_session(connection: AsyncConnection, digest: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The command line: serve, keys, audit, migrations, imports, the replay of orders, the lab."""
+"""The command line: serve, keys, limits, audit, migrations, imports, orders' replay, the lab."""
 
 import os
 import sys
@@ -14,6 +14,7 @@ from service.cli.lazy_group import LazyGroup
 COMMANDS = {
     "serve": "service.cli.serve:serve",
     "key": "service.cli.keys:key",
+    "limits": "service.cli.limits:limits",
     "audit": "service.cli.audit:audit",
     "db": "service.cli.schema:db",
     "import": "service.cli.stock_import:import_stock",

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+"""The seconds of each unit."""
+
 DURATION_MAX = timedelta(days=36_500)
 """A century: longer durations are slips of the keyboard."""
 
@@ -28,9 +30,8 @@ class Duration(click.ParamType[timedelta]):
         found = re.fullmatch(r"([0-9]{1,10})([dhms])", value)
         if found is None:
             self.fail(f"{value!r} is not a duration: write 90d, 12h, 30m or 45s", param, ctx)
-        duration = timedelta(**{UNITS[found[2]]: int(found[1])})
-        if duration > self.most:
-            self.fail(
-                f"{value} is longer than the {self.most.days} days that are allowed", param, ctx
-            )
-        return duration
+        seconds = int(found[1]) * UNITS[found[2]]
+        if seconds > self.most.total_seconds():
+            days = self.most.days
+            self.fail(f"{value} is longer than the {days} days that are allowed", param, ctx)
+        return timedelta(seconds=seconds)

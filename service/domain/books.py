@@ -11,10 +11,13 @@ before the plan is applied. So each method here also notes the guard that its us
   the refusal was true when the snapshot was taken;
 - `step`, a new state of a reservation, holds only at the version that was seen; a step out of a
   hold, other than `expire`, holds only before its deadline;
-- `create` and `remember` hold only if nothing is stored under the identity yet.
+- `create` and `remember` hold only if nothing is stored under the identity yet;
+- `create` and `step` also change what the source's open holds use of its limits. A new hold holds
+  only while the use is within the limits, even if other transactions have changed it. `excess`, a
+  refusal, holds only while the use is beyond them, if it relies on holds of its own batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -28,14 +31,17 @@ from db.rows import (
     Reservation,
     ReservationChange,
     Snapshot,
+    SourceLimit,
     Stock,
     StockKey,
     StoredAnswer,
     Writes,
 )
-from db.vocabulary import MovementKind, State
+from db.vocabulary import MovementKind, State, Tracking
 from service.domain.errors import ServiceError
 from service.domain.lifecycle import Step, is_overdue, state_after
+from service.domain.quantities import units_of
+from service.domain.source_use import Excess, SourceUse
 from service.domain.stock_row import StockRow, StockView
 
 AnyOutcome = TypeVar("AnyOutcome")
@@ -61,7 +67,9 @@ class Books:
         self._answers: dict[type[Any], dict[Identity, Any]] = {}
         self._movements: list[Movement] = []
         self._looked: list[StockKey] = []
-        self._reliances: list[list[StockKey]] = []
+        self._checked: SourceUse | None = None
+        self._reliances: list[tuple[list[StockKey], SourceUse | None]] = []
+        self._uses: dict[str, SourceUse] = {}
         self._apply_before: datetime | None = None
         self._holds = _holds_by_row(snapshot)
 
@@ -73,11 +81,12 @@ class Books:
     ) -> AnyOutcome:
         """Return a rule's outcome for a command; a refusal relies on the rows that it looked at."""
         self.at = at
+        self._checked = None
         if self._looked:
             self._looked = []
         outcome = rule(self, command)
         if self._looked and isinstance(outcome, ServiceError):
-            self._reliances.append(self._looked)
+            self._reliances.append((self._looked, self._checked))
         return outcome
 
     def look(self, key: StockKey) -> StockView | None:
@@ -186,8 +195,31 @@ class Books:
         id_ = self._ids.get(identity)
         return None if id_ is None else self._reservations[id_]
 
+    def hold_seconds_max(self, source: str) -> int | None:
+        """Return the longest time for which a hold of this source may be open; None: no limit."""
+        limit = self._limit(source)
+        return None if limit is None else limit.hold_seconds_max
+
+    def excess(self, source: str, lines: Sequence[Line]) -> Excess | None:
+        """Return the limit that a hold of these lines would exceed; None if there is room.
+
+        A refusal for this reason relies on the use alone, not on the stock rows: a source at its
+        limit would otherwise compete for their versions with all other sources.
+        """
+        use = self._use(source)
+        excess = None if use is None else use.excess(units_of(lines))
+        if excess is None:
+            self._checked = use
+        else:
+            self._looked = []
+        return excess
+
     def create(self, reservation: Reservation) -> None:
-        """Add a new reservation."""
+        """Add a new reservation; a hold adds to what its source uses."""
+        if reservation.state == State.HELD:
+            use = self._use(reservation.source)
+            if use is not None:
+                use.open(units_of(reservation.lines))
         self._reservations[reservation.id] = reservation
         self._ids[reservation.source, reservation.seq] = reservation.id
         self._stepped.add(reservation.id)
@@ -200,7 +232,10 @@ class Books:
         lines: tuple[Line, ...] | None = None,
         expires_at: datetime | None = None,
     ) -> Reservation:
-        """Take a step of the lifecycle, which raises the version; return the reservation."""
+        """Take a step of the lifecycle, which raises the version; return the reservation.
+
+        A step that ends a hold is taken from what its source uses.
+        """
         deadline = reservation.expires_at
         if reservation.state == State.HELD and step != "expire" and deadline is not None:
             self._apply_before = min(self._apply_before or deadline, deadline)
@@ -211,6 +246,10 @@ class Books:
             updated_at=self.at,
             lines=reservation.lines if lines is None else lines,
         )
+        if reservation.state == State.HELD and changed.state != State.HELD:
+            use = self._use(reservation.source)
+            if use is not None:
+                use.close(units_of(reservation.lines))
         self._reservations[reservation.id] = changed
         self._stepped.add(reservation.id)
         return changed
@@ -232,6 +271,9 @@ class Books:
         for id_ in sorted(self._stepped, key=attrgetter("int")):  # as UUIDs compare, but in C
             self._write_reservation(writes, self._reservations[id_])
         self._pin()
+        for _, use in sorted(self._uses.items()):
+            if use.is_changed or use.is_relied_on:
+                writes.limits_changed.append(use.change())
         for _, row in sorted(self._rows.items()):
             if row.is_new and row.steps:
                 writes.stock_created.append(row.stock())
@@ -240,6 +282,20 @@ class Books:
             elif row.pinned and not row.is_new:
                 writes.stock_pinned.append((row.sku, row.location, row.seen_version))
         return writes
+
+    def _limit(self, source: str) -> SourceLimit | None:
+        if self._snapshot.limits is None:
+            raise AssertionError(f"a plan needs the limits of {source}, which were not loaded")
+        return self._snapshot.limits.get(source)
+
+    def _use(self, source: str) -> SourceUse | None:
+        """What a source uses, as the batch has changed it; None if its holds are not tracked."""
+        use = self._uses.get(source)
+        if use is None:
+            seen = self._limit(source)
+            if seen is not None and seen.tracking != Tracking.OFF:
+                use = self._uses[source] = SourceUse(seen)
+        return use
 
     def _row(self, key: StockKey) -> StockRow | None:
         """The stock row as the batch has changed it, even deleted; None if there never was one."""
@@ -290,12 +346,17 @@ class Books:
         ]
 
     def _pin(self) -> None:
-        """Pin every row that a refusal relied on, where the batch changes one of them."""
-        for keys in self._reliances:
+        """Pin every row that a refusal relied on, where the batch changes one of them.
+
+        A refusal that found room within the limits also relies on the use of them.
+        """
+        for keys, use in self._reliances:
             rows = [row for key in keys if (row := self._rows.get(key)) is not None]
-            if any(row.steps for row in rows):
+            if any(row.steps for row in rows) or (use is not None and use.needs_the_batch):
                 for row in rows:
                     row.pinned = True
+                if use is not None:
+                    use.is_relied_on = True
 
 
 def _holds_by_row(snapshot: Snapshot) -> dict[StockKey, list[UUID]]:

@@ -97,6 +97,8 @@ class Reserve(Command[Reservation]):
         """Name the rows that the rule must see."""
         wanted.reservations.add(self.effective_id)
         wanted.identities.add((self.source, self.seq))
+        if self.hold_seconds:
+            wanted.holders.add(self.source)
         for line in self.lines:
             wanted.stock.add((line.sku, line.location))
 
@@ -112,6 +114,7 @@ class Confirm(Command[Reservation]):
     def want(self, wanted: Wanted) -> None:
         """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
+        wanted.may_end_holds = True
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ class Cancel(Command[Reservation]):
     def want(self, wanted: Wanted) -> None:
         """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
+        wanted.may_end_holds = True
 
 
 @dataclass(slots=True)
@@ -137,6 +141,7 @@ class Extend(Command[Reservation]):
     def want(self, wanted: Wanted) -> None:
         """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
+        wanted.may_end_holds = True
 
 
 @dataclass(slots=True)
@@ -148,6 +153,7 @@ class Expire(Command[Reservation | None]):
     def want(self, wanted: Wanted) -> None:
         """Name the rows that the rule must see."""
         wanted.reservations.add(self.id)
+        wanted.may_end_holds = True
 
 
 @dataclass(slots=True)
@@ -168,6 +174,7 @@ class RefundUnits(Command[Refund]):
     def want(self, wanted: Wanted) -> None:
         """Name the rows that the rule must see."""
         self.caller.want(wanted, self.id)
+        wanted.may_end_holds = True
         wanted.want(Refund, self.identity)
 
 
@@ -284,10 +291,10 @@ def weight_of(command: Command[Any]) -> int:
 
 
 def names_of(command: Command[Any]) -> set[Any]:
-    """Return the ids and stock keys that a command names itself."""
+    """Return the ids, the stock keys and the source of a hold that a command names itself."""
     wanted = wanted_by([command])
     own = {id_ for id_, _ in wanted.own_reservations}
-    return wanted.reservations | own | wanted.stock
+    return wanted.reservations | own | wanted.stock | wanted.holders
 
 
 def merge_lines(lines: list[tuple[str, str, int]]) -> tuple[Line, ...]:

@@ -91,7 +91,7 @@ class Unauthenticated(ServiceError):
     status = 401
     advice = (
         "Send `Authorization: Bearer <key>` with a key that exists, was not revoked and has not"
-        " expired."
+        " expired, or with a valid token: `detail` names its fault."
     )
 
 
@@ -346,7 +346,7 @@ class Unavailable(ServiceError):
     retryable = True
     retry_after_seconds = 1
     advice = (
-        "Nothing was written, except the rows of an import that `detail` counts. After"
+        "Nothing was written, except what `detail` says: rows of an import, or limits. After"
         " `Retry-After` seconds send the same request again."
     )
 

@@ -8,7 +8,13 @@ from db.rows import Reservation, StockKey
 from db.vocabulary import MovementKind, State
 from service.domain.books import Books
 from service.domain.commands import Caller, Cancel, Confirm, Done, Expire, Extend, Outcome
-from service.domain.errors import ExceedsHeld, IllegalTransition, NotFound, ServiceError
+from service.domain.errors import (
+    ExceedsHeld,
+    IllegalTransition,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+)
 from service.domain.lifecycle import REPEATED, Step, allowed, is_overdue, verdict_on
 from service.domain.quantities import by_key, exceeds, quantities_of
 
@@ -52,8 +58,22 @@ def extend(books: Books, command: Extend) -> Outcome[Reservation]:
         return reservation
     if (answer := without_a_step(reservation, "extend")) is not None:
         return answer
+    open_before = (books.at - reservation.created_at).total_seconds()
+    if refusal := too_long(books, reservation.source, open_before + command.hold_seconds):
+        return refusal
     deadline = books.at + timedelta(seconds=command.hold_seconds)
     return Done("changed", books.step(reservation, "extend", expires_at=deadline))
+
+
+def too_long(books: Books, source: str, seconds: float) -> InvalidRequest | None:
+    """Return the refusal of a hold that would be open for longer than its source may hold."""
+    seconds_max = books.hold_seconds_max(source)
+    if seconds_max is None or seconds <= seconds_max:
+        return None
+    return InvalidRequest.at(
+        "hold_seconds",
+        f"is too long: a hold of {source} may be open for {seconds_max} seconds in all",
+    )
 
 
 def expire(books: Books, command: Expire) -> Outcome[Reservation | None]:

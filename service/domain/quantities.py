@@ -21,6 +21,11 @@ def by_key(lines: Iterable[Line]) -> dict[StockKey, int]:
     return {line.key: line.quantity for line in lines}
 
 
+def units_of(lines: Iterable[Line]) -> int:
+    """Return the units of all lines together."""
+    return sum([line.quantity for line in lines])
+
+
 def exceeds(asked: Mapping[StockKey, int], there: Mapping[StockKey, int]) -> bool:
     """True when more units of a stock row are requested than there are."""
     return any(quantity > there.get(key, 0) for key, quantity in asked.items())

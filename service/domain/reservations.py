@@ -7,9 +7,16 @@ from db.vocabulary import MovementKind, State
 from service.domain.availability import Shortage, reclaim, shortages_of, stocked
 from service.domain.books import Books
 from service.domain.commands import Done, Outcome, Reserve
-from service.domain.errors import IdempotencyMismatch, InsufficientStock, ServiceError
+from service.domain.errors import (
+    IdempotencyMismatch,
+    InsufficientStock,
+    QuotaExceeded,
+    ServiceError,
+)
+from service.domain.holds import too_long
 from service.domain.lifecycle import first_state
 from service.domain.quantities import quantities_of
+from service.domain.source_use import Excess
 
 
 def reserve(books: Books, command: Reserve) -> Outcome[Reservation]:
@@ -17,9 +24,13 @@ def reserve(books: Books, command: Reserve) -> Outcome[Reservation]:
     stored = _stored(books, command)
     if stored is not None:
         return stored
+    if command.hold_seconds and (refusal := too_long(books, command.source, command.hold_seconds)):
+        return refusal
     rows = stocked(books, command.lines)
     if isinstance(rows, ServiceError):
         return rows
+    if command.hold_seconds and (excess := books.excess(command.source, command.lines)):
+        return _over_quota(command.source, excess)
     shortages = shortages_of(command.lines, rows)
     if shortages and reclaim(books, shortages):
         shortages = shortages_of(command.lines, rows)
@@ -31,6 +42,13 @@ def reserve(books: Books, command: Reserve) -> Outcome[Reservation]:
         held = line.quantity if command.hold_seconds else 0
         books.move(line.key, MovementKind.RESERVE, -line.quantity, held, reservation)
     return Done("created", reservation)
+
+
+def _over_quota(source: str, excess: Excess) -> QuotaExceeded:
+    """The refusal of a hold that would exceed a limit of its source. It is not remembered."""
+    return QuotaExceeded(
+        f"The open holds of {source} would exceed {excess.limit}.", **excess._asdict()
+    )
 
 
 def _reservation(books: Books, command: Reserve, shortages: list[Shortage]) -> Reservation:

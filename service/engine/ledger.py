@@ -147,7 +147,7 @@ class Ledger:
         return await asyncio.to_thread(plan, snapshot, commands, pins_rows=pins_rows)
 
     async def _blocked(self, commands: Sequence[Command[Any]]) -> set[Any]:
-        """The ids and stock keys of these commands that other sessions have locked."""
+        """The ids, stock keys and sources of these commands that other sessions have locked."""
 
         async def work(transaction: db.Transaction) -> tuple[Snapshot, set[Any]]:
             snapshot = await load(transaction.connection, wanted_by(commands))
@@ -157,7 +157,8 @@ class Ledger:
         return blocked | {
             reservation.id
             for reservation in snapshot.reservations.values()
-            if any(line.key in blocked for line in reservation.lines)
+            if reservation.source in blocked
+            or any(line.key in blocked for line in reservation.lines)
         }
 
 

@@ -1,15 +1,17 @@
 """The application: its routes, its exception handlers, and the parts of a worker."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import structlog
 from litestar import Litestar, Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 
 from db.session import database as db
 from db.strategies import open_strategy
-from service.domain.errors import InvalidRequest
+from service.domain.errors import InternalError, InvalidRequest, ServiceError
 from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.background import BackgroundService, BackgroundServices
@@ -17,19 +19,32 @@ from service.engine.coalescer import Coalescer, CoalescerLimits
 from service.engine.imports import Imports
 from service.engine.ledger import Ledger
 from service.engine.retry import RetryPolicy
+from service.engine.source_limits import SourceLimits
 from service.engine.sweeper import Sweeper
 from service.http.access.authentication import Authentication
-from service.http.call import path_of
+from service.http.call import id_of, path_of
 from service.http.failures import allowed_methods, show_failure
 from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.shared_rates import SharedRates
-from service.http.responses import Header, Response, problem_response
-from service.http.routes import access_log, keys, operations, pages, refunds, reservations, stock
+from service.http.request_id import request_id_of
+from service.http.responses import Response, problem_response
+from service.http.routes import (
+    access_log,
+    keys,
+    operations,
+    pages,
+    refunds,
+    reservations,
+    sources,
+    stock,
+)
 from service.http.worker_state import WorkerState
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
+
+log = structlog.get_logger()
 
 NOWHERE = "/-"
 """A path that no route has."""
@@ -37,6 +52,7 @@ NO_METHOD = "NONE"
 """A method that no route has: the router refuses it and lists the methods of the address."""
 ONCE = (b"host", b"authorization", b"idempotency-key")
 """Headers that a request has at most once: a second line would make it ambiguous."""
+READ = frozenset((*ONCE, b"x-request-id"))
 
 
 class Application(Litestar):
@@ -53,9 +69,10 @@ class Application(Litestar):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
-            refusal = _refuse_head(scope["headers"])
+            scope.setdefault("began_at", time.perf_counter())
+            refusal = _read_head(scope)
             if refusal is not None:
-                await problem_response(refusal, path_of(scope))(scope, receive, send)
+                await _refuse(scope, receive, send, refusal)
                 return
             path = scope["raw_path"].decode("utf-8", "replace")
             is_odd = "//" in path or (path.endswith("/") and path != "/")
@@ -64,18 +81,31 @@ class Application(Litestar):
                 scope, send = {**scope, "method": "GET"}, _without_body(send)
             elif scope["method"] == "OPTIONS":
                 scope = {**scope, "method": NO_METHOD}
-        await super().__call__(scope, receive, send)
+        try:
+            await super().__call__(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            log.exception("request_failed", path=path_of(scope), request_id=id_of(scope))
+            await _refuse(scope, receive, send, InternalError("The service failed."))
 
 
-def _refuse_head(headers: list[Header]) -> InvalidRequest | None:
-    """The error for a request without Host, or with two lines of a header in `ONCE`."""
-    names = [name for name, _ in headers if name in ONCE]
+def _read_head(scope: Any) -> InvalidRequest | None:
+    """Note the id of a request. The error is for no Host, or two lines of a header in `ONCE`."""
+    lines = [line for line in scope["headers"] if line[0] in READ]
+    scope["request_id"] = request_id_of(lines)
+    names = [name for name, _ in lines]
     for name in ONCE:
         if names.count(name) > 1:
             return InvalidRequest.at(name.decode().title(), "is given twice")
     if b"host" not in names:
         return InvalidRequest.at("Host", "is missing")
     return None
+
+
+async def _refuse(scope: Any, receive: Any, send: Any, error: ServiceError) -> None:
+    response = problem_response(error, path_of(scope), id_of(scope))
+    await response(scope, receive, send)
 
 
 def _without_body(send: Any) -> Any:
@@ -99,6 +129,7 @@ def create_app(settings: Settings, *, sweeps: bool = True) -> Application:
             *reservations.ROUTES,
             *refunds.ROUTES,
             *stock.ROUTES,
+            *sources.ROUTES,
             *access_log.ROUTES,
             *keys.ROUTES,
             *operations.ROUTES,
@@ -170,6 +201,7 @@ def build_worker(settings: Settings) -> WorkerState:
         coalescer=coalescer,
         audits=SharedAudits(database),
         imports=Imports(coalescer),
+        source_limits=SourceLimits(database),
         access_log=AccessLog(database, workers=settings.workers),
         proxies=TrustedProxies(settings.trusted_proxies),
     )
@@ -183,6 +215,7 @@ def background_services(worker: WorkerState, *, sweeps: bool = True) -> list[Bac
     ]
     if sweeps:
         listed.append(Sweeper(worker.database, worker.coalescer))
+    listed.append(worker.source_limits)
     if worker.authentication.tokens is not None:
         listed.append(worker.authentication.tokens.keys)
     return listed

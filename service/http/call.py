@@ -12,7 +12,7 @@ from service.domain.errors import Forbidden, InvalidRequest, NotFound
 from service.http.access.credential import Credential
 from service.http.worker_state import WorkerState
 from service.input import headers
-from service.input.names import UUID_FORM, path_name_at
+from service.input.names import UUID_FORM, name_at, path_name_at
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -70,6 +70,11 @@ class Call(Generic[B]):
     def path(self) -> str:
         """The address of the request, without its query, as it was sent."""
         return path_of(self.scope)
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request: its own or a new one."""
+        return id_of(self.scope)
 
     @property
     def address(self) -> str:
@@ -136,6 +141,11 @@ class Call(Generic[B]):
         """The SKU and the location in the path."""
         return self.stock_names["sku"], self.stock_names["location"]
 
+    @property
+    def source(self) -> str:
+        """The source in the path. Raises `InvalidRequest`."""
+        return name_at("source", self._decoded("source"))
+
     def seq(self, in_body: str | None) -> str:
         """Return the request's seq, from its body or from the header Idempotency-Key."""
         sent = self.header(b"idempotency-key")
@@ -176,16 +186,24 @@ class Call(Generic[B]):
 
     def stock_name(self, name: str) -> str:
         """Return the SKU or the location in the path, decoded. Raises `InvalidRequest`."""
+        return path_name_at(name, self._decoded(name))
+
+    def _decoded(self, name: str) -> str:
         try:
-            text = unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
+            return unquote_to_bytes(self.segment(name).replace(UNDECODED, "%FF")).decode()
         except UnicodeDecodeError:
             raise InvalidRequest.at(name, "is not UTF-8") from None
-        return path_name_at(name, text)
 
 
 def path_of(scope: Scope) -> str:
     """Return the address of a request, without its query, as it was sent."""
     return scope["raw_path"].decode("utf-8", "replace")
+
+
+def id_of(scope: Any) -> str:
+    """Return the id of a request, for log lines and problem documents."""
+    request_id: bytes = scope["request_id"]
+    return request_id.decode()
 
 
 def identifier(text: str, kind: str) -> UUID:

@@ -52,22 +52,24 @@ def error_of(failure: Exception, path: str) -> ServiceError:
 def show_failure(request: Request[Any, Any, Any], failure: Exception) -> Response:
     """Return the response to a failed request: a page if `wants_page`, else a problem document."""
     call: Call[Any] = Call(request.scope, request.receive)
-    return _render(show_page if wants_page(call) else show_problem, call, failure)
+    return _render(_page if wants_page(call) else _problem, call, failure)
 
 
 def show_failure_on_page(request: Request[Any, Any, Any], failure: Exception) -> Response:
     """Return the response to a failed request of the page."""
-    return _render(show_page, Call(request.scope, request.receive), failure)
+    return _render(_page, Call(request.scope, request.receive), failure)
 
 
 def show_problem(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
     """Return an error as a problem document."""
-    return problem_response(error, call.path, *headers)
+    note_failure(call, error)
+    return _problem(call, error, *headers)
 
 
 def show_page(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
     """Return an error as a page."""
-    return error_page(error, *headers, may_sign_in=call.scope.get("method") == "GET")
+    note_failure(call, error)
+    return _page(call, error, *headers)
 
 
 def wants_page(call: Call[Any]) -> bool:
@@ -86,9 +88,23 @@ def allowed_methods(failure: MethodNotAllowedException) -> Header:
     return b"allow", ", ".join(sorted(methods)).encode()
 
 
+def note_failure(call: Call[Any], error: ServiceError, cause: Exception | None = None) -> None:
+    """Log a failure of the service; the engine has logged the cause of one that it reports."""
+    if isinstance(error, InternalError):
+        log.error("request_failed", path=call.path, request_id=call.request_id, exc_info=cause)
+
+
 def _render(show: Callable[..., Response], call: Call[Any], failure: Exception) -> Response:
     error = error_of(failure, call.path)
-    if isinstance(error, InternalError):
-        log.error("request_failed", path=call.path, exc_info=failure)
+    note_failure(call, error, failure)
     headers = [allowed_methods(failure)] if isinstance(failure, MethodNotAllowedException) else []
     return show(call, error, *headers)
+
+
+def _problem(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
+    return problem_response(error, call.path, call.request_id, *headers)
+
+
+def _page(call: Call[Any], error: ServiceError, *headers: Header) -> Response:
+    may_sign_in = call.scope.get("method") == "GET"
+    return error_page(error, call.request_id, *headers, may_sign_in=may_sign_in)

@@ -54,6 +54,7 @@ TAGS = {
     "reservations": "Reserve units, decide about holds, give units of sales back.",
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
+    "sources": "Limit what a source may do.",
     "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
     "access-log": "Uses of admin keys, and refused requests.",
@@ -67,10 +68,15 @@ METHODS = ("POST", "GET", "PUT", "DELETE")
 KEY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key made by `holdfast key create`. The operation names the scope it needs.",
+    "description": "A key made by `holdfast key create`, or a JSON Web Token if the service accepts"
+    " them. The operation names the scope it needs.",
 }
 
 HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The id of the request: its own if that is usable, otherwise a new one.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~:/@+=-]{1,128}$"},
+    },
     "ETag": {
         "description": "The version of the resource, in quotes.",
         "schema": {"type": "string"},
@@ -138,6 +144,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {  # some only of the operations wi
             **NO_DOTS,
         },
     },
+    "source": {
+        "description": "The source, percent-encoded.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": NAME_MAX, "pattern": TEXT},
+    },
     "code": {
         "description": "The code of the error, with dashes in place of its underscores.",
         "schema": {"type": "string"},
@@ -186,6 +196,7 @@ def document(app: Litestar) -> dict[str, Any]:
                 answers=[answer.resource.model for answer in answers if answer.resource],
                 listed=[each.resource.model for each in answers if each.resource and each.is_list],
             ),
+            "headers": {"X-Request-Id": HEADERS["X-Request-Id"]},
             "securitySchemes": {"key": KEY},
         },
     }
@@ -254,8 +265,19 @@ def _responses(declared: Operation) -> dict[str, Any]:
         by_status.setdefault(error.status, []).append(error)
     for status, errors in sorted(by_status.items()):
         responses[str(status)] = _failure(errors)
+    if declared.scope is not None:
+        headers = {name: HEADERS[name] for name in RATE_HEADERS}
+        for code in responses.keys() - BEFORE_AUTHENTICATION:
+            responses[code]["headers"] = responses[code].get("headers", {}) | headers
     return responses
 
+
+BEFORE_AUTHENTICATION = frozenset(("401", "405", "408", "414", "431"))
+"""The statuses of errors that are found before the source is known."""
+
+
+RATE_HEADERS = ("RateLimit-Policy", "RateLimit")
+"""The headers of each answer to a source with a rate limit, from its authentication on."""
 
 TRANSPORT_ERRORS = (MethodNotAllowed, RequestTimeout, UriTooLong, HeadersTooLarge, Overloaded)
 """The errors that any request may get before its operation is known."""
@@ -275,9 +297,10 @@ def _errors(declared: Operation) -> list[type[ServiceError]]:
 
 
 def _success(declared: Operation, answer: Success) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": answer.description}
-    if answer.headers:
-        response["headers"] = {name: HEADERS[name] for name in answer.headers}
+    response: dict[str, Any] = {
+        "description": answer.description,
+        "headers": _headers(*answer.headers),
+    }
     if answer.status in (204, 304):
         return response
     schema: dict[str, Any] = {"type": "string"}
@@ -303,11 +326,16 @@ def _failure(errors: list[type[ServiceError]]) -> dict[str, Any]:
             }
         },
     }
-    names = []
+    names: list[str] = []
     if errors[0].status == 401:
         names.append("WWW-Authenticate")
     if any(error.retry_after_seconds for error in errors):
         names.append("Retry-After")
-    if names:
-        response["headers"] = {name: HEADERS[name] for name in names}
+    response["headers"] = _headers(*names)
     return response
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    """The headers of an answer, of which each has the id of the request."""
+    request_id = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    return request_id | {name: HEADERS[name] for name in names}

@@ -30,7 +30,6 @@ from service.http.responses import (
     Response,
     etag,
     json_response,
-    problem_response,
     status_of,
 )
 from service.http.uses import REFUSALS, Logged, note_access
@@ -255,7 +254,7 @@ def _response(declared: Operation, call: Call[Any], result: Result) -> Response:
     if isinstance(result, Done):
         return _done(declared.answer(status_of(result)), result)
     if isinstance(result, ServiceError):
-        return problem_response(result, call.path)
+        return failures.show_problem(call, result)
     if isinstance(result, Found):
         return _found(declared.answer(200), call, result.row)
     if isinstance(result, Page):

@@ -27,6 +27,9 @@ class ProblemAnswer(Answer):
     status: int
     detail: str = Field(description="The problem of this request, for people.")
     instance: str = Field(description="The path of the request.")
+    request_id: str = Field(
+        description="The id of the request, as in the header X-Request-Id and in the service's log."
+    )
     code: str
     retryable: bool = Field(description="True if the same request may succeed later as it is.")
     same_seq: bool = Field(
@@ -181,6 +184,7 @@ def problem_example(error: type[ServiceError]) -> dict[str, Any]:
         "status": error.status,
         "detail": f"{error.title()}.",
         "instance": "/v1/reservations",
+        "request_id": "b7ad6b7169203331-000000002a",
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,

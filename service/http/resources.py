@@ -9,6 +9,7 @@ from typing import Any
 
 from db import rows
 from db.queries.audit import Audit
+from db.queries.source_limits import LIMITS, LimitsAndUse
 from service.http import problem_schemas, schemas
 from service.http.access.issuance import IssuedKey
 from service.http.responses import stock_path
@@ -147,6 +148,15 @@ def _import(row: rows.ImportJob) -> dict[str, Any]:
     return {"job": row.job, "created": row.created, "skipped": row.skipped}
 
 
+def _source_limits(row: LimitsAndUse) -> dict[str, Any]:
+    """Return the limits of a source as clients see them."""
+    return {
+        "source": row.source,
+        **{name: getattr(row, name) for name in LIMITS},
+        "used": {"open_holds": row.open_holds, "held_units": row.held_units},
+    }
+
+
 def _key(row: Any) -> dict[str, Any]:
     """Return a key as clients see it, without the key itself."""
     answer = {
@@ -197,6 +207,7 @@ KEY = Resource(schemas.KeyAnswer, _key, path_of=lambda row: f"/v1/keys/{row.id}"
 NEW_KEY = Resource(schemas.NewKeyAnswer, _new_key, path_of=lambda issued: f"/v1/keys/{issued.id}")
 IMPORT = Resource(schemas.ImportJobAnswer, _import)
 MOVEMENT = Resource(schemas.MovementAnswer, _movement)
+SOURCE_LIMITS = Resource(schemas.SourceLimitsAnswer, _source_limits)
 ACCESS_LOG_ENTRY = Resource(schemas.AccessLogEntryAnswer, _access_log_entry)
 AUDIT = Resource(schemas.AuditAnswer, _audit)
 BATCH = Resource(problem_schemas.BatchResultsAnswer, dict)

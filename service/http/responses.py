@@ -1,9 +1,10 @@
 """Complete responses as they are sent, and the problem documents of errors."""
 
+import time
 from typing import Any
 from urllib.parse import quote
 
-from litestar.types import Receive, Scope, Send
+from litestar.types import Receive, Send
 
 from service import metrics
 from service.domain.commands import Outcome
@@ -14,6 +15,7 @@ from service.http.schemas import encode
 Header = tuple[bytes, bytes]
 
 API = b"/v1"
+READS = ("GET", "HEAD")
 
 JSON = (b"content-type", b"application/json")
 HTML = (b"content-type", b"text/html; charset=utf-8")
@@ -49,30 +51,35 @@ class Response:
         self.gzipped = gzipped
         """The body compressed with gzip, if it was compressed before."""
         self.is_secret = is_secret
-        """It is never compressed: its length would give away its content (BREACH, 2013)."""
+        """It is not stored, and not compressed: its length would give it away (BREACH, 2013)."""
 
     def to_asgi_response(self, *_: Any, **__: Any) -> "Response":
         """Return itself: Litestar calls this method on the response of an exception handler."""
         return self
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the response and count it."""
-        body = self.body
-        self.headers.append(NOSNIFF)
-        allowance: Any = scope.get(ALLOWANCE)
+        body, headers = self.body, self.headers
+        headers += (NOSNIFF, (b"x-request-id", scope["request_id"]))
+        allowance = scope.get(ALLOWANCE)
         if allowance is not None:
-            self.headers += allowance.headers()
-        if len(body) > COMPRESSED_FROM and not self.is_secret:
-            self.headers.append(VARY)
-            if accepts_gzip(scope["headers"]):
+            headers += allowance.headers()
+        if self.is_secret:
+            headers.append(NOT_STORED)
+        else:
+            if body or self.status == 304:
+                headers.append(VARY)
+            if len(body) > COMPRESSED_FROM and accepts_gzip(scope["headers"]):
                 body = self.gzipped or await compress(body)
-                self.headers.append(GZIP)
-        if scope["raw_path"].startswith(API):
-            is_read = scope.get("method") == "GET"
-            self.headers.append(PRIVATE if is_read else NOT_STORED)
+                headers.append(GZIP)
+            if scope["raw_path"].startswith(API):
+                headers.append(PRIVATE if scope["method"] in READS else NOT_STORED)
+        if self.status < 300:
+            milliseconds = (time.perf_counter() - scope["began_at"]) * 1000
+            headers.append((b"server-timing", b"total;dur=%.2f" % milliseconds))
         if self.status not in (204, 304):
-            self.headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
         route = (scope.get("path_template") or "unknown", str(scope.get("method")), self.status)
         if route not in _COUNTERS:
@@ -104,7 +111,7 @@ def stock_path(sku: str, location: str) -> str:
     return f"/v1/stock/{quote(sku, safe='')}/{quote(location, safe='')}"
 
 
-def problem(error: ServiceError, instance: str) -> dict[str, Any]:
+def problem(error: ServiceError, instance: str, request_id: str) -> dict[str, Any]:
     """Return an error as a problem document (RFC 9457)."""
     retry_after = {"retry_after": error.retry_after_seconds} if error.retryable else {}
     return {
@@ -113,6 +120,7 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
         "status": error.status,
         "detail": error.detail,
         "instance": instance,
+        "request_id": request_id,
         "code": error.code,
         "retryable": error.retryable,
         "same_seq": error.same_seq,
@@ -121,7 +129,9 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
     }
 
 
-def problem_response(error: ServiceError, instance: str, *headers: Header) -> Response:
+def problem_response(
+    error: ServiceError, instance: str, request_id: str, *headers: Header
+) -> Response:
     """Return an error as a response with its problem document."""
     sent = [PROBLEM, *headers]
     if error.replayed:
@@ -130,4 +140,4 @@ def problem_response(error: ServiceError, instance: str, *headers: Header) -> Re
         sent.append((b"retry-after", b"%d" % error.retry_after_seconds))
     if error.status == 401:
         sent.append((b"www-authenticate", b"Bearer"))
-    return Response(error.status, sent, encode(problem(error, instance)))
+    return Response(error.status, sent, encode(problem(error, instance, request_id)))

@@ -213,6 +213,39 @@ class MovementAnswer(Answer):
     created_at: datetime
 
 
+class UsedLimitsAnswer(Answer):
+    """What the open holds of a source use of its limits."""
+
+    open_holds: Integer
+    held_units: Integer
+
+
+class SourceLimitsAnswer(Answer):
+    """The limits of a source; null: no limit."""
+
+    example: ClassVar[Any] = {
+        "source": "shop-eu",
+        "open_holds_max": 200,
+        "held_units_max": 5_000,
+        "hold_seconds_max": None,
+        "requests_per_second": None,
+        "used": {"open_holds": 3, "held_units": 7},
+    }
+
+    source: str
+    open_holds_max: int | None = Field(description="The most holds that may be open at once.")
+    held_units_max: Integer | None = Field(
+        description="The most units that its open holds may have."
+    )
+    hold_seconds_max: int | None = Field(
+        description="The longest time from a hold's creation to its deadline."
+    )
+    requests_per_second: int | None = Field(
+        description="The most requests in a second, on average."
+    )
+    used: UsedLimitsAnswer
+
+
 class KeyAnswer(Answer):
     """A key, without the key itself."""
 
@@ -263,6 +296,7 @@ class DriftAnswer(Answer):
     sku: str | None
     location: str | None
     reservation_id: UUID | None
+    source: str | None
     expected: str
     found: str
 

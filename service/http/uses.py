@@ -26,15 +26,14 @@ def note_access(call: Call[Any], logged: Logged | None, status: int) -> None:
     if status in REFUSALS:
         note_refusal(call, status, credential)
     elif credential is not None and Scope.ADMIN in credential.scopes and is_noted(call, logged):
-        request_id = getattr(call, "request_id", None)
-        call.worker.access_log.note_use(_access(call, status, credential), request_id)
+        call.worker.access_log.note_use(_access(call, status, credential), call.request_id)
 
 
 def note_refusal(call: Call[Any], status: int, credential: Credential | None = None) -> None:
     """Note a refusal, in the access log and in the log of the process."""
     call.worker.access_log.note_refusal(_access(call, status, credential))
     if status != 429:
-        call.worker.refusals.note(call.address or "unknown", REFUSALS[status])
+        call.worker.refusals.note(call.address, REFUSALS[status], call.request_id)
 
 
 def is_noted(call: Call[Any], logged: Logged | None) -> bool:

@@ -7,6 +7,7 @@ from service.engine.access_log import AccessLog
 from service.engine.audits import SharedAudits
 from service.engine.coalescer import Coalescer
 from service.engine.imports import Imports
+from service.engine.source_limits import SourceLimits
 from service.http.access.authentication import Authentication
 from service.http.limits.body_room import BodyRoom
 from service.http.limits.in_flight import InFlight
@@ -30,6 +31,7 @@ class WorkerState:
     coalescer: Coalescer
     audits: SharedAudits
     imports: Imports
+    source_limits: SourceLimits
     access_log: AccessLog
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)

@@ -29,6 +29,8 @@ HOLD_SECONDS_MAX = 604_800
 BATCH_MAX = 1_000
 BATCH_LINES_MAX = 10_000
 METADATA_MAX = 16
+OPEN_HOLDS_MAX = 1_000_000_000
+RATE_MAX = 1_000_000
 VERSION_MAX = 2**63 - 1
 LABEL_MAX = 128
 MOMENT_MAX = 64
@@ -103,6 +105,9 @@ MetadataValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)
 Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 HoldSeconds = Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
 Units = Annotated[int, Field(ge=0, le=AVAILABLE_MAX, json_schema_extra=INT64)]
+HoldsMax = Annotated[int, Field(ge=0, le=OPEN_HOLDS_MAX)]
+UnitsMax = Annotated[int, Field(ge=0, le=AVAILABLE_MAX, json_schema_extra=INT64)]
+Rate = Annotated[int, Field(ge=1, le=RATE_MAX)]
 RowVersion = Annotated[int, Field(ge=1, le=VERSION_MAX, json_schema_extra=INT64)]
 
 
@@ -291,6 +296,27 @@ class AdjustBody(Body):
     )
     expected_version: RowVersion | None = Field(
         None, description="Adjust the row only at this version; at any version if it is absent."
+    )
+
+
+class LimitsBody(Body):
+    """The limits of a source. A limit that is absent or null is removed."""
+
+    example: ClassVar[Any] = {"open_holds_max": 200, "held_units_max": 5_000}
+
+    open_holds_max: HoldsMax | None = Field(
+        None, description="The most holds that may be open at once.", examples=[200]
+    )
+    held_units_max: UnitsMax | None = Field(
+        None, description="The most units that its open holds may have.", examples=[5_000]
+    )
+    hold_seconds_max: HoldSeconds | None = Field(
+        None,
+        description="The longest time from a hold's creation to its deadline.",
+        examples=[3_600],
+    )
+    requests_per_second: Rate | None = Field(
+        None, description="The most requests in a second, on average.", examples=[50]
     )
 
 

@@ -8,7 +8,8 @@ ignore an offer).
 
 import asyncio
 import math
-from typing import Any
+import time
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -22,6 +23,7 @@ from service.domain.errors import (
     ServiceError,
     UriTooLong,
 )
+from service.http.request_id import request_id_of
 from service.http.responses import NOSNIFF, problem_response
 from service.ops.open_connections import OpenConnections
 from service.ops.transport import CorkedTransport
@@ -50,7 +52,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._is_offered = False
         self._is_discarding = False
-        self._head_bytes = 0
+        self._has_begun = False
+        """A head began in the bytes that arrived last."""
+        self._header_bytes = 0
+        """The bytes of the complete headers, and of the trailers."""
+        self._unfinished_bytes = 0
+        """The bytes of the head that arrived after its first ones, complete headers included."""
         self._refusal: ServiceError | None = None
         self.url = b""
 
@@ -73,11 +80,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read the bytes that have arrived, unless the connection has been refused."""
         if self._is_discarding:
             return
-        was_in_head = self._in_head
+        self._has_begun = False
         try:
             self._feed(data)
-            if self._in_head and was_in_head:  # `on_header` has counted the complete headers
-                self._count_head(len(data))
+            if self._in_head:
+                self._count_unfinished(data)
         except ServiceError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:  # raised in a callback below
@@ -105,8 +112,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
+        self._in_head = self._has_begun = True
+        self._header_bytes = 0
         self.deadline = math.inf
 
     def on_url(self, url: bytes) -> None:
@@ -117,7 +124,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header. A trailer, which comes after the body, is only counted."""
-        self._count_head(len(name) + len(value) + 4)
+        self._header_bytes += len(name) + len(value) + 4
+        _check_size(self._header_bytes)
+        if len(self.headers) >= HEAD_LINES_MAX:
+            raise HeadersTooLarge(f"The request has more than {HEAD_LINES_MAX} header lines.")
         if self._in_head:
             super().on_header(name, value)
 
@@ -131,6 +141,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 f"is one of more than {PIPELINED_MAX} that were sent without waiting for an answer"
             )
             raise InvalidRequest.at("request", message)
+        cast("Any", self.scope)["began_at"] = time.perf_counter()
         super().on_headers_complete()
         self._unanswered += 1
         self._in_head, self._in_body = False, True
@@ -217,13 +228,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if rest:
             self._feed(rest)
 
-    def _count_head(self, size: int) -> None:
-        """Count bytes of the head or of the trailers. Raises `HeadersTooLarge`."""
-        self._head_bytes += size
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise HeadersTooLarge(f"The headers have more than {HEAD_BYTES_MAX} bytes in all.")
-        if len(self.headers) >= HEAD_LINES_MAX:
-            raise HeadersTooLarge(f"The request has more than {HEAD_LINES_MAX} header lines.")
+    def _count_unfinished(self, data: bytes) -> None:
+        """Count the bytes of a head that is not complete yet. Raises `HeadersTooLarge`.
+
+        The parser does not report a line before it is complete. In the bytes with which the head
+        began, only the last line is incomplete.
+        """
+        if self._has_begun:
+            self._unfinished_bytes = len(data) - data.rfind(b"\n") - 1
+        else:
+            self._unfinished_bytes += len(data)
+        _check_size(self._unfinished_bytes)
 
     def _await_rest(self) -> None:
         """Set the deadline for the rest of a request that has arrived in part."""
@@ -264,11 +279,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _write(self, error: ServiceError, path: str) -> None:
         """Write an error as the last answer of the connection."""
-        answer = problem_response(error, path)
+        request_id = request_id_of(self.headers or ())
+        answer = problem_response(error, path, request_id.decode())
         headers = [
             *self.server_state.default_headers,
             *answer.headers,
             NOSNIFF,
+            (b"x-request-id", request_id),
             (b"content-length", b"%d" % len(answer.body)),
             (b"connection", b"close"),
         ]
@@ -287,3 +304,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.transport.write_eof()
         self.deadline = self.loop.time() + DISCARD_SECONDS_MAX
+
+
+def _check_size(head_bytes: int) -> None:
+    if head_bytes > HEAD_BYTES_MAX:
+        raise HeadersTooLarge(f"The headers have more than {HEAD_BYTES_MAX} bytes in all.")

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from db.queries import page_sessions
 from db.session.database import Database
 from service.domain.errors import Unauthenticated
 from service.http.access.credential import Credential
 from service.http.access.lookups import KeyLookups
+from service.http.access.merged_lookups import MergedLookups
 from service.http.access.source_rates import SourceRates
 from service.input.issuer import Issuer
 
@@ -18,6 +20,8 @@ class Authentication:
 
     def __init__(self, database: Database, issuer: Issuer | None = None) -> None:
         self.keys = KeyLookups(database)
+        self.page_sessions = MergedLookups(database, page_sessions.find_sessions)
+        """The sessions of the operator's page, by the digests of their cookies."""
         self.tokens = None if issuer is None else _open_tokens(issuer, database)
 
     async def require(self, authorization: bytes | None) -> Credential:

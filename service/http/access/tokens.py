@@ -61,7 +61,8 @@ class Tokens:
         """
         found = self._remembered(text) or await self._verify(text)
         if found is not None:
-            found.requests_per_second = await self.rates.find(found.caller.source)
+            rate = await self.rates.find(found.caller.source)
+            found.requests_per_second = None if rate is None else rate.requests_per_second
         return found
 
     def _remembered(self, text: bytes) -> Credential | None:

@@ -19,6 +19,7 @@ LINKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         ("set_stock", "adjust_stock"),
         ({"sku": "sku", "location": "location"}, AFTER_STOCK),
     ),
+    "set_source_limits": ({"source": "source"}, ("get_source_limits",)),
     **dict.fromkeys(("create_key", "rotate_key"), ({"id": "id"}, AFTER_KEY)),
 }
 """For each operation: the members of its answer that are parameters of the operations that may

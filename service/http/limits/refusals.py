@@ -17,7 +17,7 @@ class Refusals:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def note(self, address: str, code: str) -> None:
+    def note(self, address: str, code: str, request_id: str) -> None:
         """Count a refusal, and log the first one of its kind."""
         if not self._counts:
             asyncio.get_running_loop().call_later(SECONDS, self.report)
@@ -25,7 +25,7 @@ class Refusals:
             if len(self._counts) >= ADDRESSES_MAX:
                 address = "others"
             else:
-                log.warning("refused", address=address, code=code)
+                log.warning("refused", address=address, code=code, request_id=request_id)
         self._counts[address, code] += 1
 
     def report(self) -> None:

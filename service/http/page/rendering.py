@@ -19,7 +19,6 @@ POLICY = (
 HEADERS: tuple[Header, ...] = (
     HTML,
     (b"content-security-policy", POLICY),
-    (b"cache-control", b"no-store"),
     (b"referrer-policy", b"same-origin"),  # with `no-referrer` a form's Origin would be `null`
     (b"cross-origin-opener-policy", b"same-origin"),
 )
@@ -40,11 +39,14 @@ def page(template: str, status: int, *headers: Header, **values: Any) -> Respons
     return Response(status, [*HEADERS, *headers], html.encode(), is_secret=True)
 
 
-def error_page(error: ServiceError, *headers: Header, may_sign_in: bool) -> Response:
+def error_page(
+    error: ServiceError, request_id: str, *headers: Header, may_sign_in: bool
+) -> Response:
     """Return an error as a page. A visitor without a session gets the sign-in page.
 
     With `may_sign_in` the browser is redirected to that page. Without it, as after a form was sent,
-    the answer is that page with the error.
+    the answer is that page with the error. A 404 does not show the id of the request, since a
+    resource of another source must look exactly like none.
     """
     if isinstance(error, Unauthenticated):
         if may_sign_in:
@@ -53,7 +55,7 @@ def error_page(error: ServiceError, *headers: Header, may_sign_in: bool) -> Resp
         return page("sign_in.html", error.status, challenge, error=error)
     wait = error.retry_after_seconds
     more = [*headers] if wait is None else [*headers, (b"retry-after", b"%d" % wait)]
-    return page("error.html", error.status, *more, error=error)
+    return page("error.html", error.status, *more, error=error, request_id=request_id)
 
 
 def asset(name: str) -> Response | None:
@@ -70,8 +72,7 @@ def asset(name: str) -> Response | None:
 
 def see_other(path: str, *headers: Header) -> Response:
     """Redirect the browser to a page, so that a reload does not send the form again."""
-    location = (b"location", path.encode())
-    return Response(303, [location, (b"cache-control", b"no-store"), *headers], b"")
+    return Response(303, [(b"location", path.encode()), *headers], b"", is_secret=True)
 
 
 def _asset_path(name: str) -> str:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from db.queries import credentials, page_sessions
+from db.queries import page_sessions
 from db.session.database import Transaction
 from db.vocabulary import Scope
 from service.domain.commands import Caller
 from service.domain.errors import Forbidden, Unauthenticated
 from service.http.access.credential import Credential
-from service.http.access.keys import digest as digest_of_key
 from service.http.admission import admit, refusal_without_key
 from service.http.call import Call
 from service.http.responses import Header
@@ -98,12 +97,10 @@ async def session_of(call: Call[Any]) -> Session:
     if found is None:
         raise Unauthenticated("You are not signed in.")
     secret = found.decode()
-    row = await call.worker.database.read(
-        lambda connection: page_sessions.find_session(connection, _digest(secret)),
-        is_urgent=True,
-    )
+    row = await call.worker.authentication.page_sessions.find(_digest(secret))
     if row is None:
-        raise Unauthenticated("Your session has expired. Sign in again.")
+        refusal = Unauthenticated("Your session has expired. Sign in again.")
+        raise refusal_without_key(call, refusal)
     await call.worker.authentication.keys.last_uses.note(row)
     caller = Caller(row.source, every_source=Scope.ADMIN in row.scopes)
     scopes = frozenset(row.scopes)
@@ -119,15 +116,11 @@ async def sign_in(call: Call[Any], key: str) -> Header:
     wrong key counts as a request without a valid key.
     """
     worker, secret = call.worker, secrets.token_urlsafe(32)
-    credential = await worker.database.read(
-        lambda connection: credentials.find(connection, digest_of_key(key.encode())),
-        is_urgent=True,
-    )
+    credential = await worker.authentication.keys.find(key.encode())
     if credential is None:
         refusal = Unauthenticated("This key does not exist, was revoked or has expired.")
         raise refusal_without_key(call, refusal)
-    await worker.authentication.keys.last_uses.note(credential)
-    await admit(call, credential.source, credential.requests_per_second)
+    await admit(call, credential.caller.source, credential.requests_per_second)
 
     async def work(transaction: Transaction) -> None:
         await page_sessions.create_session(

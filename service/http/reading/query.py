@@ -48,4 +48,6 @@ class Query:
 
 
 def _shown(name: str) -> str:
+    if not name:
+        return '""'
     return name if len(name) <= SHOWN_MAX else f"{name[:SHOWN_MAX]}…"

@@ -20,12 +20,14 @@ from service.domain.errors import (
     InsufficientStock,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     ServiceError,
     UnknownSku,
 )
 from service.domain.identifiers import reservation_id
 from service.http.admission import count_entries
 from service.http.call import Call
+from service.http.failures import note_failure
 from service.http.operation import Found, Success, operation
 from service.http.reading.body_kinds import batch_body, json_body, merged_lines, optional_json_body
 from service.http.reading.cursors import BY_CREATION, BY_STEP, Page, listed, page_before, page_of
@@ -70,7 +72,7 @@ LIFECYCLE_ERRORS = (IllegalTransition, NotFound)
     logged=Logged.NO_USE,
     body=json_body(ReserveBody),
     parameters=(IDEMPOTENCY_KEY,),
-    errors=(InsufficientStock, UnknownSku, IdempotencyMismatch),
+    errors=(InsufficientStock, UnknownSku, IdempotencyMismatch, QuotaExceeded),
     waits_for_space=True,
 )
 async def reserve(call: Call[ReserveBody]) -> Outcome[rows.Reservation]:
@@ -94,7 +96,7 @@ async def reserve_batch(call: Call[list[ReserveBody | InvalidEntry]]) -> Found:
     commands = [entry for entry in entries if isinstance(entry, Reserve)]
     outcomes = iter(await call.worker.coalescer.submit(commands) if commands else [])
     results = [
-        _result(entry if isinstance(entry, ServiceError) else next(outcomes), call.path)
+        _result(entry if isinstance(entry, ServiceError) else next(outcomes), call)
         for entry in entries
     ]
     return Found({"results": results})
@@ -268,11 +270,12 @@ def _entry(call: Call[Any], entry: ReserveBody | InvalidEntry) -> Reserve | Serv
         return error.as_value()
 
 
-def _result(outcome: Outcome[rows.Reservation], instance: str) -> dict[str, Any]:
+def _result(outcome: Outcome[rows.Reservation], call: Call[Any]) -> dict[str, Any]:
     """The result of an entry of a batch."""
     answer: dict[str, Any] = {"status": status_of(outcome), "replayed": outcome.replayed}
     if isinstance(outcome, ServiceError):
-        answer["problem"] = problem(outcome, instance)
+        note_failure(call, outcome)
+        answer["problem"] = problem(outcome, call.path, call.request_id)
     else:
         answer["reservation"] = RESERVATION.write(outcome.value)
     return answer
