@@ -26,6 +26,7 @@ SLOW = {
     "test_json_text.py": "parses hundreds of generated texts",
     "test_key_command.py": "runs commands and a server",
     "test_lab.py": "plays the laboratory's campaigns",
+    "test_limit_races.py": "races hundreds of holds with each strategy and its broker",
     "test_nameless.py": "starts PostgreSQL as other users",
     "test_openapi_tools.py": "runs the tools that read the OpenAPI document, most of them in Node",
     "test_page_browser.py": "drives Chromium",

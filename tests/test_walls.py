@@ -19,6 +19,7 @@ from service.http.page_route import Entry
 from service.http.resources import STATUS
 from service.http.routes import operations
 from service.http.uses import Logged
+from service.settings import Settings
 from tests import sweep
 from tests.conftest import running_service
 from tests.sweep import (
@@ -106,6 +107,7 @@ def found_with(route):
     """Return the operations of the document of an application with one more route."""
     routes = [*operations.ROUTES, route]
     app = Application(route_handlers=routes, openapi_config=None, logging_config=None)
+    app.settings = Settings()
     return described(openapi.document(app))
 
 

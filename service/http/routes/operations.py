@@ -14,15 +14,14 @@ from db.vocabulary import Scope
 from service.domain.errors import NotFound, Unavailable, all_errors
 from service.http import openapi
 from service.http.call import Call
-from service.http.document.rendering import problem_page
+from service.http.document.rendering import POLICY, problem_page
 from service.http.operation import Found, Success, operation
 from service.http.problem_schemas import problem_example
 from service.http.resources import AUDIT, STATUS
-from service.http.responses import HTML, JSON, Response
+from service.http.responses import HTML, JSON, NO_REFERRER, Response
 from service.http.uses import Logged
 
-LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
-PAGE = (HTML, LOCKED_DOWN)
+PAGE = (HTML, (b"content-security-policy", POLICY.encode()), NO_REFERRER)
 ID = "reservation_id"
 
 
@@ -55,6 +54,7 @@ async def get_readiness(call: Call[None]) -> Found:
     "/metrics",
     "Metrics",
     Success(200, "In the text format of Prometheus.", media_type="text/plain"),
+    scope_if_set=("metrics_key_required", Scope.READ),
 )
 async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     """Return the metrics of all workers together."""
