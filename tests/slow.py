@@ -19,6 +19,7 @@ SLOW = {
     "test_grants.py": "starts servers with the roles of another database",
     "test_guards.py": "plays each interleaving with and without its guard",
     "test_histories.py": "kills workers and checks the histories of their clients",
+    "test_hostile_document.py": "sends each hostile value in each parameter and member there is",
     "test_hostile_headers.py": "sends each hostile value in each header",
     "test_hostile_queries.py": "sends each hostile value in each parameter",
     "test_hostile_values.py": "sends each hostile value in each member of a body",
