@@ -7,6 +7,7 @@ brokers, browsers, faults. It is slow as well if it plays thousands of cases.
 SLOW = {
     "faults": "breaks servers, connections, disks and clocks",
     "fuzz": "sends thousands of generated inputs to every parser",
+    "test_address_limit.py": "freezes and kills the workers of servers",
     "test_application.py": "runs each command with foreign modules in its path",
     "test_bench.py": "measures running servers",
     "test_body_room.py": "fills the memory of a server",
@@ -18,6 +19,7 @@ SLOW = {
     "test_grants.py": "starts servers with the roles of another database",
     "test_guards.py": "plays each interleaving with and without its guard",
     "test_histories.py": "kills workers and checks the histories of their clients",
+    "test_hostile_document.py": "sends each hostile value in each parameter and member there is",
     "test_hostile_headers.py": "sends each hostile value in each header",
     "test_hostile_queries.py": "sends each hostile value in each parameter",
     "test_hostile_values.py": "sends each hostile value in each member of a body",
@@ -37,6 +39,7 @@ SLOW = {
     "test_protocol.py": "waits for the deadlines of a server",
     "test_races.py": "races hundreds of clients against servers",
     "test_replay.py": "replays thousands of orders against a server",
+    "test_request_id.py": "starts a server with two workers",
     "test_roles.py": "starts PostgreSQL with the roles of a new cluster",
     "test_schema.py": "migrates databases in several processes",
     "test_schemathesis.py": "sends thousands of generated requests to a server",

@@ -218,7 +218,7 @@ def _operation(declared: Operation) -> dict[str, Any]:
         "tags": [tag],
         "summary": declared.summary,
         "description": _description(declared),
-        "security": [{"key": []}] if declared.scope is not None else [],
+        "security": [{"key": [declared.scope]}] if declared.scope is not None else [],
         "parameters": [_path_parameter(tag, name) for name in _names_in(path)]
         + [_parameter(parameter) for parameter in declared.parameters],
         "responses": _responses(declared),
