@@ -24,10 +24,13 @@ def main() -> None:
     """Run the cases and print the tables."""
     parser = measurement_parser("bench", __doc__, rounds=5, seconds=3)
     parser.add_argument("--short", action="store_true", help="only the cases with goals")
+    parser.add_argument("--only", default="", help="only the cases with this text in their name")
     options = parser.parse_args()
     check_wrk()
     load_before = load_average()
-    cases = [case for case in CASES if case.is_short or not options.short]
+    cases = [
+        case for case in CASES if (case.is_short or not options.short) and options.only in case.name
+    ]
     results: Results = {}
     for several in (False, True):
         together = [case for case in cases if case.has_several_workers == several]
@@ -39,7 +42,9 @@ def main() -> None:
         options.json.write_text(json.dumps(figures(results), indent=2))
     if options.report:
         command = f"make bench ARGS='--rounds {options.rounds} --seconds {options.seconds}"
-        command += f"{' --short' if options.short else ''} --report {options.report}'"
+        command += " --short" if options.short else ""
+        command += f" --only '{options.only}'" if options.only else ""
+        command += f" --report {options.report}'"
         report.write(options.report, results, command, options.rounds, options.seconds, load_before)
 
 

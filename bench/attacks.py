@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
+import httpx
 from rich.progress import track
 
 from bench import arrivals
@@ -43,12 +43,6 @@ STORED_RESERVATIONS = 400_000
 FILES = 16_384
 LIMITED = "noisy"
 """The source of an attacker that has a rate limit."""
-LIMIT = """
-    INSERT INTO source_limit
-        (source, requests_per_second, tracking, open_holds, held_units, version)
-    VALUES ($1, $2, 'off', 0, 0, 1)
-    ON CONFLICT (source) DO NOTHING
-"""
 NOISY_AT_MOST = 1.5
 AT_MOST, MEBIBYTES_AT_MOST = 2.0, 64
 
@@ -199,9 +193,13 @@ async def _limited_key(stand: Stand, per_second: int) -> str:
         await store_key(database, key, LIMITED, ["reserve"])
     finally:
         await database.close()
-    connection = await asyncpg.connect(stand.database_url())
-    await connection.execute(LIMIT, LIMITED, per_second)
-    await connection.close()
+    async with httpx.AsyncClient(base_url=stand.urls[HOLDFAST]) as client:
+        answer = await client.put(
+            f"/v1/sources/{LIMITED}/limits",
+            headers={"Authorization": f"Bearer {stand.key}"},
+            json={"requests_per_second": per_second},
+        )
+    answer.raise_for_status()
     return key
 
 

@@ -8,10 +8,14 @@ HOLDFAST, TWO_WORKERS, FOUR_WORKERS = "holdfast", "holdfast, 2 workers", "holdfa
 BARE, BARE_WHOLE = "bare route", "bare route, one write"
 TEXTBOOK, GUARDED, CAREFUL = "textbook", "guarded ORM", "careful asyncpg"
 LUA, STATEMENT = "Redis + Lua", "bare statement"
+LIMITED, LIMITED_TWO = "holdfast, a limited source", "holdfast, 2 workers, a limited source"
 EMPTY, GROWN = "empty", "grown"  # of bench.growth
 POOLED = "holdfast, PgBouncer"  # of bench.pooler
 
 SERVICES = {
+    LIMITED: "the same service; the requests come from a source with both quotas, far from its"
+    " limits",
+    LIMITED_TWO: "the same with two workers, which compete for the row of the source",
     BARE: "a Litestar route on the same server that validates the same body, builds the same answer"
     " and writes nothing, served by uvicorn: the limit",
     BARE_WHOLE: "the same with Holdfast's own connections, where an answer leaves in one write"
@@ -41,10 +45,11 @@ class Case:
     @property
     def has_several_workers(self) -> bool:
         """True when it includes services with several workers."""
-        return not {TWO_WORKERS, FOUR_WORKERS}.isdisjoint(self.services)
+        return not {TWO_WORKERS, FOUR_WORKERS, LIMITED_TWO}.isdisjoint(self.services)
 
 
 HOT = (HOLDFAST, BARE, BARE_WHOLE, TEXTBOOK, GUARDED, CAREFUL, LUA)
+LIMITS = (HOLDFAST, TWO_WORKERS, LIMITED_TWO)
 MANY = (HOLDFAST, BARE, BARE_WHOLE, TEXTBOOK, CAREFUL)
 CASES = (
     Case("hot, 64 connections", Load(), HOT, True),
@@ -60,6 +65,9 @@ CASES = (
     Case("orders of 5 lines", Load(skus=10_000, lines=5), (HOLDFAST, BARE)),
     Case("orders of 50 lines", Load(skus=10_000, lines=50), (HOLDFAST, BARE)),
     Case("sold out", Load(sku="T"), (HOLDFAST, BARE)),
+    Case("holds, one SKU", Load("holds"), (HOLDFAST, LIMITED)),
+    Case("holds, one SKU, more workers", Load("holds"), LIMITS),
+    Case("holds, 10,000 SKUs, more workers", Load("holds", skus=10_000), LIMITS),
     Case("hold, confirm, refund", Load("cycle", skus=10_000)),
     Case(
         "batches of 100",

@@ -56,6 +56,11 @@ function one()
   return wrk.format(nil, nil, nil, order(number, ""))
 end
 
+function holds()
+  number = number + 1
+  return wrk.format(nil, nil, nil, order(number, ',"hold_seconds":900'))
+end
+
 -- Every request is sent twice, so that half of them are replays.
 function replayed()
   number = number + 0.5
@@ -98,8 +103,8 @@ class Load:
     """The kind of requests, the number of SKUs and the number of connections."""
 
     request: str = "one"
-    """`one`: a reservation; `replayed`: each reservation twice; `cycle`: hold, confirm, refund;
-    `many`: a batch."""
+    """`one`: a reservation; `holds`: one with a deadline; `replayed`: each reservation twice;
+    `cycle`: hold, confirm, refund; `many`: a batch."""
     skus: int = 1
     zipf: float = 0.0
     lines: int = 1

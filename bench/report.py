@@ -4,7 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cases import BARE, CAREFUL, CASES, FOUR_WORKERS, HOLDFAST, SERVICES, STATEMENT, TEXTBOOK
+from bench.cases import (
+    BARE,
+    CAREFUL,
+    CASES,
+    FOUR_WORKERS,
+    HOLDFAST,
+    LIMITED,
+    LIMITED_TWO,
+    SERVICES,
+    STATEMENT,
+    TEXTBOOK,
+    TWO_WORKERS,
+)
 from bench.load import Measured
 from bench.page import made_by, markdown, spread
 from bench.rounds import CELL_HEADINGS, Results, cells, median, rate
@@ -88,6 +100,24 @@ GOALS = (
         0.9,
         ("hot, more workers", FOUR_WORKERS),
         ("hot, more workers", HOLDFAST),
+    ),
+    Goal(
+        "a source with limits against one without",
+        0.9,
+        ("holds, one SKU", LIMITED),
+        ("holds, one SKU", HOLDFAST),
+    ),
+    Goal(
+        "the same with 2 workers",
+        0.9,
+        ("holds, one SKU, more workers", LIMITED_TWO),
+        ("holds, one SKU, more workers", TWO_WORKERS),
+    ),
+    Goal(
+        "the same with 2 workers, 10,000 SKUs",
+        0.9,
+        ("holds, 10,000 SKUs, more workers", LIMITED_TWO),
+        ("holds, 10,000 SKUs, more workers", TWO_WORKERS),
     ),
 )
 

@@ -39,7 +39,8 @@ def one_round(stand: Stand, case: Case, name: str, prefix: str, seconds: int) ->
         return bare_statement.measure(
             stand.database_url(), prefix=prefix, sent=case.sent, seconds=seconds
         )
-    return load(stand.urls[name], key=stand.key, prefix=prefix, sent=case.sent, seconds=seconds)
+    key = stand.key_for(name)
+    return load(stand.urls[name], key=key, prefix=prefix, sent=case.sent, seconds=seconds)
 
 
 def figures(results: Results) -> list[dict[str, Any]]:

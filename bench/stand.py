@@ -1,6 +1,7 @@
 """The stand: runs all services side by side on one PostgreSQL during the measurements."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.cases import (
     BARE,
@@ -22,6 +24,8 @@ from bench.cases import (
     GROWN,
     GUARDED,
     HOLDFAST,
+    LIMITED,
+    LIMITED_TWO,
     LUA,
     POOLED,
     TEXTBOOK,
@@ -59,8 +63,14 @@ class Stand:
     """The addresses of the private PostgreSQL, once it runs."""
     database: str = DATABASE
     urls: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    """The keys of services that are called with another key."""
     process_ids: dict[str, int] = field(default_factory=dict)
     """The supervisor of each `holdfast serve`."""
+
+    def key_for(self, name: str) -> str:
+        """Return the key with which a service is called."""
+        return self.keys.get(name, self.key)
 
     def database_url(self, role: Role = Role.SERVING) -> str:
         """Return the database's address for a role."""
@@ -78,6 +88,9 @@ def running(directory: Path, names: set[str]) -> Iterator[Stand]:
         for name, workers in ((TWO_WORKERS, 2), (FOUR_WORKERS, 4)):
             if name in names:
                 serve(stack, stand, name, directory / str(workers), workers)
+        for name, served in ((LIMITED, HOLDFAST), (LIMITED_TWO, TWO_WORKERS)):
+            if name in names:
+                limit(stand, name, stand.urls[served])
         if LUA in names and shutil.which("redis-server"):
             stack.enter_context(_process(_redis(directory)))
         for name in MODULES:
@@ -166,6 +179,31 @@ def _await(stand: Stand, name: str) -> None:
         stand.urls[name] = url
         return
     raise SystemExit(f"no service answers at {url}: see its log lines above")
+
+
+def limit(stand: Stand, name: str, url: str) -> None:
+    """Make a source with limits that the load does not reach, and a key of that source."""
+    source = {LIMITED: "limited", LIMITED_TWO: "limited-two"}[name]
+    made = _ask(
+        stand,
+        "POST",
+        f"{url}/v1/keys",
+        {"seq": source, "source": source, "scopes": ["reserve"]},
+    )
+    limits = {"open_holds_max": 10**9, "held_units_max": 10**12}
+    _ask(stand, "PUT", f"{url}/v1/sources/{source}/limits", limits)
+    stand.urls[name], stand.keys[name] = url, made["key"]
+
+
+def _ask(stand: Stand, method: str, url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        url,
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {stand.key}"},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 - loopback
+        return json.load(answer)
 
 
 def seed(stand: Stand, skus: int) -> None:

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from db.embedded.roles import Addresses
 from db.strategies import check_redis, check_strategy
 from db.vocabulary import StrategyName
+from service.input.hosts import AllowedHosts
 from service.input.issuer import Issuer, issuer_of
 from service.input.proxies import TrustedProxies
 
@@ -193,6 +194,7 @@ class Settings(BaseSettings):
         self.first_admin_key()
         self.issuer()
         TrustedProxies(self.trusted_proxies)
+        AllowedHosts(self.allowed_hosts)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(
                 "tls-cert and tls-key belong together: set both to serve TLS, or neither"

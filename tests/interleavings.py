@@ -34,6 +34,8 @@ class Case:
     before: list[Command]
     batches: list[list[Command]]
     deadline_passes: bool = False
+    limits: dict[str, int] = field(default_factory=dict)
+    """The limits of the source `us`."""
     is_locked: str | None = None
     """A SKU whose row another session locks for a while, so that the batches wait for it."""
 

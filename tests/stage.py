@@ -28,6 +28,7 @@ from service.domain.errors import InternalError, ServiceError
 from service.domain.planner import MICROSECOND
 from service.engine.ledger import Ledger, NeedsSplitting
 from service.engine.retry import RetryPolicy
+from service.engine.source_limits import SourceLimits
 from tests.interleavings import LATER, START, Case, Clock, Order, Side, Stepped, every_order
 from tests.model import Model
 from tests.patient import PATIENCE
@@ -37,8 +38,8 @@ from tests.tables import seen, told
 
 CLOCK = "stepped_clock()"
 TABLES = (
-    "movement", "refund_line", "refund", "adjustment", "import_job", "reservation_line",
-    "reservation", "stock",
+    "source_limit", "movement", "refund_line", "refund", "adjustment", "import_job",
+    "reservation_line", "reservation", "stock",
 )  # fmt: skip
 PREPARE = f"""
     CREATE SEQUENCE passed MINVALUE 0 START 0;
@@ -71,6 +72,8 @@ class Stage:
         """Play the case in that order; return a description of the error, or None."""
         await self.connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
         await self.clock.set(START)
+        if case.limits:
+            await SourceLimits(self.database).put("us", case.limits)
         prepared = await Ledger(self.database, self.strategy).execute(case.before)
         assert all(told(outcome)[0] in (200, 201) for outcome in prepared)
         changed = asyncio.Event()
@@ -150,6 +153,7 @@ class Stage:
                 return f"{side.name} was answered {side.outcomes.code}"
         for serial in orders_of_commands(sides):
             model = Model()
+            model.limits = {"us": case.limits}
             for number, command in enumerate(case.before):
                 model.execute(command, START + number * MICROSECOND)
             if all(

@@ -49,13 +49,15 @@ async def key_id(service, headers):
 
 async def test_each_use_of_an_admin_key_on_stock_is_logged_with_its_key_and_its_status(service):
     await service.stock("A", 5)
-    await service.client.get("/v1/stock/A/main")
+    await service.client.get("/v1/stock/A/main", headers={"X-Request-Id": "mine"})
     await service.client.get("/v1/stock/SECRET-SKU/main?x=secret-query")
     found = await entries(service)
     assert [told(entry) for entry in found] == [
         ("PUT", STOCK_ROW, 201, 1), ("GET", STOCK_ROW, 200, 1), ("GET", STOCK_ROW, 404, 1),
     ]  # fmt: skip
     id_ = await key_id(service, service.client.headers)
+    assert found[1]["request_id"] == "mine"
+    assert len({entry["request_id"] for entry in found}) == 3
     for entry in found:
         assert (entry["key_id"], entry["source"]) == (id_, "shop-eu")
         assert entry["address"] == "127.0.0.1"
@@ -129,7 +131,7 @@ async def test_refusals_are_counted_by_address_key_route_and_status(service, mon
         await service.app.worker.access_log.flush()
     found = {told(entry): entry for entry in await entries(service)}
     assert found.keys() == {("GET", "/v1/stock", 401, 3), ("POST", "/v1/reservations", 403, 2)}
-    unknown, forbidden = found.values()
+    unknown, forbidden = sorted(found.values(), key=lambda entry: entry["status"])
     assert (unknown["key_id"], unknown["source"]) == (None, None)
     assert (forbidden["key_id"], forbidden["source"]) == (await key_id(service, reader), "shop-eu")
 

@@ -54,6 +54,10 @@ TABLE = [
         for v in ("\\u0000", "\\ud800", r"\\\ud800", r"\udc00\ud800")
     ],
     (RESERVE % ', "metadata": {"\\ud800": ""}', "metadata"),
+    (RESERVE % f', "metadata": {{"a": {{"b": [{"1" * 5000}]}}}}', "metadata.a"),
+    (RESERVE.replace('"1"', f"[[{'1' * 5000}]]") % "", "seq"),
+    (RESERVE.replace('"A"', f"[{'1' * 5000}]") % "", "lines[0].sku"),
+    (RESERVE.replace('"1"', f"[{'[]' + ',[]' * 20_000},{'[' * 400}{']' * 400}]") % "", "seq"),
     (RESERVE % ', "metadata": {%s}' % ",".join(f'"{n}": ""' for n in range(17)), "metadata"),
 ]
 PATHLESS = [

@@ -27,6 +27,7 @@ from tests.test_guards import (
     ON_CONFLICT,
     SOLD,
     US,
+    WITHIN_HOLDS,
     adjust,
     of,
     put,
@@ -112,6 +113,32 @@ CASES = {
         [put("A", 3), reserve("sale", A=3)], [[partly("1", 2)], [partly("2", 2)]]
     ),
     "one refund twice": Case(SOLD, [[refund("1")], [refund("1")]]),
+    "two holds of the last place": Case(
+        [put("A", 5), put("B", 5)],
+        [[reserve("1", 60, A=1)], [reserve("2", 60, B=1)]],
+        limits={"open_holds_max": 1},
+    ),
+    "two holds of the last units, and units for one of them": Case(
+        [put("A", 5), put("B", 5)],
+        [[reserve("1", 60, A=2)], [reserve("2", 60, B=2)]],
+        limits={"held_units_max": 3},
+    ),
+    "a cancel and a hold of its place": Case(
+        [put("A", 5), put("B", 5), reserve("hold", 60, A=1)],
+        [[Cancel(US, of("hold"))], [reserve("1", 60, B=1)]],
+        limits={"open_holds_max": 1},
+    ),
+    "a batch that is refused for its own hold, and a cancel": Case(
+        [put("A", 5), put("B", 5), reserve("hold", 60, A=1)],
+        [[reserve("1", 60, B=1), reserve("2", 60, B=1)], [Cancel(US, of("hold"))]],
+        limits={"open_holds_max": 2},
+    ),
+    "an expiry and a hold of its place": Case(
+        [put("A", 5), put("B", 5), reserve("hold", 60, A=1)],
+        [[Expire(of("hold"))], [reserve("1", 7200, B=1)]],
+        deadline_passes=True,
+        limits={"open_holds_max": 1},
+    ),
     "a buyer and a correction": Case([put("A", 1)], [[reserve("1", A=1)], [adjust("1", -1)]]),
 }
 ASKED = (
@@ -122,10 +149,15 @@ ASKED = (
     "A, B and B, A",
     "the sweeper and a confirm of one of its holds",
     "two refunds of everything",
+    "two holds of the last place",
+    "a batch that is refused for its own hold, and a cancel",
 )
 """The cases that every strategy must get right in every order."""
 
-OVERTAKEN = {name: Case(one.before, [one.slow, one.fast]) for name, one in INTERLEAVINGS.items()}
+OVERTAKEN = {
+    name: Case(one.before, [one.slow, one.fast], limits=one.limits)
+    for name, one in INTERLEAVINGS.items()
+}
 """The cases that tests/test_guards.py plays in one order: the slow batch is overtaken."""
 
 
@@ -180,6 +212,10 @@ MUTANTS = [
     ("one request twice", without("reservation_created", ON_CONFLICT, "")),
     ("one id with two seqs", without("reservation_created", ON_CONFLICT, "")),
     ("A, B and B, A behind a lock", unsorted),
+    (
+        "two holds of the last place",
+        without("source_limit_changed", WITHIN_HOLDS, "(TRUE"),
+    ),
 ]
 
 

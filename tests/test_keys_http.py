@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from db.queries import credentials
 from service.http.compression import COMPRESSED_FROM
 from tests.conftest import running_service
 
@@ -332,6 +333,26 @@ async def test_of_equal_rotations_at_once_one_makes_the_key_and_the_others_get_t
     )
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
     assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+async def test_a_rotation_that_an_equal_one_overtakes_gets_its_answer(service, monkeypatch):
+    created, overtaking = await create(service), []
+
+    def overtaken(read):
+        async def read_and_be_overtaken(*arguments):
+            found = await read(*arguments)
+            if not overtaking:
+                overtaking.append(None)
+                overtaking[0] = await rotate(service, created["id"], "2", grace_seconds=0)
+            return found
+
+        return read_and_be_overtaken
+
+    for name in ("find_by_id", "find_by_identity"):
+        monkeypatch.setattr(credentials, name, overtaken(getattr(credentials, name)))
+    late = await rotate(service, created["id"], "2", grace_seconds=0)
+    assert (overtaking[0].status_code, late.status_code) == (201, 200)
+    assert late.json()["id"] == overtaking[0].json()["id"]
 
 
 async def test_a_seq_names_one_rotation_or_one_creation(service):

@@ -131,6 +131,71 @@ async def test_a_second_click_during_the_first_request_shows_its_result(server, 
     assert [f"{server.url}/reservations/{each['id']}" for each in made] == [address]
 
 
+async def test_every_page_is_styled_and_breaks_no_policy(server, page):
+    """The fixture checks that the console is empty; it would name each thing that is blocked."""
+    for path in ("/schema", "/problems/not-found", "/sign-in", "/"):
+        await check_page(page, path)
+
+
+async def test_the_page_of_an_error_is_styled_and_breaks_no_policy(server, chromium):
+    async with await chromium.new_context(base_url=server.url) as context:
+        page, faults = await context.new_page(), []
+        page.on("console", lambda message: faults.append(message.text))
+        await check_page(page, "/nothing")
+        assert len(faults) == 1
+        assert "404 (Not Found)" in faults[0]
+
+
+async def check_page(page: Page, path: str) -> None:
+    answer = await page.goto(path)
+    assert answer is not None
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    rules = await page.evaluate("[...document.styleSheets].flatMap(s => [...s.cssRules]).length")
+    assert rules > 5
+    family = await page.evaluate("getComputedStyle(document.body).fontFamily")
+    assert "Times" not in family
+
+
+async def test_a_blocked_style_would_be_noticed(server, chromium):
+    """The page of an error with one more style, which the policy does not allow."""
+    async with await chromium.new_context(base_url=server.url) as context:
+        page, faults = await context.new_page(), []
+        page.on("console", lambda message: faults.append(message.text))
+
+        async def spoil(route):
+            answer = await route.fetch()
+            body = (await answer.text()).replace("</head>", "<style>a{}</style></head>")
+            await route.fulfill(response=answer, body=body)
+
+        await page.route("**/problems/not-found", spoil)
+        await page.goto("/problems/not-found")
+        assert any("Content Security Policy" in fault for fault in faults)
+
+
+async def test_a_form_names_its_origin_over_plain_http(server):
+    """There the browser sends no Sec-Fetch-Site, and with `no-referrer` the Origin is `null`."""
+    port = server.url.rsplit(":", 1)[1]
+    rule = "--host-resolver-rules=MAP shop.test 127.0.0.1"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*ARGUMENTS, rule]
+        )
+        page = await browser.new_page(base_url=f"http://shop.test:{port}")
+        await page.goto("/")
+        await page.get_by_label("Key").fill(server.key)
+        async with page.expect_request("**/sign-in") as sent:
+            await page.get_by_role("button", name="Sign in").click()
+        await page.get_by_role("heading", name="Stock").wait_for()
+        headers = await (await sent.value).all_headers()
+        assert "sec-fetch-site" not in headers
+        assert headers["origin"] == f"http://shop.test:{port}"
+        await browser.close()
+
+
 async def test_reload_and_back_show_the_first_result(server, page):
     put(server, "A", 10)
     await fill_in(page, "A", 2)

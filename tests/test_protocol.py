@@ -1,14 +1,19 @@
-"""HTTP/1.1 against a real server, byte by byte: no body is lost, and every request ends."""
+"""HTTP/1.1 against real servers, byte by byte: no body is lost, and every request ends.
+
+Each test runs over plain HTTP and over TLS.
+"""
 
 import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 
 from service.ops import protocol
+from tests.certificates import new_pair
 from tests.conftest import assert_books_balance, fresh_database
 from tests.raw import RawAnswer, dial, exchange, head_of, post
 from tests.server import Server, running_server
@@ -23,25 +28,42 @@ OFFERS = {
 }
 
 
+@pytest.fixture(scope="module", params=["http", "https"])
+def transport(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What a server needs for it beside its other settings."""
+    if request.param == "http":
+        return {}
+    pair = new_pair(tmp_path_factory.mktemp("pair"))
+    return {"trusted": pair.authority.trusted(), **pair.settings}
+
+
 @pytest.fixture(scope="module")
-async def server(postgres_url: str) -> AsyncIterator[Server]:
+async def server(postgres_url: str, transport: dict[str, Any]) -> AsyncIterator[Server]:
     async with fresh_database(postgres_url) as url:
-        with running_server(url) as started:
+        with running_server(url, **transport) as started:
             await stock(started)
             yield started
         await assert_books_balance(url)
 
 
 @pytest.fixture(scope="module")
-async def hurried_server(postgres_url: str) -> AsyncIterator[Server]:
+async def hurried_server(postgres_url: str, transport: dict[str, Any]) -> AsyncIterator[Server]:
     """A server that waits at most a second for its clients."""
     async with fresh_database(postgres_url) as url:
-        with running_server(url, module="tests.hurried") as started:
+        with running_server(url, module="tests.hurried", **transport) as started:
             yield started
 
 
+without_tls = pytest.mark.parametrize("transport", ["http"], indirect=True)
+"""For clients that close their sending side and still read: TLS ends both directions."""
+
+
 async def stock(server: Server) -> None:
-    async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as client:
+    async with httpx.AsyncClient(
+        base_url=server.url, headers=server.headers, verify=server.trusted or True
+    ) as client:
         body = {"available": 1_000_000}
         answer = await client.put("/v1/stock/S/main", json=body, headers={"If-None-Match": "*"})
         assert answer.status_code == 201
@@ -132,6 +154,7 @@ async def test_a_connect_request_is_refused(server):
 # Announced bodies
 
 
+@without_tls
 @pytest.mark.parametrize("path", ["confirm", "cancel", "extend", "refunds"])
 async def test_an_announced_body_that_does_not_arrive_is_400(server, path):
     id_ = await hold(server)
@@ -142,6 +165,7 @@ async def test_an_announced_body_that_does_not_arrive_is_400(server, path):
     assert answer.json()["state"] == "held"
 
 
+@without_tls
 async def test_a_chunked_body_that_breaks_off_is_400(server):
     id_ = await hold(server)
     head = head_of(
@@ -165,6 +189,7 @@ async def test_a_trailer_is_not_a_header(server):
     assert code_of(await exchange(server, head + trailer)) == (401, "unauthenticated")
 
 
+@without_tls
 async def test_a_request_followed_by_a_half_close_is_answered(server):
     head, content = post(server, "/v1/reservations", reservation())
     assert (await exchange(server, head + content, finishes=True)).status == 201

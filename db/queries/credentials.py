@@ -143,16 +143,8 @@ async def create(connection: AsyncConnection, new: NewCredential) -> Row[*tuple[
 
 async def find_by_id(connection: AsyncConnection, id_: UUID) -> Row[*tuple[Any, ...]] | None:
     """Return a credential, valid or not."""
-    return (await connection.execute(_by_id(id_))).one_or_none()
-
-
-async def lock(connection: AsyncConnection, id_: UUID) -> Row[*tuple[Any, ...]] | None:
-    """Lock a credential until the end of the transaction and return it, valid or not."""
-    return (await connection.execute(_by_id(id_).with_for_update())).one_or_none()
-
-
-def _by_id(id_: UUID) -> Select[*tuple[Any, ...]]:
-    return select(*COLUMNS).where(ApiKeyTable.id == id_)
+    statement = select(*COLUMNS).where(ApiKeyTable.id == id_)
+    return (await connection.execute(statement)).one_or_none()
 
 
 async def find_by_identity(

@@ -184,11 +184,21 @@ async def stock(
 
 
 async def stock_movements(
-    connection: AsyncConnection, sku: str, location: str, *, limit: int, after: int | None = None
+    connection: AsyncConnection,
+    sku: str,
+    location: str,
+    *,
+    limit: int,
+    after: int | None = None,
+    source: str | None = None,
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Return at most `limit` movements of a stock row, those after version `after`."""
+    """Return at most `limit` movements of a stock row, those after version `after`.
+
+    With `source`, `reservation_id` is null unless the reservation belongs to that source. Each
+    movement then costs a look-up by key, no matter to which source its reservation belongs.
+    """
     statement = (
-        _movements()
+        _movements(source)
         .where(MovementTable.sku == sku, MovementTable.location == location)
         .order_by(MovementTable.version)
         .limit(limit)
@@ -219,8 +229,14 @@ async def reservation_movements(
     ).all()
 
 
-def _movements() -> Select[*tuple[Any, ...]]:
+def _movements(source: str | None = None) -> Select[*tuple[Any, ...]]:
     """Select movements; those of adjustments have their reason."""
+    reservation_id: Any = MovementTable.reservation_id
+    if source is not None:
+        own = select(ReservationTable.id).where(
+            ReservationTable.id == MovementTable.reservation_id, ReservationTable.source == source
+        )
+        reservation_id = own.scalar_subquery().label("reservation_id")
     return select(
         MovementTable.sku,
         MovementTable.location,
@@ -228,7 +244,7 @@ def _movements() -> Select[*tuple[Any, ...]]:
         MovementTable.kind,
         MovementTable.available_delta,
         MovementTable.held_delta,
-        MovementTable.reservation_id,
+        reservation_id,
         MovementTable.reservation_version,
         AdjustmentTable.reason,
         MovementTable.created_at,

@@ -1,5 +1,6 @@
 """Single records, found by their key, and questions about whether a record exists."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import exists, select
@@ -20,6 +21,16 @@ async def find_reservation(
     else:
         wanted.own_reservations.add((id_, source))
     return (await load(connection, wanted)).reservations.get(id_)
+
+
+async def own_reservations(
+    connection: AsyncConnection, ids: Collection[UUID], source: str
+) -> set[UUID]:
+    """Return those of the ids whose reservations belong to a source."""
+    statement = select(ReservationTable.id).where(
+        ReservationTable.id.in_(ids), ReservationTable.source == source
+    )
+    return set(await connection.scalars(statement))
 
 
 async def is_identity_used(connection: AsyncConnection, source: str, seq: str) -> bool:

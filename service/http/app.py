@@ -41,6 +41,7 @@ from service.http.routes import (
     stock,
 )
 from service.http.worker_state import WorkerState
+from service.input.hosts import AllowedHosts
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
 
@@ -63,6 +64,8 @@ class Application(Litestar):
 
     settings: Settings
     sweeps: bool
+    hosts: AllowedHosts | None = None
+    """The host names that requests may name; None allows any name."""
     worker: WorkerState | None = None
     """The parts of the worker while it serves: an attribute, since Litestar's state is slow."""
 
@@ -70,7 +73,7 @@ class Application(Litestar):
         """Serve one request, or the lifespan."""
         if scope["type"] == "http":
             scope.setdefault("began_at", time.perf_counter())
-            refusal = _read_head(scope)
+            refusal = _read_head(scope, self.hosts)
             if refusal is not None:
                 await _refuse(scope, receive, send, refusal)
                 return
@@ -90,8 +93,11 @@ class Application(Litestar):
             await _refuse(scope, receive, send, InternalError("The service failed."))
 
 
-def _read_head(scope: Any) -> InvalidRequest | None:
-    """Note the id of a request. The error is for no Host, or two lines of a header in `ONCE`."""
+def _read_head(scope: Any, hosts: AllowedHosts | None) -> InvalidRequest | None:
+    """Note the id of a request.
+
+    The error is for a missing or foreign Host, or for two lines of a header in `ONCE`.
+    """
     lines = [line for line in scope["headers"] if line[0] in READ]
     scope["request_id"] = request_id_of(lines)
     names = [name for name, _ in lines]
@@ -100,6 +106,8 @@ def _read_head(scope: Any) -> InvalidRequest | None:
             return InvalidRequest.at(name.decode().title(), "is given twice")
     if b"host" not in names:
         return InvalidRequest.at("Host", "is missing")
+    if hosts is not None and not hosts.allows(lines[names.index(b"host")][1]):
+        return InvalidRequest.at("Host", "does not name this service")
     return None
 
 
@@ -156,6 +164,7 @@ async def _serve(litestar: Litestar) -> AsyncIterator[None]:
     """Run a worker with the application's settings; they may change between two runs."""
     app = cast("Application", litestar)
     app.worker = worker = build_worker(app.settings)
+    app.hosts = AllowedHosts(app.settings.allowed_hosts) or None
     background = BackgroundServices(background_services(worker, sweeps=app.sweeps))
     background.start()
     try:

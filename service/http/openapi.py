@@ -3,7 +3,7 @@
 import gzip
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from litestar import Litestar
 
@@ -36,6 +36,7 @@ from service.http.reading.body_kinds import JSON, BodyKind
 from service.http.reading.parameters import Parameter
 from service.http.schemas import encode
 from service.input.bodies import NAME_MAX, NO_DOTS, TEXT
+from service.settings import Settings
 
 INFO = {
     "title": "Holdfast",
@@ -160,6 +161,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {  # some only of the operations wi
 class Description:
     """The document and its page, as they are sent."""
 
+    settings: Settings
+    """The settings of the service that they describe."""
     json: bytes
     json_gzipped: bytes
     page: bytes
@@ -169,17 +172,22 @@ class Description:
 def description(app: Litestar) -> Description:
     """Return the description of an application, which is made once."""
     found: Description | None = app.state.get("description")
-    if found is None:
+    settings = cast("Any", app).settings
+    if found is None or found.settings is not settings:
         described = document(app)
         as_json, as_page = encode(described), api_page(described).encode()
-        found = Description(as_json, gzip.compress(as_json), as_page, gzip.compress(as_page))
+        found = Description(
+            settings, as_json, gzip.compress(as_json), as_page, gzip.compress(as_page)
+        )
         app.state.description = found
     return found
 
 
 def document(app: Litestar) -> dict[str, Any]:
     """Return the OpenAPI document of an application."""
-    declared = sorted(operations(app), key=lambda each: (each.path, METHODS.index(each.method)))
+    settings = cast("Any", app).settings
+    found = (each.under(settings) for each in operations(app))
+    declared = sorted(found, key=lambda each: (each.path, METHODS.index(each.method)))
     paths: dict[str, dict[str, Any]] = {}
     for each in declared:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
@@ -210,7 +218,7 @@ def _operation(declared: Operation) -> dict[str, Any]:
         "tags": [tag],
         "summary": declared.summary,
         "description": _description(declared),
-        "security": [{"key": []}] if declared.scope is not None else [],
+        "security": [{"key": [declared.scope]}] if declared.scope is not None else [],
         "parameters": [_path_parameter(tag, name) for name in _names_in(path)]
         + [_parameter(parameter) for parameter in declared.parameters],
         "responses": _responses(declared),

@@ -6,7 +6,7 @@ made from the same declaration.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 from litestar import Litestar
@@ -34,6 +34,7 @@ from service.http.responses import (
 )
 from service.http.uses import REFUSALS, Logged, note_access
 from service.input.headers import check_acceptable, matches
+from service.settings import Settings
 
 B = TypeVar("B")
 
@@ -75,6 +76,8 @@ class Operation:
     answers: tuple[Success, ...]
     scope: Scope | None = None
     """The scope that a key needs; None for an operation that needs no key."""
+    scope_if_set: tuple[str, Scope] | None = None
+    """The name of a setting, and the scope that a key needs only if that is set."""
     logged: Logged | None = None
     """The uses of an admin key that are noted in the access log; None without a scope."""
     body: BodyKind[Any] | None = None
@@ -83,6 +86,12 @@ class Operation:
     """The errors that are the operation's own."""
     waits_for_space: bool = False
     """The request waits for space in the queue before its body is read."""
+
+    def under(self, settings: Settings) -> "Operation":
+        """Return the operation as it is with these settings."""
+        if self.scope_if_set is None or not getattr(settings, self.scope_if_set[0]):
+            return self
+        return replace(self, scope=self.scope_if_set[1])
 
     @property
     def query(self) -> tuple[QueryParameter, ...]:
@@ -104,6 +113,7 @@ def operation(
     summary: str,
     *answers: Success,
     scope: Scope | None = ...,
+    scope_if_set: tuple[str, Scope] | None = ...,
     logged: Logged | None = ...,
     body: None = ...,
     parameters: tuple[Parameter, ...] = ...,
@@ -119,6 +129,7 @@ def operation(
     summary: str,
     *answers: Success,
     scope: Scope | None = ...,
+    scope_if_set: tuple[str, Scope] | None = ...,
     logged: Logged | None = ...,
     body: BodyKind[B],
     parameters: tuple[Parameter, ...] = ...,
@@ -213,6 +224,10 @@ def _answering(
     async def answer(call: Call[Any]) -> Response:
         if scope is not None:
             await _authenticate(call, scope)
+        elif declared.scope_if_set is not None:
+            needed = declared.under(call.worker.settings).scope
+            if needed is not None:
+                await _authenticate(call, needed)
         if stock_names:
             call.stock_names = {name: call.stock_name(name) for name in stock_names}
         if query:

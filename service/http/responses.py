@@ -23,6 +23,7 @@ PROBLEM = (b"content-type", b"application/problem+json")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 PRIVATE = (b"cache-control", b"private, no-cache")
 NOT_STORED = (b"cache-control", b"no-store")
+NO_REFERRER = (b"referrer-policy", b"no-referrer")
 REPLAYED = (b"idempotency-replayed", b"true")
 
 ALLOWANCE = "allowance"

@@ -205,7 +205,9 @@ class MovementAnswer(Answer):
     kind: MovementKind
     available_delta: Integer
     held_delta: Integer
-    reservation_id: UUID | None = Field(description="The reservation that moved the units.")
+    reservation_id: UUID | None = Field(
+        description="The reservation that moved the units, if the caller may see it."
+    )
     reservation_version: int | None = Field(description="The reservation's version after the step.")
     reason: str | None = Field(description="The reason of an adjustment.")
     created_at: datetime

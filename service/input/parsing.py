@@ -265,7 +265,9 @@ def _short(members: Mapping[str, bytes], location: Location, errors: _Errors) ->
     """Return an object with these members, shortened without changing their validity."""
     return _object(
         {
-            name: _short_object(value, (*location, name), errors) if value[:1] == b"{" else value
+            name: _short_object(value, (*location, name), errors)
+            if value[:1] == b"{"
+            else _short_value(value)
             for name, value in members.items()
         }
     )
@@ -277,26 +279,35 @@ def _short_object(raw: bytes, location: Location, errors: _Errors) -> bytes:
     for name, value in members_of(raw, errors.most):
         if name in members:
             errors.add((*location, name), "appears twice")
-        members[name] = value
+        members[name] = _short_value(value)
     return _object(members)
 
 
 def _object(members: Mapping[str, bytes]) -> bytes:
-    return b"{%b}" % b",".join(
-        b"%b:%b" % (msgspec.json.encode(name), _short_value(value))
-        for name, value in members.items()
-    )
+    written = (b"%b:%b" % (msgspec.json.encode(name), value) for name, value in members.items())
+    return b"{%b}" % b",".join(written)
 
 
 def _short_value(value: bytes) -> bytes:
     """Return the value; replace a long one by a short one that is refused for the same reason."""
+    if value[:1] == b"[":
+        return b"[%b]" % b",".join(map(_short_item, items_of(value)[:ITEMS_MAX]))
+    return _short_item(value)
+
+
+def _short_item(value: bytes) -> bytes:
+    """Return the value, short; of a list or an object only its kind matters here.
+
+    Pydantic would refuse the whole body, without a path, for a number of thousands of digits or for
+    deep nesting anywhere in it.
+    """
     match value[:1]:
-        case b'"' | b"[" | b"{" | b"t" | b"f" | b"n" if len(value) <= LEAF_MAX:
-            return value
-        case b'"':
+        case b'"' if len(value) > LEAF_MAX:
             return b'"%b"' % (b"x" * LEAF_MAX)
+        case b'"' | b"t" | b"f" | b"n":
+            return value
         case b"[":
-            return b"[%b]" % b",".join(map(_short_value, items_of(value)[:ITEMS_MAX]))
+            return b"[]"
         case b"{":
             return b"{}"
     if len(value) <= NUMBER_MAX:

@@ -6,6 +6,7 @@ import resource
 from typing import Any, Protocol
 
 from service.domain.errors import Overloaded, ServiceError
+from service.ops.address_limit import AddressLimit, Place
 
 CHECK_SECONDS = 0.25  # a passed deadline is noticed at most this late
 KEEP_ALIVE_SECONDS = 75.0  # longer than proxies keep idle connections: the proxy must close first
@@ -43,7 +44,9 @@ class OpenConnection(Protocol):
 class OpenConnections:
     """Limits the connections of a worker, enforces their deadlines and drains them."""
 
-    def __init__(self, connections_max: int) -> None:
+    def __init__(self, connections_max: int, addresses: AddressLimit | None = None) -> None:
+        self.addresses = addresses
+        """The limit on the connections of one address, if there is one."""
         self.connections_max = connections_max
         """Beyond this number, the connection that has been idle longest is closed."""
         self.is_draining = False
@@ -66,6 +69,18 @@ class OpenConnections:
             connection.shutdown()
         if len(self.open) > self.connections_max and not self._evict(connection):
             connection.refuse(Overloaded("All connections of this server are in use."))
+
+    def enter(self, transport: asyncio.Transport) -> Place | None:
+        """Count a connection for its address, if connections are counted."""
+        if self.addresses is None:
+            return None
+        peer = transport.get_extra_info("peername")
+        return self.addresses.enter(peer[0] if peer else "")
+
+    def leave(self, place: Place | None) -> None:
+        """Count a connection no longer."""
+        if self.addresses is not None and place is not None:
+            self.addresses.leave(place)
 
     def drain(self) -> None:
         """From now on close each connection after its answer, or when it is idle."""

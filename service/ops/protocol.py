@@ -19,12 +19,14 @@ from service.domain.errors import (
     HeadersTooLarge,
     InvalidRequest,
     MethodNotAllowed,
+    RateLimited,
     RequestTimeout,
     ServiceError,
     UriTooLong,
 )
 from service.http.request_id import request_id_of
 from service.http.responses import NOSNIFF, problem_response
+from service.ops.address_limit import Place
 from service.ops.open_connections import OpenConnections
 from service.ops.transport import CorkedTransport
 
@@ -60,6 +62,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The bytes of the head that arrived after its first ones, complete headers included."""
         self._refusal: ServiceError | None = None
         self.url = b""
+        self.place: Place | None = None
+        """The place of the connection among those of its address, if they are counted."""
 
     @property
     def is_answering(self) -> bool:
@@ -74,7 +78,17 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(corked)
         self.idle_since = self.loop.time()
         self.deadline = self.idle_since + HEAD_SECONDS_MAX
+        if self.place is None:
+            self.place = self.worker_connections.enter(transport)
         self.worker_connections.admit(self)
+        if self.place is not None and self.place.is_excess and not self._is_discarding:
+            self._leave()
+            self.reject(RateLimited("This address has too many open connections: close some."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._leave()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read the bytes that have arrived, unless the connection has been refused."""
@@ -208,6 +222,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer with an error in place of reading a request, and read what the client sends."""
         self._is_discarding = True
         self._send_refusal(error)
+
+    def _leave(self) -> None:
+        place, self.place = self.place, None
+        self.worker_connections.leave(place)
 
     def _feed(self, data: bytes) -> None:
         try:

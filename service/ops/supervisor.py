@@ -14,6 +14,8 @@ import structlog
 
 from db.embedded.server import EmbeddedError, EmbeddedPostgres
 from service.engine.outages import Outage
+from service.input.proxies import TrustedProxies
+from service.ops.address_limit import AddressLimit, ConnectionTable, rows_for
 from service.ops.certificate import ServedCertificate
 from service.ops.metrics_directory import forget_process
 from service.ops.worker import end_with_supervisor, run_worker
@@ -35,6 +37,8 @@ class WorkerProcess:
     started_at: float
     ready_pipe: int
     """The read end of a pipe; the worker writes a byte to it when it serves."""
+    row: int
+    """Its row in the table of connections."""
     is_serving: bool = False
     is_retiring: bool = False
     """A new worker is to replace it; it drains when the new one serves."""
@@ -71,6 +75,9 @@ class Supervisor:
         self.listener = listener
         self.postgres = postgres
         self.certificate = certificate
+        self.connections: ConnectionTable | None = None
+        if settings.connections_per_address_max:
+            self.connections = ConnectionTable(settings.workers)
         self.workers: dict[int, WorkerProcess] = {}
         self.may_start_at: list[float] = []
         """The earliest moments at which ended workers may be replaced."""
@@ -123,20 +130,38 @@ class Supervisor:
         self.may_start_at = [moment for moment in self.may_start_at if moment > now]
         wanted = self.settings.workers - len(self.may_start_at)
         while sum(not worker.is_retiring for worker in self.workers.values()) < wanted:
-            self._start()
+            row = self._free_row()
+            if row is None:
+                break  # until a worker that drains has ended
+            self._start(row)
 
-    def _start(self) -> None:
+    def _free_row(self) -> int | None:
+        """A row of the table of connections that no worker has; None if there is none."""
+        taken = {worker.row for worker in self.workers.values()}
+        rows = range(rows_for(self.settings.workers))
+        return next((row for row in rows if row not in taken), None)
+
+    def _address_limit(self, row: int) -> AddressLimit | None:
+        """The limit on the connections of an address for a new worker, in the worker itself."""
+        if self.connections is None:
+            return None
+        settings = self.settings
+        proxies = TrustedProxies(settings.trusted_proxies)
+        limit = settings.connections_per_address_max
+        return AddressLimit(self.connections, row, limit, proxies)
+
+    def _start(self, row: int) -> None:
         supervisor = os.getpid()
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         pid = os.fork()
         if pid == 0:
             os.close(read_end)
-            self._become_worker(supervisor, write_end)
+            self._become_worker(supervisor, write_end, row)
         os.close(write_end)
-        self.workers[pid] = WorkerProcess(pid, time.monotonic(), read_end)
+        self.workers[pid] = WorkerProcess(pid, time.monotonic(), read_end, row)
 
-    def _become_worker(self, supervisor: int, ready_pipe: int) -> None:
+    def _become_worker(self, supervisor: int, ready_pipe: int, row: int) -> None:
         """In the child: serve, and never return into the supervisor's code."""
         code = 1
         try:
@@ -150,7 +175,8 @@ class Supervisor:
                 os.close(worker.ready_pipe)
             os.setpgid(0, 0)  # Ctrl-C reaches only the supervisor, which stops the workers in order
             tls = None if self.certificate is None else self.certificate.current.context
-            code = run_worker(self.settings, self.listener, ready_pipe, tls)
+            addresses = self._address_limit(row)
+            code = run_worker(self.settings, self.listener, ready_pipe, tls, addresses)
         except Exception:
             log.exception("worker_failed")
         finally:
@@ -201,6 +227,8 @@ class Supervisor:
                 continue
             del self.workers[pid]
             os.close(worker.ready_pipe)
+            if self.connections is not None:
+                self.connections.clear(worker.row)
             forget_process(pid)
             if worker.is_draining:
                 continue

@@ -15,6 +15,7 @@ from uvloop.loop import SSLProtocol  # type: ignore[attr-defined] # not in uvloo
 from service import metrics
 from service.domain.errors import InvalidRequest, ServiceError
 from service.ops import protocol
+from service.ops.address_limit import Place
 from service.ops.open_connections import OpenConnections
 from service.ops.protocol import BoundedProtocol
 
@@ -37,6 +38,7 @@ class TlsConnection(asyncio.Protocol):
         self.deadline = self.idle_since + protocol.HEAD_SECONDS_MAX
         self.worker_connections = connections
         self.uvicorn = uvicorn
+        self.place: Place | None = None
         self._open = uvicorn["server_state"].connections
 
     # From the transport
@@ -45,7 +47,10 @@ class TlsConnection(asyncio.Protocol):
         """Wait for the first bytes, unless the worker has no room for the connection."""
         self.transport = transport
         self._open.add(self)
+        self.place = self.worker_connections.enter(transport)
         self.worker_connections.admit(self)
+        if self.place is not None and self.place.is_far_beyond:
+            self.close()  # a handshake for each answer would cost too much
 
     def data_received(self, data: bytes) -> None:
         """Begin the handshake with its first bytes."""
@@ -60,6 +65,7 @@ class TlsConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - any end is the same
         """Count a connection that ends too early."""
+        self.worker_connections.leave(self._take_place())
         if self in self._open:
             self._open.discard(self)
             metrics.HANDSHAKES_FAILED.inc()
@@ -89,8 +95,14 @@ class TlsConnection(asyncio.Protocol):
         """Let HTTP be served: the handshake is complete."""
         self._open.discard(self)
         served = EncryptedProtocol(self, self.worker_connections, **self.uvicorn)
+        served.place = self._take_place()
         encrypted.set_protocol(served)
         served.connection_made(encrypted)
+
+    def _take_place(self) -> Place | None:
+        """Return the place of the connection, for which another object is responsible now."""
+        place, self.place = self.place, None
+        return place
 
     def _answer_plainly(self) -> None:
         """Tell a client of plain HTTP that this port is for TLS."""
@@ -102,6 +114,7 @@ class TlsConnection(asyncio.Protocol):
         ]
         uvicorn = {**self.uvicorn, "server_state": plain_state}
         plain = BoundedProtocol(self.worker_connections, **uvicorn)
+        plain.place = self._take_place()
         self.transport.set_protocol(plain)
         plain.connection_made(self.transport)
         if not self.transport.is_closing():

@@ -14,6 +14,7 @@ from typing import Any, cast
 import uvicorn
 
 from service.http.app import Application, create_app
+from service.ops.address_limit import AddressLimit
 from service.ops.garbage_collection import relax_garbage_collection
 from service.ops.listener import BACKLOG, accepting
 from service.ops.open_connections import OpenConnections, connections_max
@@ -25,7 +26,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def run_worker(
-    settings: Settings, listener: socket.socket, ready_pipe: int, tls: ssl.SSLContext | None
+    settings: Settings,
+    listener: socket.socket,
+    ready_pipe: int,
+    tls: ssl.SSLContext | None,
+    addresses: AddressLimit | None,
 ) -> int:
     """Serve on a listening socket until SIGTERM; return the exit code.
 
@@ -33,7 +38,7 @@ def run_worker(
     descriptor `ready_pipe`.
     """
     app = create_app(settings)
-    connections = OpenConnections(connections_max(settings.pool_size))
+    connections = OpenConnections(connections_max(settings.pool_size), addresses)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -128,8 +128,8 @@ async def rotate_key(
 
     async def work(transaction: Transaction) -> Outcome[Any]:
         connection = transaction.connection
-        # The lock comes first: an equal request that holds it may be about to store the answer.
-        old = await credentials.lock(connection, id_)
+        # The key comes first: if an equal request has ended it meanwhile, the answer is found next.
+        old = await credentials.find_by_id(connection, id_)
         if identity and (answer := await _find_answer(connection, identity, content)):
             return answer
         if old is None:

@@ -1,14 +1,26 @@
 """Renders the OpenAPI document and the errors as pages without scripts or other files."""
 
+import hashlib
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from service.domain.errors import ServiceError
+
+STYLE = files("service.http.document").joinpath("document.css").read_text()
+
+POLICY = (
+    "default-src 'none';"
+    f" style-src 'sha256-{b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Allows the pages' own style only: no script, no form, no frame, and nothing from elsewhere."""
 
 
 def api_page(document: Mapping[str, Any]) -> str:
@@ -47,5 +59,6 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_environment.globals["style"] = Markup(STYLE)  # noqa: S704 - our own file
 _environment.filters["prose"] = _prose
 _environment.filters["last_segment"] = _last_segment

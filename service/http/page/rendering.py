@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service.domain.errors import ServiceError, Unauthenticated
-from service.http.responses import HTML, Header, Response
+from service.http.responses import HTML, NO_REFERRER, Header, Response
 
 POLICY = (
     b"default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
@@ -19,7 +19,7 @@ POLICY = (
 HEADERS: tuple[Header, ...] = (
     HTML,
     (b"content-security-policy", POLICY),
-    (b"referrer-policy", b"same-origin"),  # with `no-referrer` a form's Origin would be `null`
+    NO_REFERRER,
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 

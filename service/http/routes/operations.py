@@ -1,24 +1,28 @@
 """Health, metrics, audit, the OpenAPI document and the pages that explain errors."""
 
 import os
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from db.queries import records
 from db.session.database import DatabaseError
 from db.vocabulary import Scope
 from service.domain.errors import NotFound, Unavailable, all_errors
 from service.http import openapi
 from service.http.call import Call
-from service.http.document.rendering import problem_page
+from service.http.document.rendering import POLICY, problem_page
 from service.http.operation import Found, Success, operation
 from service.http.problem_schemas import problem_example
 from service.http.resources import AUDIT, STATUS
-from service.http.responses import HTML, JSON, Response
+from service.http.responses import HTML, JSON, NO_REFERRER, Response
 from service.http.uses import Logged
 
-LOCKED_DOWN = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
-PAGE = (HTML, LOCKED_DOWN)
+PAGE = (HTML, (b"content-security-policy", POLICY.encode()), NO_REFERRER)
+ID = "reservation_id"
 
 
 @operation("GET", "/health/live", "Liveness", Success(200, "The process answers.", STATUS))
@@ -50,6 +54,7 @@ async def get_readiness(call: Call[None]) -> Found:
     "/metrics",
     "Metrics",
     Success(200, "In the text format of Prometheus.", media_type="text/plain"),
+    scope_if_set=("metrics_key_required", Scope.READ),
 )
 async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     """Return the metrics of all workers together."""
@@ -70,11 +75,29 @@ async def get_metrics(call: Call[None]) -> Response:  # noqa: ARG001
     logged=Logged.NO_USE,
 )
 async def audit(call: Call[None]) -> Found:
-    """Check that stock rows, movements and reservations agree."""
+    """Check that stock rows, movements and reservations agree.
+
+    `drift` names only those reservations that the caller may see.
+    """
     try:
-        return Found(await call.worker.audits.run())
+        found = await call.worker.audits.run()
+        return Found(replace(found, drift=await _visible(call, found.drift)))
     except DatabaseError as error:
         raise Unavailable("The audit could not be finished; try `holdfast audit`.") from error
+
+
+async def _visible(call: Call[None], drift: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The findings of an audit, without the ids of other sources' reservations."""
+    source = call.caller.only_source
+    ids = {UUID(each[ID]) for each in drift if ID in each}
+    if source is None or not ids:
+        return drift
+    own = await call.read(lambda connection: records.own_reservations(connection, ids, source))
+    hidden = {str(id_) for id_ in ids - own}
+    return [
+        {name: value for name, value in each.items() if name != ID or value not in hidden}
+        for each in drift
+    ]
 
 
 @operation("GET", "/schema/openapi.json", "OpenAPI document", Success(200, "OpenAPI 3.1."))

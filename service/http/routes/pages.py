@@ -4,12 +4,10 @@ The answer to a form redirects the browser to the result. The answer to a form t
 the same page with the mistakes, and has the status that the API would give.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from litestar import Router
 from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler
 
 from db.queries import lists, records
 from db.vocabulary import Scope
@@ -27,19 +25,18 @@ from service.domain.errors import (
     UnknownSku,
 )
 from service.http.call import Call
-from service.http.failures import show_failure_on_page, show_page
-from service.http.operation import route
+from service.http.failures import show_failure_on_page
 from service.http.page import rendering
 from service.http.page.forms import Form, complaints, read_form, refund_of, reserve_of
 from service.http.page.lookups import check_may_look, named_reservation, reservation_of, stock_of
 from service.http.page.sessions import (
     FORM_REFUSED,
     Session,
-    check_same_site,
     session_of,
     sign_in,
     sign_out,
 )
+from service.http.page_route import Entry, open_page, page
 from service.http.reading.parameters import text_at
 from service.http.reading.query import Query
 from service.http.responses import REPLAYED, Response
@@ -48,34 +45,23 @@ from service.http.uses import Logged
 CORRECTABLE = (InvalidRequest, NotFound, UnknownSku, IllegalTransition, ExceedsRefundable)
 """The refusals after which the form is shown again, so that it can be corrected."""
 
-Handler: TypeAlias = Callable[[Call[Any]], Awaitable[Response]]
 
-
-def _page_route(
-    method: str, *paths: str, logged: Logged = Logged.NO_USE
-) -> Callable[[Handler], HTTPRouteHandler]:
-    """Return a decorator that makes a route of a handler, whose errors are pages as well."""
-    return lambda handler: route(method, list(paths), handler, show_page, logged)
-
-
-@_page_route("GET", "/sign-in")
+@open_page("GET", "/sign-in")
 async def sign_in_page(call: Call[Any]) -> Response:  # noqa: ARG001
     """Ask for a key."""
     return rendering.page("sign_in.html", 200, error=None)
 
 
-@_page_route("POST", "/sign-in")
+@open_page("POST", "/sign-in")
 async def begin_session(call: Call[Any]) -> Response:
     """Begin a session with the key in the form."""
-    check_same_site(call)
     form = await read_form(call)
     return rendering.see_other("/", await sign_in(call, form.get("key", "")))
 
 
-@_page_route("POST", "/sign-out")
+@open_page("POST", "/sign-out")
 async def end_session(call: Call[Any]) -> Response:
     """End the session, if there is one."""
-    check_same_site(call)
     try:
         session = await session_of(call)
     except Unauthenticated:
@@ -85,22 +71,22 @@ async def end_session(call: Call[Any]) -> Response:
     return rendering.see_other("/sign-in", cookie)
 
 
-@_page_route("GET", "/", logged=Logged.EACH_USE)
-async def home(call: Call[Any]) -> Response:
+@page("GET", "/", entry=Entry.SESSION, logged=Logged.EACH_USE)
+async def home(call: Call[Any], session: Session) -> Response:
     """Show stock and the forms; the query filters the stock and may fill in a form."""
-    return await _home(call, await session_of(call))
+    return await _home(call, session)
 
 
-@_page_route("GET", "/reserve", "/refund", "/sign-out")
+@open_page("GET", "/reserve", "/refund", "/sign-out")
 async def form_page(call: Call[Any]) -> Response:  # noqa: ARG001
     """Redirect a browser that returns to the address of a form to the page with the form."""
     return rendering.see_other("/")
 
 
-@_page_route("POST", "/reserve")
-async def reserve(call: Call[Any]) -> Response:
+@page("POST", "/reserve", entry=Entry.RESERVE, logged=Logged.NO_USE)
+async def reserve(call: Call[Any], session: Session) -> Response:
     """Reserve the units in the form, once for each token."""
-    session, form, seq = await _read_submission(call, "reserve")
+    form, seq = await _read_submission(call, session, "reserve")
     try:
         command = reserve_of(session, form, seq)
         done = _done_or_raise(await call.submit(command))
@@ -114,10 +100,10 @@ async def reserve(call: Call[Any]) -> Response:
     return _redirect_to(f"/reservations/{row.id}", done.replayed)
 
 
-@_page_route("POST", "/refund", logged=Logged.OTHER_SOURCES)
-async def refund(call: Call[Any]) -> Response:
+@page("POST", "/refund", entry=Entry.RESERVE, logged=Logged.OTHER_SOURCES)
+async def refund(call: Call[Any], session: Session) -> Response:
     """Refund the units in the form, once for each token."""
-    session, form, seq = await _read_submission(call, "refund")
+    form, seq = await _read_submission(call, session, "refund")
     try:
         reservation = await named_reservation(call, session, form)
         done = _done_or_raise(await call.submit(refund_of(session, form, reservation, seq)))
@@ -129,19 +115,19 @@ async def refund(call: Call[Any]) -> Response:
     return _redirect_to(f"/reservations/{row.reservation_id}/refunds/{row.id}", done.replayed)
 
 
-@_page_route("GET", "/reservations/{id}", logged=Logged.OTHER_SOURCES)
-async def reservation_page(call: Call[Any]) -> Response:
+@page("GET", "/reservations/{id}", entry=Entry.RESULT, logged=Logged.OTHER_SOURCES)
+async def reservation_page(call: Call[Any], session: Session) -> Response:
     """Show a reservation as it is now, with a form for its refund if it can be refunded."""
-    session = await session_of(call)
     row = await reservation_of(call, session)
     check_may_look(session, row)
     return _page(session, "reservation.html", reservation=row)
 
 
-@_page_route("GET", "/reservations/{id}/refunds/{refund_id}", logged=Logged.OTHER_SOURCES)
-async def refund_page(call: Call[Any]) -> Response:
+@page(
+    "GET", "/reservations/{id}/refunds/{refund_id}", entry=Entry.RESULT, logged=Logged.OTHER_SOURCES
+)
+async def refund_page(call: Call[Any], session: Session) -> Response:
     """Show a refund."""
-    session = await session_of(call)
     row = await reservation_of(call, session)
     id_ = call.refund_id
     found = await call.read(lambda connection: lists.refunds(connection, row.id, limit=1, id_=id_))
@@ -151,7 +137,7 @@ async def refund_page(call: Call[Any]) -> Response:
     return _page(session, "refund.html", refund=found[0], reservation=row)
 
 
-@_page_route("GET", "/assets/{name}")
+@open_page("GET", "/assets/{name}")
 async def asset(call: Call[Any]) -> Response:
     """Return the style sheet or the icon."""
     found = rendering.asset(call.segment("name"))
@@ -190,22 +176,19 @@ def _page(session: Session, template: str, *, status: int = 200, **values: Any) 
     return rendering.page(template, status, session=session, token=token, **values)
 
 
-async def _read_submission(call: Call[Any], action: str) -> tuple[Session, Form, str]:
-    """The session, the values and the seq of a form that changes stock.
+async def _read_submission(call: Call[Any], session: Session, action: str) -> tuple[Form, str]:
+    """The values and the seq of a form that changes stock.
 
     Raises `Forbidden` and the other refusals of a form. The result of a used token is shown
     even after the token has expired.
     """
-    check_same_site(call)
-    session = await session_of(call)
-    session.require(Scope.RESERVE)
     form = await read_form(call)
     token = session.read_token(action, form.get("token", ""))
     if token.is_expired and not await call.read(
         lambda connection: records.is_identity_used(connection, session.caller.source, token.seq)
     ):
         raise Forbidden(FORM_REFUSED)
-    return session, form, token.seq
+    return form, token.seq
 
 
 def _done_or_raise(outcome: Outcome[R_co]) -> Done[R_co]:

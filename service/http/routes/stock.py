@@ -184,11 +184,18 @@ async def get_stock(call: Call[None]) -> Found:
     errors=(NotFound,),
 )
 async def list_stock_movements(call: Call[None]) -> Page:
-    """List every change of a stock row, even after the row was deleted."""
+    """List every change of a stock row, even after the row was deleted.
+
+    `reservation_id` is null if the reservation belongs to another source.
+    """
     key, limit = call.stock_key, call.query["limit"]
     found = await call.read(
         lambda connection: lists.stock_movements(
-            connection, *key, limit=limit + 1, after=call.query["cursor"]
+            connection,
+            *key,
+            limit=limit + 1,
+            after=call.query["cursor"],
+            source=call.caller.only_source,
         )
     )
     if not found and not await call.read(lambda connection: records.has_history(connection, *key)):
