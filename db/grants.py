@@ -19,7 +19,7 @@ PRIVILEGES = {
     "import_job": "SELECT, INSERT, UPDATE",
     "movement": "SELECT, INSERT",  # the ledger is append-only
     "api_key": "SELECT, INSERT, UPDATE",
-    "source_limit": "SELECT, INSERT, UPDATE, DELETE",
+    "source_limit": "SELECT, INSERT, UPDATE",
     "page_session": "SELECT, INSERT, DELETE",
     "access_log": "SELECT, INSERT, UPDATE, DELETE",
     "alembic_version": "SELECT",  # to check whether the schema is up to date

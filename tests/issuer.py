@@ -150,6 +150,8 @@ class Issuer:
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    drips: bool = False
+    """Each byte of a body takes a while."""
     paths: list[str] = field(default_factory=list)
     """The path of each request so far."""
     may_answer: threading.Event = field(default_factory=threading.Event)
@@ -171,6 +173,8 @@ def running_issuer(directory: Path, *keys: SigningKey) -> Iterator[Issuer]:
     authority, chain = _certificates(directory)
 
     class Answers(http.server.BaseHTTPRequestHandler):
+        timeout = 30
+
         def do_GET(self) -> None:
             issuer.paths.append(self.path)
             issuer.may_answer.wait(30)
@@ -179,7 +183,10 @@ def running_issuer(directory: Path, *keys: SigningKey) -> Iterator[Issuer]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(issuer.body)))
             self.end_headers()
-            self.wfile.write(issuer.body)
+            for byte in issuer.body if issuer.drips else ():
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.01)
+            self.wfile.write(b"" if issuer.drips else issuer.body)
 
         def log_message(self, *_: Any) -> None:
             """Keep the output of the tests free of requests."""
@@ -188,7 +195,11 @@ def running_issuer(directory: Path, *keys: SigningKey) -> Iterator[Issuer]:
     server.handle_error = lambda *_: None  # a client that gives up is no news
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # The thread of the connection shakes hands: the one that accepts must not wait for a client.
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    server.daemon_threads, server.block_on_close = True, False
     issuer = Issuer(f"https://127.0.0.1:{server.server_port}/jwks.json", authority)
     issuer.publish(*keys)
     issuer.may_answer.set()

@@ -28,6 +28,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
     *sorted(DOCS.rglob("*.md")),
 ]
 CODE = sorted(
@@ -97,6 +98,33 @@ def test_every_path_that_a_document_names_exists(name):
 def test_a_path_that_does_not_exist_is_found():
     document = "See `db/nowhere.py`, `nowhere.md` and `service/domain/`; `/v1/stock` is no path."
     assert missing_paths(document) == ["db/nowhere.py", "nowhere.md"]
+
+
+def missing_tests(document: str) -> list[str]:
+    """Tests, written like `tests/test_keys.py::test_a_key_expires`, that their module lacks."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document)
+    return [name for path, name in named if f"def {name}(" not in text_of(path)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_test_that_a_document_names_exists(name):
+    assert missing_tests(text_of(name)) == []
+
+
+def test_a_test_that_does_not_exist_is_found():
+    name = "test_a_test_that_does_not_exist_is_found"
+    document = f"`tests/test_documents.py::{name}` `tests/test_documents.py::test_nothing`"
+    assert missing_tests(document) == ["test_nothing"]
+
+
+def test_each_threat_names_where_it_is_countered_and_a_test():
+    section = text_of("docs/security.md").partition("## Threats")[2].partition("\n## ")[0]
+    threats = [row for row in section.splitlines() if row.startswith("| ")][1:]
+    assert len(threats) > 20
+    for row in threats:
+        _, _, where, tests = row.strip("| ").split(" | ")
+        assert where.startswith("`"), row
+        assert tests.startswith("`tests/"), row
 
 
 def missing_symbols(document: str, folder: Path) -> list[str]:

@@ -269,7 +269,10 @@ async def test_an_empty_accept_counts_as_absent(service):
 async def test_the_key_is_checked_before_accept_and_everything_else(service):
     wrong = {"Authorization": "Bearer x", "Accept": "text/html", "Content-Type": "text/plain",
              "Idempotency-Key": '"', "If-Match": "x"}  # fmt: skip
-    for method, path, content, _ in [*ROUTES[:3], *MORE_ROUTES[:2], *MORE_ROUTES[5:11]]:
+    with_key = [each for each in [*ROUTES, *MORE_ROUTES] if each[1].startswith("/v1/")]
+    for method, path, content, _ in with_key:
+        if method in ("OPTIONS", "PATCH"):  # no operation has these methods
+            continue
         answer = await service.client.request(method, path, content=content, headers=wrong)
         assert answer.status_code == 401, (method, path)
 

@@ -37,6 +37,8 @@ def issuer(tmp_path, monkeypatch):
     """An issuer over https with the key OLD; this process trusts its authority."""
     with running_issuer(tmp_path / "issuer", OLD) as running:
         monkeypatch.setenv("SSL_CERT_FILE", str(running.authority))
+        for name in ("WAIT_SECONDS_MAX", "FETCH_SECONDS_MAX"):  # a busy machine needs longer
+            monkeypatch.setattr(issuer_keys, name, SECONDS_MAX)
         yield running
 
 
@@ -70,6 +72,7 @@ async def running(access, monkeypatch):
     yield access
     task.cancel()
     await asyncio.wait([task])
+    await access.tokens.keys._fetching
 
 
 async def until(condition):
@@ -92,6 +95,13 @@ async def test_concurrent_requests_share_a_fetch(access, issuer):
     await until(lambda: asyncio.sleep(0, issuer.paths))
     issuer.may_answer.set()
     assert await asyncio.gather(*asking) == ["ok"] * 20
+    assert len(issuer.paths) == 1
+
+
+async def test_the_hourly_fetch_and_a_token_share_a_fetch(access, issuer):
+    keys = access.tokens.keys
+    assert keys._start_fetch() is keys._start_fetch()
+    assert await outcome(access, OLD) == "ok"
     assert len(issuer.paths) == 1
 
 
@@ -233,10 +243,17 @@ async def test_a_fetch_that_takes_too_long_is_given_up(access, issuer, monkeypat
     assert access.tokens.keys._fetching.done()
 
 
+async def test_an_answer_that_arrives_byte_by_byte_is_given_up(access, issuer, monkeypatch):
+    monkeypatch.setattr(issuer_keys, "FETCH_SECONDS_MAX", 0.5)
+    issuer.drips, issuer.body = True, issuer.body + b" " * 1_000
+    assert not await access.tokens.keys._start_fetch()
+    assert len(issuer.paths) == 1
+
+
 BAD_ANSWERS = {
     "a redirect": {"status": 302, "headers": {"Location": "https://127.0.0.1:1/"}},
     "an error": {"status": 500},
-    "a text that is too large": {"body": b" " * (SIZE_MAX + 1)},
+    "a text that is too large": {"body": issuers.key_set(NEW).ljust(SIZE_MAX + 1)},
     "a text that is compressed": {"headers": {"Content-Encoding": "gzip"}, "body": b"\x1f\x8b\x08"},
     "a page": {"body": b"<html>"},
     "too many keys": {"body": json.dumps({"keys": [{}] * (KEYS_MAX + 1)}).encode()},

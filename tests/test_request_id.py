@@ -3,10 +3,13 @@
 import multiprocessing
 import re
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import structlog
 
+from service.domain.errors import InternalError
+from service.http.failures import note_failure
 from service.http.request_id import new_request_id, request_id_of
 from service.http.routes import operations as routes
 from tests.conftest import assert_books_balance, fresh_database, running_service
@@ -187,6 +190,14 @@ async def test_the_log_line_of_a_failure_has_the_id(service, monkeypatch):
         assert (answer.status_code, answer.json()["request_id"]) == (500, "mine")
         logged = [line["request_id"] for line in lines if line["event"] == "request_failed"]
         assert logged == ["mine"]
+
+
+def test_the_log_line_of_a_failure_has_no_control_character_of_the_client():
+    with structlog.testing.capture_logs() as lines:
+        call = SimpleNamespace(path="/v1/\x9b31m\x1b[2J\nü", request_id="1")
+        note_failure(call, InternalError("The service failed."), RuntimeError("broken"))
+    logged = [line["path"] for line in lines if line["event"] == "request_failed"]
+    assert logged[-1] == r"/v1/\x9b31m\x1b[2J\n\xfc"
 
 
 async def test_a_command_that_fails_is_logged_with_the_id_of_its_request(service, monkeypatch):

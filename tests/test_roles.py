@@ -38,7 +38,7 @@ SERVES = {
     "import_job": READS_AND_ADDS | {"UPDATE"},
     "movement": READS_AND_ADDS,
     "api_key": READS_AND_ADDS | {"UPDATE"},
-    "source_limit": READS_AND_ADDS | {"UPDATE", "DELETE"},
+    "source_limit": READS_AND_ADDS | {"UPDATE"},
     "page_session": READS_AND_ADDS | {"DELETE"},
     "access_log": READS_AND_ADDS | {"UPDATE", "DELETE"},
     "alembic_version": {"SELECT"},

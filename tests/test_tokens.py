@@ -147,14 +147,14 @@ async def test_header_members_that_name_another_key_are_ignored(access, header):
     assert await refusal(access, FOREIGN["ES256"].sign(claims(), header)) == BAD_SIGNATURE
 
 
-async def test_a_key_works_as_before_beside_tokens(file, database):
+async def test_a_key_works_as_before_beside_tokens(file, patient, database):
     access = Authentication(database, trusted(file))
     for key in ("hf_a-key-of-the-tests", "an.admin.key-with-two-dots", "eyJ9.a.b", "..", "a.b.c"):
         await store_key(database, key, "shop-us", ["read"])
         assert (await ask(access, key)).caller.source == "shop-us"
 
 
-async def test_without_the_settings_a_token_is_an_unknown_key(database):
+async def test_without_the_settings_a_token_is_an_unknown_key(patient, database):
     detail = await refusal(Authentication(database), EC.sign(claims()))
     assert "key" in detail
 

@@ -91,7 +91,8 @@ def allowed_methods(failure: MethodNotAllowedException) -> Header:
 def note_failure(call: Call[Any], error: ServiceError, cause: Exception | None = None) -> None:
     """Log a failure of the service; the engine has logged the cause of one that it reports."""
     if isinstance(error, InternalError):
-        log.error("request_failed", path=call.path, request_id=call.request_id, exc_info=cause)
+        path = ascii(call.path)[1:-1]  # a control character could rewrite what a terminal shows
+        log.error("request_failed", path=path, request_id=call.request_id, exc_info=cause)
 
 
 def _render(show: Callable[..., Response], call: Call[Any], failure: Exception) -> Response:

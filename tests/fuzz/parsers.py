@@ -30,11 +30,14 @@ from service.http.page.forms import read_form
 from service.http.page.sessions import Session, is_own_origin
 from service.http.reading import cursors
 from service.http.reading.query import Query
+from service.http.request_id import request_id_of
 from service.input import headers, names
 from service.input.bodies import BatchBody, Body
+from service.input.hosts import AllowedHosts
 from service.input.import_file import lines_of
 from service.input.json_text import MalformedError, checked, count_members, is_too_deep
 from service.input.parsing import parse, parse_batch
+from service.input.proxies import TrustedProxies
 from service.settings import Settings
 
 HEADER_MAX = 64 * 1024
@@ -69,6 +72,7 @@ ACCEPTS = (
 TAGS = (b'"1"', b'W/"27"', b'"1", W/"9223372036854775807"', b"*")
 KEYS = (b"order-1001", b'"order-1001"', b'"a\\"b\\\\c"', "\u00fc\U0001f6d2".encode())
 COOKIES = (b"holdfast=abc-_1", b"a=b; holdfast=x; c=d", b"holdfast=abc;__Host-holdfast=def")
+ID = "8b1c7f9e-2f64-4a52-9d3b-6a4f6f1e7c11"
 NAMES = (b"85123A", "Ünïcode \U0001f6d2".encode(), b"a%2Fb", b"..a", b"x" * 128)
 TYPES = (b"application/json", b'Application/JSON; charset="UTF-8"', b"text/csv;header=present")
 
@@ -86,6 +90,7 @@ FORMS = (
     b"token=x&reservation=order-1001&reason=two+words&sku=%C3%BC",
 )
 
+PROXIES = TrustedProxies("127.0.0.1,10.0.0.0/8")
 SESSION = Session("secret", Caller("shop", every_source=False), frozenset({Scope.RESERVE}))
 TOKEN = SESSION.issue_token("reserve", "refund").encode()
 
@@ -134,7 +139,8 @@ def parameters() -> Iterator[tuple[str, Parser]]:
     for operation in OPERATIONS:
         for each in operation.query:
             enum = each.schema.get("enum", ())
-            shown = [each.example, each.default, *enum, 1, "main", "2026-11-22T19:20:00+01:00"]
+            others = (1, "main", "2026-11-22T19:20:00+01:00", ID)
+            shown = [each.example, each.default, *enum, *others]
             seeds = tuple(str(value).encode() for value in shown if value is not None)
             yield (
                 f"query parameter {each.name} of {operation.id}",
@@ -164,13 +170,26 @@ PARSERS: dict[str, Parser] = {
         (b"https://shop.example:8000", b"http://[::1]:8000", b"null"),
         (),
     ),
+    "the address of a client": Parser(
+        partial(PROXIES.client_of, "127.0.0.1"),
+        (b"192.0.2.1, 10.0.0.7", b"[2001:db8::1]:4711,10.1.2.3:80", b"unknown, 192.0.2.1"),
+        (),
+    ),
+    "a host": Parser(
+        AllowedHosts("shop.example,*.example.com,[::1]").allows,
+        (b"shop.example:8000", b"a.b.example.com.", b"[::1]:80"),
+        (),
+    ),
+    "the id of a request": Parser(
+        lambda raw: request_id_of([(b"x-request-id", raw)]), (b"b7ad6b71-2/3@x", b"1"), ()
+    ),
     "a query string": Parser(Query, QUERIES),
     "a query without parameters": Parser(query_of_nothing, (b"", *QUERIES)),
     "a SKU in a path": Parser(stock_name, NAMES),
     "a name": Parser(text(partial(names.name_at, "seq")), NAMES),
     "an id in a path": Parser(
         text(lambda sent: identifier(sent, "reservation")),
-        (b"8b1c7f9e-2f64-4a52-9d3b-6a4f6f1e7c11",),
+        (ID.encode(),),
         (NotFound,),
     ),
     "a CSV file": Parser(lambda raw: list(lines_of(raw)), CSV, ()),

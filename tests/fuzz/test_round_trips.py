@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, quote, urlencode
 from uuid import UUID
 
@@ -19,6 +21,7 @@ from service.http.page.sessions import is_own_origin
 from service.http.reading import cursors
 from service.http.reading.parameters import LIMIT, MOMENT
 from service.http.reading.query import Query
+from service.http.request_id import request_id_of
 from service.input import headers, names
 from service.input.import_file import COLUMNS, lines_of
 from service.input.parsing import parse
@@ -27,6 +30,7 @@ from tests.fuzz.parsers import (
     BODIES,
     CSV,
     PARSERS,
+    PROXIES,
     QUERIES,
     SESSION,
     TOKEN,
@@ -217,6 +221,33 @@ def test_an_origin_is_own_only_at_the_same_host_and_port(scheme, origin_host, ho
     for origin in (f"{scheme}://{origin_host}", f"{scheme}://{case(origin_host)}"):
         expected = bool(origin_host) and origin_host == host
         assert is_own_origin(origin.encode(), host.encode()) == expected
+
+
+addresses = st.ip_addresses().map(str)
+
+
+@given(
+    addresses,
+    st.lists(addresses, max_size=40),
+    st.lists(st.sampled_from(["10.0.0.7", "10.9.9.9:80"]), max_size=5),
+    ows,
+)
+@fuzzed
+def test_the_client_is_left_of_the_proxies_whatever_it_sent_before(client, forged, proxies, space):
+    assume(not PROXIES.trusts(client))
+    chain = f"{space},{space}".join([*forged, client, *proxies])
+    expected = ip_address(client)
+    found = ip_address(PROXIES.client_of("127.0.0.1", chain.encode()))
+    assert found == (getattr(expected, "ipv4_mapped", None) or expected)
+    assert PROXIES.client_of("192.0.2.9", chain.encode()) == "192.0.2.9"
+
+
+@given(mutated((b"b7ad6b71-2/3@x", b"1")))
+@fuzzed
+def test_an_id_of_a_request_always_has_the_narrow_form(raw):
+    found = request_id_of([(b"x-request-id", raw)])
+    assert re.fullmatch(rb"[A-Za-z0-9._~:/@+=-]{1,128}", found)
+    assert (found == raw) == bool(re.fullmatch(rb"[A-Za-z0-9._~:/@+=-]{1,128}", raw))
 
 
 # Queries, forms and tokens
