@@ -139,7 +139,7 @@ def parameters() -> Iterator[tuple[str, Parser]]:
     for operation in OPERATIONS:
         for each in operation.query:
             enum = each.schema.get("enum", ())
-            others = (1, "main", "2026-11-22T19:20:00+01:00", ID)
+            others = (each.schema.get("minimum", 1), "main", "2026-11-22T19:20:00+01:00", ID)
             shown = [each.example, each.default, *enum, *others]
             seeds = tuple(str(value).encode() for value in shown if value is not None)
             yield (

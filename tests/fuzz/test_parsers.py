@@ -22,7 +22,7 @@ def check(name, raw):
     """Parse, and make sure that an error can be sent, is small and names what is wrong."""
     result = outcome(PARSERS[name], raw)
     if isinstance(result, ServiceError):
-        assert len(problem_response(result, "/").body) < ANSWER_MAX
+        assert len(problem_response(result, "/", "1").body) < ANSWER_MAX
         if isinstance(result, InvalidRequest):
             assert all(each["path"] and each["message"] for each in result.fields["errors"])
 
