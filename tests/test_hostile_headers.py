@@ -17,6 +17,7 @@ from service.input.headers import (
     quality,
     version,
 )
+from service.input.proxies import TrustedProxies
 from tests.test_page import browser, sign_in
 
 UNKNOWN = f"/v1/reservations/{uuid.UUID(int=1)}"
@@ -25,8 +26,8 @@ LONG = 200_000
 NAMES = [
     "Accept", "Accept-Encoding", "Authorization", "Content-Encoding", "Content-Length",
     "Content-Type", "Cookie", "Expect", "Host", "Idempotency-Key", "If-Match", "If-None-Match",
-    "Origin", "Range", "Sec-Fetch-Site", "TE", "Transfer-Encoding", "Upgrade", "X-Forwarded-Proto",
-    "X-Request-Id",
+    "Origin", "Range", "Sec-Fetch-Site", "TE", "Transfer-Encoding", "Upgrade", "X-Forwarded-For",
+    "X-Forwarded-Proto", "X-Request-Id",
 ]  # fmt: skip
 VALUES = [
     b"", b" ", b",", b";", b"=", b'"', b"*", b"null", b"http://[", b"https://[::1", b"\xff\xfe",
@@ -84,6 +85,7 @@ MORE_VALUES = [b"http://[", b"\xff\xfe", b"9" * 5000]
 async def quiet(service):
     """A service with a row of stock; the test fails if the service logs a failure."""
     await service.stock("A", 1_000_000)
+    service.app.worker.proxies = TrustedProxies("127.0.0.1")  # the client of these tests
     with structlog.testing.capture_logs() as logged:
         yield service
     failures = [entry for entry in logged if entry["log_level"] in ("error", "critical")]

@@ -28,7 +28,7 @@ from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
 from service.http.limits.shared_rates import SharedRates
-from service.http.request_id import request_id_of
+from service.http.request_id import REQUEST_ID, new_request_id, request_id_of
 from service.http.responses import Response, problem_response
 from service.http.routes import (
     access_log,
@@ -53,7 +53,7 @@ NO_METHOD = "NONE"
 """A method that no route has: the router refuses it and lists the methods of the address."""
 ONCE = (b"host", b"authorization", b"idempotency-key")
 """Headers that a request has at most once: a second line would make it ambiguous."""
-READ = frozenset((*ONCE, b"x-request-id"))
+READ = frozenset((*ONCE, REQUEST_ID))
 
 
 class Application(Litestar):
@@ -98,15 +98,16 @@ def _read_head(scope: Any, hosts: AllowedHosts | None) -> InvalidRequest | None:
 
     The error is for a missing or foreign Host, or for two lines of a header in `ONCE`.
     """
-    lines = [line for line in scope["headers"] if line[0] in READ]
-    scope["request_id"] = request_id_of(lines)
-    names = [name for name, _ in lines]
-    for name in ONCE:
-        if names.count(name) > 1:
-            return InvalidRequest.at(name.decode().title(), "is given twice")
+    headers = scope["headers"]
+    names = [name for name, _ in headers if name in READ]
+    scope["request_id"] = request_id_of(headers) if REQUEST_ID in names else new_request_id()
+    if len(set(names)) < len(names):
+        for name in ONCE:
+            if names.count(name) > 1:
+                return InvalidRequest.at(name.decode().title(), "is given twice")
     if b"host" not in names:
         return InvalidRequest.at("Host", "is missing")
-    if hosts is not None and not hosts.allows(lines[names.index(b"host")][1]):
+    if hosts is not None and not hosts.allows(dict(headers)[b"host"]):
         return InvalidRequest.at("Host", "does not name this service")
     return None
 

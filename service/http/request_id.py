@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 
+REQUEST_ID = b"x-request-id"
 _FORM = re.compile(rb"[A-Za-z0-9._~:/@+=-]{1,128}")
 
 
@@ -20,5 +21,5 @@ def new_request_id() -> bytes:
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the id of a request with these headers; two lines of X-Request-Id are no id."""
-    sent = [value for name, value in headers if name == b"x-request-id"]
+    sent = [value for name, value in headers if name == REQUEST_ID]
     return sent[0] if len(sent) == 1 and _FORM.fullmatch(sent[0]) else new_request_id()

@@ -9,7 +9,7 @@ ignore an offer).
 import asyncio
 import math
 import time
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -155,7 +155,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 f"is one of more than {PIPELINED_MAX} that were sent without waiting for an answer"
             )
             raise InvalidRequest.at("request", message)
-        cast("Any", self.scope)["began_at"] = time.perf_counter()
+        scope: Any = self.scope
+        scope["began_at"] = time.perf_counter()
         super().on_headers_complete()
         self._unanswered += 1
         self._in_head, self._in_body = False, True
