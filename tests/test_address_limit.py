@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from service.input.proxies import TrustedProxies
 from service.ops.address_limit import TLS_FACTOR, AddressLimit, ConnectionTable, rows_for
+from tests.certificates import new_pair
 from tests.conftest import fresh_database
 from tests.faults.processes import family_of, frozen
 from tests.raw import Wire, dial, head_of
@@ -211,3 +214,52 @@ async def test_a_renewal_keeps_the_count(server, stack):
         while set(workers_of(server)) & set(old):
             await asyncio.sleep(0.05)
     assert await held(server, stack) is None
+
+
+# With TLS
+
+
+@pytest.fixture
+async def encrypted(postgres_url: str, tmp_path: Path) -> AsyncIterator[Server]:
+    pair = new_pair(tmp_path)
+    async with fresh_database(postgres_url) as url:
+        with running_server(
+            url,
+            trusted=pair.authority.trusted(),
+            connections_per_address_max=LIMIT,
+            **pair.settings,
+        ) as started:
+            yield started
+
+
+async def test_a_client_of_tls_reads_the_refusal(encrypted, stack):
+    wires = await admitted(encrypted, stack, LIMIT)
+    for _ in range(3):
+        assert await held(encrypted, stack) is None
+    wires[0].writer.close()
+    assert len(await admitted(encrypted, stack, 1)) == 1
+    assert await held(encrypted, stack) is None
+
+
+async def test_connections_without_a_handshake_count_and_far_too_many_are_closed(encrypted, stack):
+    await admitted(encrypted, stack, 1)
+    plain = replace(encrypted, trusted=None)
+    waiting = [await stack.enter_async_context(dial(plain)) for _ in range(LIMIT * TLS_FACTOR - 1)]
+    assert await (await stack.enter_async_context(dial(plain))).reader.read() == b""
+    for wire in waiting[: -LIMIT + 1]:
+        wire.writer.close()
+    assert await held_soon(encrypted, stack) is None
+    for wire in waiting:
+        wire.writer.close()
+    assert len(await admitted(encrypted, stack, LIMIT - 1)) == LIMIT - 1
+    assert await held(encrypted, stack) is None
+
+
+async def held_soon(server: Server, stack: AsyncExitStack) -> Wire | None:
+    """As `held`, once the server has noticed that connections were closed."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await held(server, stack)
+            except OSError:  # closed before the handshake
+                await asyncio.sleep(0.05)
