@@ -48,7 +48,8 @@ def operations_tested(printed: str) -> int:
 
 
 def openapi_operations(server: Server) -> list[str]:
-    """The operations of a server's document. Schemathesis leaves out that of the document itself."""
+    """The operations of a server's document, except for that of the document itself, which Schemathesis
+    leaves out."""
     document = "/schema/openapi.json"
     paths = httpx.get(f"{server.url}{document}").json()["paths"]
     return [f"{method} {path}" for path in paths if path != document for method in paths[path]]
