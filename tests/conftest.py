@@ -144,7 +144,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 async def assert_books_balance(url: str) -> None:
-    database = Database(url, pool_size=1)
+    database = Database(url, pool_size=1, timeouts=PATIENCE)
     try:
         found = await audit(database, seconds_max=60)
     finally:

@@ -1,5 +1,6 @@
 """HTTP: HEAD, OPTIONS, header lines that are sent twice, compression, headers of answers."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +17,10 @@ OPERATIONS = (
     "/schema",
     "/schema/openapi.json",
     "/problems/not-found",
+    "/v1/access-log",
     "/v1/audit",
+    "/v1/keys",
+    "/v1/keys/{key_id}",
     "/v1/sources/us/limits",
     "/v1/reservations",
     "/v1/reservations/{id}",
@@ -36,7 +40,8 @@ async def addresses(service: Service) -> dict[str, str]:
     await service.stock("A", 100)
     id_ = (await service.reserve("1", ("A", 2))).json()["id"]
     answer = await service.client.post(f"/v1/reservations/{id_}/refunds", json={"seq": "1"})
-    return {"id": id_, "refund_id": answer.json()["id"]}
+    keys = (await service.client.get("/v1/keys")).json()["items"]
+    return {"id": id_, "refund_id": answer.json()["id"], "key_id": keys[0]["id"]}
 
 
 def documented(service: Service, method: str) -> list[str]:
@@ -55,11 +60,18 @@ async def test_every_address_that_answers_get_answers_head_with_the_same_headers
         assert set(asked.headers) == set(got.headers)
         if path != "/metrics":
             assert asked.headers["content-length"] == got.headers["content-length"]
-    patterns = [path.replace("A", "{sku}", 1).replace("main", "{location}") for path in OPERATIONS]
+    patterns = [_pattern(path) for path in OPERATIONS]
     forgotten = set(documented(service, "get")) - {
         "/problems/{code}" if path.startswith("/problems") else path for path in patterns
     }
     assert not forgotten
+
+
+def _pattern(path: str) -> str:
+    """The address with the names of its parameters, as in the document."""
+    for value, name in (("A", "sku"), ("main", "location"), ("us", "source")):
+        path = re.sub(rf"/{value}(?=/|$)", f"/{{{name}}}", path)
+    return path.replace("{key_id}", "{id}")
 
 
 async def test_head_needs_a_key_and_answers_404(service):

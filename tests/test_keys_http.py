@@ -435,5 +435,7 @@ async def test_two_services_that_revoke_each_others_admin_leave_one(service, dat
             service.client.delete(f"/v1/keys/{theirs['id']}"),
             other.client.delete(f"/v1/keys/{own['id']}"),
         )
-        assert sorted(answer.status_code for answer in answers) == [204, 409]
+        done, refused = sorted(answer.status_code for answer in answers)
+        # The key of the slower one is revoked: it may be noticed before the request is carried out.
+        assert (done, refused in (401, 409)) == (204, True)
         assert await lasting_admins(service) == 1

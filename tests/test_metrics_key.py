@@ -23,7 +23,7 @@ async def test_the_metrics_are_open_by_default(service):
 async def test_with_the_setting_the_metrics_need_a_key_with_the_scope_read(database_url, method):
     async with running_service(database_url, metrics_key_required=True) as service:
         described = await document_of(service)
-        assert described["security"] == [{"key": []}]
+        assert described["security"] == [{"key": ["read"]}]
         assert "scope `read`" in described["description"]
         assert {"401", "403"} <= set(described["responses"])
         for headers, status in (

@@ -193,6 +193,10 @@ FILL = (
     SELECT sku, location, 1, gen_random_uuid(), 'x', sku, 1, 'x', now() FROM stock
     """,
     """
+    INSERT INTO source_limit (source, tracking, open_holds, held_units, version)
+    SELECT sku, 'off', 0, 0, 1 FROM stock
+    """,
+    """
     INSERT INTO import_job (source, job, digest, rows_in_all, created, skipped, created_at)
     SELECT 'x', sku, 'x', 0, 0, 0, now() FROM stock
     """,
@@ -224,7 +228,13 @@ EVERYTHING = Wanted(
         ImportJob: {("us", "job")},
     },
     overdue={("A", "main")},
+    holders={"us"},
+    may_end_holds=True,
 )
+LIMITED = """
+    INSERT INTO source_limit (source, open_holds_max, tracking, open_holds, held_units, version)
+    VALUES ('us', 9, 'on', 2, 2, 1)
+"""
 
 
 async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
@@ -234,7 +244,7 @@ async def scanned_tables(postgres_url: str, *, filled: bool) -> list[str]:
         for command in BEFORE:
             await carry_out(database, [command])
         async with database.engine.begin() as connection:
-            for statement in FILL if filled else ():
+            for statement in (LIMITED, *(FILL if filled else ())):
                 await connection.execute(text(statement))
             await connection.execute(text("ANALYZE"))
             snapshot = await reads.load(connection, wanted_by(EVERY_PART))
