@@ -244,9 +244,10 @@ async def _send(writer: asyncio.StreamWriter, sent: bytes, drips: float, tally: 
     step = 1 if drips else PART_BYTES
     with suppress(ConnectionError):
         for start in range(0, len(sent), step):
-            writer.write(sent[start : start + step])
+            part = sent[start : start + step]
+            writer.write(part)
             await writer.drain()
-            tally.bytes_sent += step
+            tally.bytes_sent += len(part)
             if drips:
                 await asyncio.sleep(drips)
 

@@ -19,6 +19,7 @@ async def admit(call: Call[Any], source: str, own_rate: int | None) -> None:
         allowance = await worker.rate_limit.take(source, quota)
         call.scope[ALLOWANCE] = allowance  # type: ignore[literal-required]  # our own key
         if not allowance.is_admitted:
+            await worker.refusal_pauses.pause(source)
             raise RateLimited(
                 f"The source {source} may send {quota} requests a second.",
                 retry_after_seconds=allowance.retry_after_seconds,

@@ -13,6 +13,7 @@ from service.http.limits.body_room import BodyRoom
 from service.http.limits.in_flight import InFlight
 from service.http.limits.keyless import KeylessRequests
 from service.http.limits.rate_limit import RateLimit
+from service.http.limits.refusal_pauses import RefusalPauses
 from service.http.limits.refusals import Refusals
 from service.input.proxies import TrustedProxies
 from service.settings import Settings
@@ -33,6 +34,7 @@ class WorkerState:
     imports: Imports
     source_limits: SourceLimits
     access_log: AccessLog
+    refusal_pauses: RefusalPauses = field(default_factory=RefusalPauses)
     body_room: BodyRoom = field(default_factory=BodyRoom)
     refusals: Refusals = field(default_factory=Refusals)
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
