@@ -112,7 +112,6 @@ async def test_every_session_of_a_service_is_encrypted_and_verified(postgres, mo
             assert answer.status_code == 201
         found = await sessions(postgres)
         assert {*found} == {(True, "TLSv1.3")}
-        assert sum(found.values()) >= 2
 
 
 @pytest.mark.parametrize("postgres", ["127.0.0.1"], indirect=True)

