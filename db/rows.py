@@ -186,7 +186,7 @@ class StockChange(NamedTuple):
 
 
 class SourceLimit(NamedTuple):
-    """The limits of a source (None: no limit), and what its open holds use of them.
+    """The limits of a source (None: no limit), and their use by its open holds.
 
     `open_holds` and `held_units` mean nothing while `tracking` is off, and are incomplete while it
     is `counting`.
@@ -202,7 +202,7 @@ class SourceLimit(NamedTuple):
 
 
 class SourceLimitChange(NamedTuple):
-    """One guarded change of what a source uses, relative to its current use.
+    """One guarded change of a source's use, relative to its current use.
 
     It applies only if the use plus `highest` is within each limit, and the use plus `refused` is
     beyond it. A value of None is not checked.

@@ -40,7 +40,7 @@ largest debt. It returns how many of the wanted ones are granted, and the tokens
 
 @dataclass(slots=True)
 class Taking:
-    """What requests ask of a bucket together, and what they get."""
+    """The tokens that requests ask of a bucket together, and those that they get."""
 
     per_second: int
     """The rate of the bucket, and its capacity."""

@@ -87,7 +87,7 @@ async def test_a_paused_holder_keeps_its_distributed_lock_until_the_lock_expires
     slices = "".join("x" if answers else "." for answers in result.timeline)
     silence = max(slices.rstrip(".").split("x"), key=len)  # of those that an answer has ended
     assert len(silence) * SLICE_SECONDS > 2 * PAUSE_SECONDS, (
-        "the silence is no longer than a row lock would cause"
+        "no silence that another client ended is longer than one that a row lock would cause"
     )
     assert result.conflicts["lock_timeout"] > 0
 

@@ -1,8 +1,8 @@
 """Apply: a plan's net writes as one statement, each part guarded by the rows the plan relied on.
 
 The parts run in the order that the guards need. First the rows with unique keys are inserted, then
-reservations change state at the version that was seen. Then what sources use of their limits is
-changed, in the order of the sources. Only if all of that was written is stock changed, row by row
+reservations change state at the version that was seen. Then the use of limits is changed, in the
+order of the sources. Only if all of that was written is stock changed, row by row
 in the order of (sku, location). The ledger's lines come last and take their
 versions from the stock rows they describe. A part that wrote fewer rows than planned is a conflict,
 and the caller rolls everything back.

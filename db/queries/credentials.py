@@ -186,7 +186,7 @@ async def end_at(connection: AsyncConnection, id_: UUID, moment: datetime) -> No
 async def lock_revocations(connection: AsyncConnection) -> None:
     """Wait until no other transaction revokes keys, and let none do so until this one ends.
 
-    The statements after this one see what those transactions have written, because each statement
+    The statements after this one see the rows of those transactions, because each statement
     has its own snapshot. A condition in the same statement would not see it.
     """
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})

@@ -1,7 +1,7 @@
 """The limits of sources: read, replaced, and the open holds of a source counted exactly.
 
-A transaction adds what it opens and ends to the use of a source if it has read that the use is
-tracked. So the first limit is set in four steps. Each has its own transaction:
+A transaction adds the holds that it opens and ends to the use of a source if it has read that the
+use is tracked. So the first limit is set in four steps. Each has its own transaction:
 
 1. The row says `counting` (`replace`).
 2. `transactions_that_may_have_missed_it` lists all transactions that hold a lock on the table. A
@@ -33,7 +33,7 @@ LIMITS = ("open_holds_max", "held_units_max", "hold_seconds_max", "requests_per_
 
 
 class LimitsAndUse(NamedTuple):
-    """The limits of a source (None: no limit), and what its open holds use of them."""
+    """The limits of a source (None: no limit), and their use by its open holds."""
 
     source: str
     open_holds_max: int | None
@@ -93,7 +93,7 @@ ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('limits/' ||
 
 
 async def find(connection: AsyncConnection, source: str) -> LimitsAndUse:
-    """Return the limits of a source, all None if it has none, and what its open holds use."""
+    """Return the limits of a source, all None if it has none, and their use."""
     found = await _stored(connection, source)
     if found.tracking == Tracking.ON:
         return found

@@ -69,7 +69,7 @@ def set_limits(source: str, **given: Any) -> None:
 @settings_options(*DATABASE_SETTINGS)
 @click.argument("source", required=False)
 def show_limits(source: str | None, **given: Any) -> None:
-    """Show the limits of a source, or of all sources that have any, and what is used of them."""
+    """Show the limits of a source, or of all sources that have any, and their use."""
     named = [] if source is None else [_checked(source)]
 
     async def work(database: Database) -> list[LimitsAndUse]:

@@ -12,7 +12,7 @@ before the plan is applied. So each method here also notes the guard that its us
 - `step`, a new state of a reservation, holds only at the version that was seen; a step out of a
   hold, other than `expire`, holds only before its deadline;
 - `create` and `remember` hold only if nothing is stored under the identity yet;
-- `create` and `step` also change what the source's open holds use of its limits. A new hold holds
+- `create` and `step` also change the use of the source's limits. A new hold holds
   only while the use is within the limits, even if other transactions have changed it. `excess`, a
   refusal, holds only while the use is beyond them, if it relies on holds of its own batch.
 """
@@ -215,7 +215,7 @@ class Books:
         return excess
 
     def create(self, reservation: Reservation) -> None:
-        """Add a new reservation; a hold adds to what its source uses."""
+        """Add a new reservation; a hold adds to the use of its source."""
         if reservation.state == State.HELD:
             use = self._use(reservation.source)
             if use is not None:
@@ -234,7 +234,7 @@ class Books:
     ) -> Reservation:
         """Take a step of the lifecycle, which raises the version; return the reservation.
 
-        A step that ends a hold is taken from what its source uses.
+        A step that ends a hold reduces the use of its source.
         """
         deadline = reservation.expires_at
         if reservation.state == State.HELD and step != "expire" and deadline is not None:
@@ -289,7 +289,7 @@ class Books:
         return self._snapshot.limits.get(source)
 
     def _use(self, source: str) -> SourceUse | None:
-        """What a source uses, as the batch has changed it; None if its holds are not tracked."""
+        """The use of a source, as the batch has changed it; None if its holds are not tracked."""
         use = self._uses.get(source)
         if use is None:
             seen = self._limit(source)

@@ -346,7 +346,7 @@ class Unavailable(ServiceError):
     retryable = True
     retry_after_seconds = 1
     advice = (
-        "Nothing was written, except what `detail` says: rows of an import, or limits. After"
+        "Nothing was written, except the rows of an import or the limits that `detail` names. After"
         " `Retry-After` seconds send the same request again."
     )
 

@@ -1,4 +1,4 @@
-"""What the open holds of a source use of its limits, while a batch changes it."""
+"""The use of a source's limits by its open holds, while a batch changes it."""
 
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -109,5 +109,5 @@ class SourceUse:
         )
 
     def _asked(self, units: int) -> tuple[tuple[Limit, Use, int], ...]:
-        """What one hold of so many units asks of each limit."""
+        """The part of each limit that one hold of so many units needs."""
         return ("open_holds_max", self.holds, 1), ("held_units_max", self.units, units)

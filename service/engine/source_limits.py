@@ -58,7 +58,7 @@ class SourceLimits:
         return await self.get(source)
 
     async def get(self, source: str) -> LimitsAndUse:
-        """Return the limits of a source and what its open holds use of them."""
+        """Return the limits of a source and their use by its open holds."""
         return await self.database.read(
             lambda connection: source_limits.find(connection, source),
             timeout_seconds=READ_SECONDS_MAX,

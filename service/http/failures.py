@@ -91,7 +91,7 @@ def allowed_methods(failure: MethodNotAllowedException) -> Header:
 def note_failure(call: Call[Any], error: ServiceError, cause: Exception | None = None) -> None:
     """Log a failure of the service; the engine has logged the cause of one that it reports."""
     if isinstance(error, InternalError):
-        path = ascii(call.path)[1:-1]  # a control character could rewrite what a terminal shows
+        path = ascii(call.path)[1:-1]  # a control character could rewrite a line on a terminal
         log.error("request_failed", path=path, request_id=call.request_id, exc_info=cause)
 
 

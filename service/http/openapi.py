@@ -55,7 +55,7 @@ TAGS = {
     "reservations": "Reserve units, decide about holds, give units of sales back.",
     "stock": "Set, correct and read the numbers of units.",
     "imports": "Create stock rows from a file.",
-    "sources": "Limit what a source may do.",
+    "sources": "Limit the holds and the requests of a source.",
     "keys": "Create, rotate and revoke the keys that callers send.",
     "audit": "Check that the books agree.",
     "access-log": "Uses of admin keys, and refused requests.",

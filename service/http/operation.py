@@ -144,7 +144,7 @@ def operation(
     """Return a decorator that turns a handler into the route of an operation with its name.
 
     The handler's docstring is the operation's description. Raises `TypeError` if an operation with
-    a scope does not say what the access log notes, or one without a scope does.
+    a scope does not declare its uses in the access log, or one without a scope does.
     """
 
     def declare(handler: Callable[[Call[Any]], Awaitable[Result]]) -> HTTPRouteHandler:

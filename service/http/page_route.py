@@ -17,7 +17,7 @@ from service.http.uses import Logged
 
 
 class Entry(Enum):
-    """What a visitor needs to enter a route of the page."""
+    """The requirements that a visitor of a route of the page must meet."""
 
     OPEN = "nothing"
     SESSION = "a session"

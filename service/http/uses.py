@@ -1,4 +1,4 @@
-"""What the access log tells of a request: uses of admin keys, and refusals."""
+"""The entries of the access log about a request: uses of admin keys, and refusals."""
 
 from enum import Enum
 from typing import Any

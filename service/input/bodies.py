@@ -321,7 +321,7 @@ class LimitsBody(Body):
 
 
 class KeyBody(Body):
-    """A new key: the source that it speaks for, and what it may do."""
+    """A new key: the source that it speaks for, and its scopes."""
 
     example: ClassVar[Any] = {
         "seq": "key-checkout-1",

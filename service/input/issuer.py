@@ -13,7 +13,7 @@ LIBRARIES = ("jwt", "cryptography")
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """The issuer whose tokens are accepted, and what a token of it must have."""
+    """The issuer whose tokens are accepted, and the claims that its tokens must have."""
 
     name: str
     audience: str

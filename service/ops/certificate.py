@@ -185,7 +185,7 @@ def _trusting(cert: Path, chain: str) -> ssl.SSLContext:
 
 
 def _shake_hands(cert: Path, context: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]:
-    """Connect a server and a client in memory; return what the client learns of the certificate.
+    """Connect a server and a client in memory; return the certificate as the client sees it.
 
     Python shows the dates of a certificate only to a client that has verified it.
     """

@@ -220,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def reject(self, error: ServiceError) -> None:
-        """Answer with an error in place of reading a request, and read what the client sends."""
+        """Answer with an error in place of reading a request, and read the client's bytes."""
         self._is_discarding = True
         self._send_refusal(error)
 

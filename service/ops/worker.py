@@ -60,7 +60,7 @@ def run_worker(
 
 
 def _protocol(connections: OpenConnections, tls: ssl.SSLContext | None) -> Callable[..., Any]:
-    """Return what makes the protocol of each connection."""
+    """Return the factory of each connection's protocol."""
     if tls is None:
         return partial(BoundedProtocol, connections)
     return partial(TlsConnection, tls, connections)

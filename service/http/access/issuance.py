@@ -98,16 +98,11 @@ async def create_key(
         lifetime = None if wanted.expires_at is None else wanted.expires_at - now
         if wanted.expires_at is not None and not now < wanted.expires_at < EXPIRY_MAX:
             return InvalidRequest.at("expires_at", "must be in the future, before the year 9999")
-        new = credentials.NewCredential(
-            id=uuid4(),
-            digest=digest(key.encode()),
-            prefix=prefix_of(key),
-            source=wanted.source,
-            scopes=list(wanted.scopes),
-            label=wanted.label,
-            created_at=now,
-            expires_at=wanted.expires_at,
-            lifetime=lifetime,
+        new = _new_credential(
+            key,
+            now,
+            wanted,
+            lifetime,
             **_identified(identity, content),
         )
         return await _store(connection, new, key, identity, content)
@@ -142,18 +137,8 @@ async def rotate_key(
                 state=state,
                 allowed=[],
             )
-        new = credentials.NewCredential(
-            id=uuid4(),
-            digest=digest(key.encode()),
-            prefix=prefix_of(key),
-            source=old.source,
-            scopes=list(old.scopes),
-            label=old.label,
-            created_at=now,
-            expires_at=_end_of(old.lifetime, now),
-            lifetime=old.lifetime,
-            **_identified(identity, content),
-        )
+        like_old = WantedKey(old.source, tuple(old.scopes), old.label, _end_of(old.lifetime, now))
+        new = _new_credential(key, now, like_old, old.lifetime, **_identified(identity, content))
         outcome = await _store(connection, new, key, identity, content)
         if isinstance(outcome, Done) and outcome.effect == "created":
             await credentials.end_at(connection, id_, now + grace)
@@ -187,6 +172,24 @@ async def revoke_key(database: Database, id_: UUID) -> Outcome[None]:
 def no_such_key() -> NotFound:
     """Return the error about an id that no key has."""
     return NotFound("There is no such key.")
+
+
+def _new_credential(
+    key: str, now: datetime, wanted: WantedKey, lifetime: timedelta | None, **identified: Any
+) -> credentials.NewCredential:
+    """The row of a new key."""
+    return credentials.NewCredential(
+        id=uuid4(),
+        digest=digest(key.encode()),
+        prefix=prefix_of(key),
+        source=wanted.source,
+        scopes=list(wanted.scopes),
+        label=wanted.label,
+        created_at=now,
+        expires_at=wanted.expires_at,
+        lifetime=lifetime,
+        **identified,
+    )
 
 
 async def _store(

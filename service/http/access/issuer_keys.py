@@ -172,7 +172,7 @@ async def _download(url: str) -> bytes:
 
 
 def _tls_context() -> ssl.SSLContext:
-    """Trust what SSL_CERT_FILE names, or else what certifi has, and what this machine trusts."""
+    """Trust the authorities of SSL_CERT_FILE, or else of certifi, and those of this machine."""
     context = httpx.create_ssl_context()
     context.load_default_certs()
     return context

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 DEBT_SECONDS_MAX = 3600
-"""A batch may owe what the source earns in this time; anything above it is forgiven."""
+"""A batch may owe the requests that the source earns in this time; any further debt is forgiven."""
 
 FULL_AFTER_SECONDS = 64
 """An empty bucket is full after this time at the latest: one request a second over 64 workers."""
@@ -39,7 +39,7 @@ class Allowance:
 
 
 class Bucket:
-    """A token bucket in this worker, which is full at first and holds what a second refills."""
+    """A token bucket in this worker, which is full at first and holds the requests of a second."""
 
     __slots__ = ("refilled_at", "tokens")
 

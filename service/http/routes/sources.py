@@ -30,12 +30,12 @@ async def set_source_limits(call: Call[LimitsBody]) -> Found:
     "GET",
     "/v1/sources/{source}/limits",
     "Read a source's limits",
-    Success(200, "The limits, and what its open holds use of them.", SOURCE_LIMITS),
+    Success(200, "The limits, and their use by its open holds.", SOURCE_LIMITS),
     scope=Scope.ADMIN,
     logged=Logged.EACH_USE,
 )
 async def get_source_limits(call: Call[None]) -> Found:
-    """Return the limits of a source, null where it has none, and what its open holds use."""
+    """Return the limits of a source, null where it has none, and their use."""
     return Found(await call.worker.source_limits.get(call.source))
 
 
